@@ -1,0 +1,95 @@
+#include "base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LINE_BYTES 2048
+
+/* Written once by sc_log_configure before threads start, read-only after. */
+static struct {
+    enum sc_log_level max_level;
+    enum sc_log_format format;
+} settings = {SC_LOG_NOTICE, SC_LOG_TEXT};
+
+static const char *const level_names[] = {"error", "warning", "notice", "info", "debug"};
+
+void sc_log_configure(enum sc_log_level max_level, enum sc_log_format format)
+{
+    settings.max_level = max_level;
+    settings.format = format;
+}
+
+const char *sc_log_level_name(enum sc_log_level level)
+{
+    return (unsigned)level < SC_ARRAY_LEN(level_names) ? level_names[level] : "unknown";
+}
+
+enum sc_status sc_log_level_parse(const char *name, enum sc_log_level *ret_level)
+{
+    for (size_t i = 0; i < SC_ARRAY_LEN(level_names); i++) {
+        if (strcmp(name, level_names[i]) == 0) {
+            *ret_level = (enum sc_log_level)i;
+            return SC_OK;
+        }
+    }
+    return SC_EINVAL;
+}
+
+/* Appends src to dst, escaped for a JSON string; keeps one byte for the terminator. */
+static size_t append_json(char *dst, size_t at, size_t cap, const char *src)
+{
+    for (; *src != '\0' && at + 7 < cap; src++) {
+        unsigned char c = (unsigned char)*src;
+        if (c == '"' || c == '\\') {
+            dst[at++] = '\\';
+            dst[at++] = (char)c;
+        } else if (c < 0x20) {
+            at += (size_t)snprintf(dst + at, cap - at, "\\u%04x", c);
+        } else {
+            dst[at++] = (char)c;
+        }
+    }
+    dst[at] = '\0';
+    return at;
+}
+
+void sc_log(enum sc_log_level level, const char *event, const char *fmt, ...)
+{
+    char values[LINE_BYTES / 2], line[LINE_BYTES];
+    struct timespec now;
+    struct tm tm;
+    va_list ap;
+    int n;
+
+    if (level > settings.max_level)
+        return;
+    va_start(ap, fmt);
+    (void)vsnprintf(values, sizeof(values), fmt, ap);
+    va_end(ap);
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    (void)gmtime_r(&now.tv_sec, &tm);
+    n = snprintf(line, sizeof(line), "%s%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ%s%s%s",
+                 settings.format == SC_LOG_JSON ? "{\"time\":\"" : "", tm.tm_year + 1900,
+                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+                 now.tv_nsec / 1000000, settings.format == SC_LOG_JSON ? "\",\"level\":\"" : " ",
+                 sc_log_level_name(level),
+                 settings.format == SC_LOG_JSON ? "\",\"event\":\"" : ": ");
+    size_t at = (size_t)n;
+    if (settings.format == SC_LOG_JSON) {
+        at = append_json(line, at, sizeof(line) - 32, event);
+        at += (size_t)snprintf(line + at, sizeof(line) - at, "\",\"values\":\"");
+        at = append_json(line, at, sizeof(line) - 8, values);
+        at += (size_t)snprintf(line + at, sizeof(line) - at, "\"}\n");
+    } else {
+        for (char *p = values; *p != '\0'; p++)
+            if ((unsigned char)*p < 0x20)
+                *p = ' ';
+        n = snprintf(line + at, sizeof(line) - at - 1, "%s%s%s", event, *values ? " " : "", values);
+        at += (size_t)n < sizeof(line) - at - 1 ? (size_t)n : sizeof(line) - at - 2;
+        line[at++] = '\n';
+    }
+    ssize_t written = write(STDERR_FILENO, line, at); /* one write keeps the line whole */
+    (void)written;
+}
