@@ -1,0 +1,129 @@
+/* scheduler/scheduler.h - requests in, events out; owns the engine's plan.
+ *
+ * One scheduler thread admits requests in order of arrival, batches their decode tokens with blocks of
+ * prefill, runs the engine, samples, detokenises, finds stops, and reports events. It alone decides.
+ * A request that finds no free pages waits; a running one that finds none is preempted (youngest first):
+ * its pages are dropped and it is prefilled again later, which gives the same tokens because the cache is
+ * a pure function of them.
+ * Threads: submit, cancel and stats from any thread; events come from the scheduler thread and must
+ * not block.
+ */
+#ifndef SC_SCHEDULER_SCHEDULER_H
+#define SC_SCHEDULER_SCHEDULER_H
+
+#include "model/model_dir.h"
+#include "shard/engine.h"
+
+#define SC_STOP_STRINGS_MAX      16u
+#define SC_STOP_STRING_BYTES_MAX 256u
+#define SC_STOP_IDS_MAX          64u
+#define SC_QUEUE_MAX             65536u
+
+struct sc_sched;
+struct sc_request;
+
+enum sc_finish {
+    SC_FINISH_NONE,
+    SC_FINISH_STOP,   /* EOS, stop id or stop string */
+    SC_FINISH_LENGTH, /* max_tokens or the context's end */
+    SC_FINISH_ERROR,  /* status and error tell */
+};
+
+/* Microseconds, monotonic differences. */
+struct sc_timings {
+    uint64_t queue_us;    /* submit to first step */
+    uint64_t prefill_us;  /* first step to first token */
+    uint64_t ttft_us;     /* submit to first token */
+    uint64_t decode_us;   /* first to last token */
+    uint64_t compress_us; /* part of the above spent on semantic cores */
+};
+
+struct sc_receipt {
+    enum sc_kv_mode mode; /* what AUTO became */
+    struct sc_hash recipe_id;
+    struct sc_seq_stats kv; /* at the end of the request */
+    uint32_t cached_tokens; /* logical prompt tokens found in the cache */
+    uint32_t preemptions;
+};
+
+enum sc_event_kind { SC_EVENT_PROGRESS, SC_EVENT_DELTA, SC_EVENT_DONE };
+
+/* Pointers are valid during the call. DONE comes exactly once and last; an error is a DONE with
+ * finish = SC_FINISH_ERROR. */
+struct sc_event {
+    enum sc_event_kind kind;
+    uint32_t prompt_done, prompt_total; /* PROGRESS: logical tokens prefilled */
+    const char *text;                   /* DELTA: whole UTF-8 sequences; may be empty */
+    size_t text_len;
+    const struct sc_sampled *tokens; /* DELTA: tokens since the last one (a held-back stop prefix
+                                        delays text, never tokens) */
+    uint32_t n_tokens;
+    enum sc_finish finish; /* DONE from here on */
+    enum sc_status status;
+    const char *error;
+    int32_t stop_id;         /* the id that ended it, or -1 */
+    const char *stop_string; /* the string that ended it, or NULL */
+    uint32_t prompt_tokens, completion_tokens;
+    struct sc_receipt receipt;
+    struct sc_timings timings;
+};
+
+typedef void sc_event_fn(void *ctx, const struct sc_event *event);
+
+enum sc_kv_choice { SC_KV_CHOICE_AUTO, SC_KV_CHOICE_EXACT, SC_KV_CHOICE_COMPRESSED };
+
+struct sc_request_opts {
+    const int32_t *prompt; /* copied; ids in 0..vocab-1 */
+    uint32_t n_prompt;     /* >= 1 */
+    uint32_t max_tokens;   /* 0: as many as the context holds; n_prompt + max_tokens <= context */
+    uint32_t min_tokens;
+    bool ignore_eos;
+    bool skip_special_tokens;
+    bool include_stop_string; /* the stop string stays in the text */
+    const char *const *stop_strings; /* copied, UTF-8 */
+    uint32_t n_stop_strings;
+    const int32_t *stop_ids;
+    uint32_t n_stop_ids;
+    struct sc_sampling sampling;
+    enum sc_kv_choice kv;
+    struct sc_recipe recipe;   /* used when the choice (or AUTO) comes out as COMPRESSED */
+    uint64_t deadline_us;      /* CLOCK_MONOTONIC; 0: none; counts time in the queue */
+    bool prefill_only;         /* ends (SC_FINISH_LENGTH) after the prompt, no token sampled */
+    sc_event_fn *on_event;
+    void *ctx;
+    sc_chunk_fn *on_chunk; /* or NULL; called by rank 0's thread during steps */
+};
+
+struct sc_sched_opts {
+    struct sc_engine *engine;     /* borrowed; used by the scheduler thread only, once open */
+    const struct sc_model *model; /* borrowed */
+    uint32_t queue_max;           /* waiting requests; more: SC_EFULL */
+    uint32_t prefill_tokens;      /* prefill tokens of one step, at most the engine's rows */
+    uint32_t auto_min_tokens;     /* AUTO: prompts at least this long are compressed */
+};
+
+enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched **ret_sched,
+                             struct sc_err *err) SC_MUST_CHECK;
+/* Ends what still runs with SC_EUNAVAIL, joins the thread. NULL is fine. */
+void sc_sched_close(struct sc_sched *sched);
+
+/* Does not block. SC_EFULL: queue full. SC_ERANGE: longer than the context (numbers in err).
+ * On success events will come; the caller holds one reference. */
+enum sc_status sc_sched_submit(struct sc_sched *sched, const struct sc_request_opts *opts,
+                               struct sc_request **ret_request, struct sc_err *err) SC_MUST_CHECK;
+/* Ends the request with SC_ECANCELED within one step; events still come, DONE last. Idempotent. */
+void sc_sched_cancel(struct sc_sched *sched, struct sc_request *request);
+void sc_request_unref(struct sc_request *request);
+
+struct sc_sched_stats {
+    uint32_t waiting, running;
+    uint64_t submitted, finished, failed, canceled, preempted;
+    uint64_t prompt_tokens, completion_tokens; /* totals */
+    uint64_t steps;
+    uint64_t last_step_us; /* CLOCK_MONOTONIC of the last completed step; 0: none yet */
+    uint32_t pages_total, pages_free;
+    bool failed_group; /* the engine failed and could not be reset */
+};
+void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats);
+
+#endif
