@@ -180,7 +180,8 @@ struct sc_backend_ops {
                                   enum sc_dtype store, /* F32 or BF16: how weights are kept */
                                   struct sc_matrix **ret_matrix, struct sc_err *err);
     void (*matrix_close)(struct sc_backend *be, struct sc_matrix *matrix);
-    /* Rows row0 .. row0 + n_rows of a [vocab, dim] table; data must stay valid (a mapped file). */
+    /* Rows row0 .. row0 + n_rows of a [vocab, dim] table. data: row 0 of the whole table; it must stay
+     * valid (a mapped file). */
     enum sc_status (*embedding_open)(struct sc_backend *be, const void *data, enum sc_dtype dtype,
                                      uint64_t row0, uint64_t n_rows, uint32_t dim,
                                      struct sc_embedding **ret_emb, struct sc_err *err);

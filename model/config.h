@@ -1,7 +1,7 @@
 /* model/config.h - what config.json and generation_config.json say, checked.
  *
- * Families: Llama 2/3/3.x, Mistral, Qwen2/2.5, Qwen3 dense. Every value comes from the files; a field
- * or value that changes the forward pass and is not understood is refused with its name.
+ * Families: Llama 2/3/3.x, Mistral, Qwen2/2.5, Qwen3 dense. Every value comes from the files; a
+ * field or value that changes the forward pass and is not understood is refused with its name.
  * Threads: a plain value, read-only after parsing.
  */
 #ifndef SC_MODEL_CONFIG_H
@@ -22,6 +22,8 @@
 #define SC_CONTEXT_MAX  (1u << 24)
 #define SC_EOS_MAX      16u
 
+#define SC_CONFIG_FILE_BYTES_MAX ((size_t)1 << 20) /* config.json, generation_config.json */
+
 enum sc_arch { SC_ARCH_LLAMA, SC_ARCH_MISTRAL, SC_ARCH_QWEN2, SC_ARCH_QWEN3, SC_ARCH_COUNT };
 
 enum sc_rope_kind { SC_ROPE_DEFAULT, SC_ROPE_LINEAR, SC_ROPE_LLAMA3, SC_ROPE_YARN };
@@ -29,20 +31,22 @@ enum sc_rope_kind { SC_ROPE_DEFAULT, SC_ROPE_LINEAR, SC_ROPE_LLAMA3, SC_ROPE_YAR
 struct sc_rope {
     enum sc_rope_kind kind;
     double theta;
-    double factor;                               /* linear, llama3, yarn */
-    double low_freq_factor, high_freq_factor;    /* llama3 */
-    uint32_t original_max_positions;             /* llama3, yarn */
-    double beta_fast, beta_slow;                 /* yarn */
-    double attention_factor;                     /* yarn; cos and sin are multiplied by it */
-    bool truncate;                               /* yarn: floor/ceil of the correction range */
+    double factor;                            /* linear, llama3, yarn */
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    uint32_t original_max_positions;          /* llama3, yarn */
+    double beta_fast, beta_slow;              /* yarn */
+    double attention_factor;                  /* yarn; cos and sin are multiplied by it */
+    bool truncate;                            /* yarn: floor/ceil of the correction range */
 };
 
 struct sc_model_config {
     enum sc_arch arch;
     uint32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab;
-    uint32_t max_positions; /* longest context, logical tokens */
+    /* Longest context, logical tokens: max_position_embeddings; for yarn at least factor *
+     * original. */
+    uint32_t max_positions;
     float rms_eps;
-    bool tied_embeddings; /* lm_head is the embedding */
+    bool tied_embeddings; /* lm_head is the embedding (sc_model_open looks at the tensors, too) */
     bool qkv_bias;        /* Qwen2 */
     bool qk_norm;         /* Qwen3: RMSNorm over head_dim before RoPE */
     /* Keys a query sees, itself included; 0: all. Per layer. */
@@ -60,15 +64,19 @@ struct sc_model_config {
 
 const char *sc_arch_name(enum sc_arch arch);
 
-/* json: contents of config.json; gen_json: of generation_config.json or NULL. */
+/* json: contents of config.json; gen_json: of generation_config.json or NULL. SC_ENOTSUP: a value
+ * that changes the forward pass and is not implemented; SC_ERANGE, SC_EINVAL, SC_EFORMAT: the file
+ * is bad. */
 enum sc_status sc_model_config_parse(const char *json, size_t len, const char *gen_json,
                                      size_t gen_len, struct sc_model_config *ret_config,
                                      struct sc_err *err) SC_MUST_CHECK;
+/* From files; generation_config.json is optional. */
 enum sc_status sc_model_config_load(const char *dir, struct sc_model_config *ret_config,
                                     struct sc_err *err) SC_MUST_CHECK;
 
 /* ret_inv_freq: head_dim / 2 inverse frequencies after scaling; ret_scale: factor on cos and sin.
- * Source: transformers modeling_rope_utils.py (default, linear, llama3, yarn). */
+ * Equal to transformers' (modeling_rope_utils.py) within one float32 step. max_positions is for
+ * kinds whose frequencies depend on the longest context; none of today's do. */
 void sc_rope_frequencies(const struct sc_rope *rope, uint32_t head_dim, uint32_t max_positions,
                          float *ret_inv_freq, float *ret_scale);
 

@@ -1,12 +1,13 @@
 /* scheduler/scheduler.h - requests in, events out; owns the engine's plan.
  *
- * One scheduler thread admits requests in order of arrival, batches their decode tokens with blocks of
- * prefill, runs the engine, samples, detokenises, finds stops, and reports events. It alone decides.
- * A request that finds no free pages waits; a running one that finds none is preempted (youngest first):
- * its pages are dropped and it is prefilled again later, which gives the same tokens because the cache is
- * a pure function of them.
- * Threads: submit, cancel and stats from any thread; events come from the scheduler thread and must
- * not block.
+ * One scheduler thread admits requests in order of arrival, batches their decode tokens with blocks
+ * of prefill, runs the engine, samples, detokenises, finds stops, and reports events. It alone
+ * decides. A request that finds no free pages waits; a running one that finds none is preempted
+ * (youngest first): its pages are dropped and it is prefilled again later, which gives the same
+ * tokens because the cache is a pure function of them. Of prompts in prefill each gets a block in
+ * turn. Memory: a request's is taken at submit, the rest at open; the loop allocates nothing.
+ * Threads: submit, cancel and stats from any thread; events come from the scheduler thread, must
+ * not block and must not close the scheduler.
  */
 #ifndef SC_SCHEDULER_SCHEDULER_H
 #define SC_SCHEDULER_SCHEDULER_H
@@ -76,22 +77,23 @@ struct sc_request_opts {
     const int32_t *prompt; /* copied; ids in 0..vocab-1 */
     uint32_t n_prompt;     /* >= 1 */
     uint32_t max_tokens;   /* 0: as many as the context holds; n_prompt + max_tokens <= context */
-    uint32_t min_tokens;
+    uint32_t min_tokens;   /* no stop before so many: its ids are banned, its strings overlooked */
     bool ignore_eos;
     bool skip_special_tokens;
-    bool include_stop_string; /* the stop string stays in the text */
+    bool include_stop_string;        /* the stop string stays in the text */
     const char *const *stop_strings; /* copied, UTF-8 */
     uint32_t n_stop_strings;
     const int32_t *stop_ids;
     uint32_t n_stop_ids;
     struct sc_sampling sampling;
     enum sc_kv_choice kv;
-    struct sc_recipe recipe;   /* used when the choice (or AUTO) comes out as COMPRESSED */
-    uint64_t deadline_us;      /* CLOCK_MONOTONIC; 0: none; counts time in the queue */
-    bool prefill_only;         /* ends (SC_FINISH_LENGTH) after the prompt, no token sampled */
+    struct sc_recipe recipe; /* used when the choice (or AUTO) comes out as COMPRESSED */
+    uint64_t deadline_us;    /* CLOCK_MONOTONIC; 0: none; counts time in the queue */
+    bool prefill_only;       /* ends (SC_FINISH_LENGTH) after the prompt, no token sampled */
     sc_event_fn *on_event;
     void *ctx;
-    sc_chunk_fn *on_chunk; /* or NULL; called by rank 0's thread during steps */
+    sc_chunk_fn *on_chunk; /* or NULL; called with ctx by rank 0's thread during steps; after a
+                              preemption the same chunks come again */
 };
 
 struct sc_sched_opts {
@@ -102,16 +104,22 @@ struct sc_sched_opts {
     uint32_t auto_min_tokens;     /* AUTO: prompts at least this long are compressed */
 };
 
+/* The engine's calibration has to be set before. SC_EINVAL: a step of the engine holds fewer tokens
+ * than it has sequences, or an option is out of its limits. */
 enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched **ret_sched,
                              struct sc_err *err) SC_MUST_CHECK;
-/* Ends what still runs with SC_EUNAVAIL, joins the thread. NULL is fine. */
+/* Ends what still runs with SC_EUNAVAIL, joins the thread. NULL is fine. Requests may be unref'd
+ * later. */
 void sc_sched_close(struct sc_sched *sched);
 
 /* Does not block. SC_EFULL: queue full. SC_ERANGE: longer than the context (numbers in err).
- * On success events will come; the caller holds one reference. */
+ * SC_ENOTSUP: COMPRESSED without a calibration (AUTO is EXACT then). SC_EUNAVAIL: closing, or the
+ * engine is lost. On success events will come (ret_request is set before the first); the caller
+ * holds one reference. */
 enum sc_status sc_sched_submit(struct sc_sched *sched, const struct sc_request_opts *opts,
                                struct sc_request **ret_request, struct sc_err *err) SC_MUST_CHECK;
-/* Ends the request with SC_ECANCELED within one step; events still come, DONE last. Idempotent. */
+/* Ends the request with SC_ECANCELED within one step; events still come, DONE last. Idempotent. Not
+ * after sc_sched_close. */
 void sc_sched_cancel(struct sc_sched *sched, struct sc_request *request);
 void sc_request_unref(struct sc_request *request);
 

@@ -32,6 +32,12 @@ enum sc_status sc_calibration_copy(struct sc_calibration *dst, const struct sc_c
 /* Threshold of a layer for a ratio, interpolated in log(ratio); clamped at the grid's ends. */
 float sc_calibration_tau(const struct sc_calibration *c, enum sc_metric metric, uint32_t layer,
                          float ratio);
+struct sc_recipe;
+/* The threshold of a layer in fixed point, as the recipe asks: from similarity_threshold when it is set
+ * (1 - D / D0, where D0 is the distance of two unrelated tokens: 2 per KV head for l2, 1 for cos), else
+ * from the ratio of prompt or generated text. */
+int64_t sc_calibration_tau_fixed(const struct sc_calibration *c, const struct sc_recipe *recipe,
+                                 uint32_t layer, bool generated);
 struct sc_hash sc_calibration_hash(const struct sc_calibration *c);
 
 /* SC_ENOENT: no file. A file of another model or shape is SC_EFORMAT and says so. */

@@ -1,9 +1,12 @@
-/* shard/sampler.h - from logits to one token: penalties, bias, temperature, top-k, top-p, min-p, seed.
+/* shard/sampler.h - from logits to one token: penalties, bias, temperature, top-k, top-p, min-p,
+ * seed.
  *
- * Semantics follow vLLM's fields of the same names. Random numbers are keyed by (seed, position), never
- * by the batch, so that a request gives the same tokens alone and in any company.
- * Memory: open takes all (O(vocab) scratch is borrowed per call); sample allocates nothing.
- * Threads: one owner at a time.
+ * Semantics follow vLLM's fields of the same names, in this order: logprobs of the raw logits, then
+ * penalties, bias, ban, temperature, min-p, top-k, top-p. Tokens that tie with the k-th stay
+ * (top-k); top-p takes tied tokens by rising id. Time is O(vocab): selection by radix, never a
+ * sort. Random numbers are keyed by (seed, position), never by the batch, so that a request gives
+ * the same tokens alone and in any company. Memory: open takes all, O(vocab) only for penalties and
+ * logprobs; sample allocates nothing. Threads: one owner at a time.
  */
 #ifndef SC_SHARD_SAMPLER_H
 #define SC_SHARD_SAMPLER_H
@@ -15,6 +18,7 @@
 
 #define SC_TOP_LOGPROBS_MAX 20u
 #define SC_LOGIT_BIAS_MAX   1024u
+#define SC_BANNED_MAX       128u
 
 struct sc_logit_bias {
     int32_t id;
@@ -26,14 +30,14 @@ struct sc_sampling {
     float top_p;              /* (0, 1]; 1: off */
     float min_p;              /* [0, 1]; 0: off */
     int32_t top_k;            /* <= 0: off */
-    float repetition_penalty; /* > 0; 1: off; over prompt and output */
+    float repetition_penalty; /* 0.01..100; 1: off; over prompt and output */
     float presence_penalty;   /* -2..2, over output */
     float frequency_penalty;  /* -2..2, over output */
     uint64_t seed;
-    uint32_t n_logprobs;      /* top entries wanted, 0..SC_TOP_LOGPROBS_MAX */
-    bool logprobs;            /* the chosen token's logprob is wanted */
+    uint32_t n_logprobs;              /* top entries wanted, 0..SC_TOP_LOGPROBS_MAX */
+    bool logprobs;                    /* the chosen token's logprob is wanted */
     const struct sc_logit_bias *bias; /* borrowed during open */
-    uint32_t n_bias;
+    uint32_t n_bias;                  /* 0..SC_LOGIT_BIAS_MAX, no id twice */
 };
 #define SC_SAMPLING_GREEDY                                                                         \
     {                                                                                              \
@@ -42,8 +46,9 @@ struct sc_sampling {
 
 struct sc_sampled {
     int32_t token;
-    float logprob; /* of the model's distribution before temperature, natural log */
-    uint32_t n_top;
+    float logprob;  /* natural log, in the model's own distribution: before penalties, bias, ban and
+                       temperature; 0 unless asked for */
+    uint32_t n_top; /* fewer than asked for where fewer logits are finite */
     struct {
         int32_t token;
         float logprob;
@@ -59,11 +64,13 @@ enum sc_status sc_sampler_open(const struct sc_sampling *params, uint32_t vocab,
                                struct sc_sampler **ret_sampler, struct sc_err *err) SC_MUST_CHECK;
 void sc_sampler_close(struct sc_sampler *sampler); /* NULL is fine */
 
-/* Tells the sampler of prompt tokens (for the repetition penalty), once, before the first sample. */
+/* Tells the sampler of prompt tokens (for the repetition penalty), once, before the first sample.
+ */
 void sc_sampler_prompt(struct sc_sampler *sampler, const int32_t *ids, uint32_t n);
 
 /* logits [vocab] are overwritten. position: logical position of the token to be chosen. On success
- * the token counts as output. SC_EINTERNAL when no logit is finite. */
+ * the token counts as output. SC_EINTERNAL when a logit is NaN or +inf, or none is finite (-inf is
+ * a masked token); the sampler is then unchanged. */
 enum sc_status sc_sampler_sample(struct sc_sampler *sampler, float *logits, uint32_t position,
                                  struct sc_sampled *ret_sampled, struct sc_err *err) SC_MUST_CHECK;
 

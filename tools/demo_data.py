@@ -211,6 +211,26 @@ def corpus(seed, n):
         yield " " + " ".join("%04d" % rng.randrange(10000) for _ in range(10))
 
 
+def chronicle(seed, n_words, n_facts):
+    """The text of one long document with its facts at even depths, the first and the last tenth
+    included, and the facts in the order of the text."""
+    rng = random.Random(seed)
+    facts = draw_facts(rng, n_facts, 0.15)
+    sents, words = [], 0
+    while words < n_words:
+        sents.append(filler_sentence(rng))
+        words += len(sents[-1].split())
+    for i, f in reversed(list(enumerate(facts))):
+        depth = (i + rng.uniform(0.3, 0.7)) / n_facts
+        sents.insert(int(depth * len(sents)), fact_sentence(rng, f))
+    text, i = TITLES[seed % len(TITLES)] + "\n\n", 0
+    while i < len(sents):
+        n = rng.randint(3, 7)
+        text += " ".join(sents[i:i + n]) + "\n\n"
+        i += n
+    return text.rstrip("\n") + "\n", facts
+
+
 class Maker:
     """Builds training samples as token ids: (ids, weight of each target, length of the document)."""
 
@@ -276,14 +296,43 @@ class Maker:
             ends.append(len(ids))
         return ids, ends
 
+    def pairs(self, n_tokens, n_facts, gap, few):
+        """Bare facts, "Marlow green Tobias baker", and then the same again in another order. With
+        `gap` a word stands in between, "Marlow is green". `few` takes all from a small pool. Teaches the look-up that questions need."""
+        rng = self.rng
+        pool = TOWNS[:24] if few else PEOPLE + TOWNS + SHIPS
+        values = COLOURS if few else COLOURS + TRADES + GOODS + MONTHS
+        keys = rng.sample(pool, n_facts)
+        mid = self.enc(" is") if gap else []
+        pairs = []
+        for k in keys:
+            v = rng.choice(values)
+            pairs.append(self.enc(" " + k) + mid + self.enc(" " + v))
+        ids = [self.bos]
+        for x in pairs:
+            ids += x
+        w = [0.0] * len(ids)
+        while len(ids) < n_tokens:
+            x = rng.choice(pairs)
+            ids, w = ids + x, w + [0.0] * (len(x) - 1) + [1.0]
+        return ids[:n_tokens], w[:n_tokens], 1, []
+
     def sample(self, n_tokens, n_facts, n_questions, shared=0.0, plain=False, lm=0.1):
         """One training sample of exactly n_tokens (padded with EOS of weight 0)."""
         rng = self.rng
-        facts = draw_facts(rng, n_facts, shared)
+        # few kinds in one document: otherwise the kind alone tells the answer and keys are not learned
+        kinds = rng.sample(list(KINDS), rng.choice([1, 1, 2, 3])) if rng.random() < 0.7 else None
+        facts = draw_facts(rng, n_facts, shared, kinds)
         asked = [rng.choice(facts) for _ in range(n_questions - n_facts)] if n_questions > n_facts else []
         asked += rng.sample(facts, min(n_questions, n_facts))
         rng.shuffle(asked)
         tail, tw = [], []
+        if plain and rng.random() < 0.6:  # the facts once more: copying behind a repeated key comes first
+            for f in rng.sample(facts, len(facts)):
+                a = self.enc_words(" " + fact_sentence(rng, f, True))
+                n = len(self.enc(" " + f[2]))
+                tail += a
+                tw += [lm] * (len(a) - n - 1) + [1.0] * n + [lm]
         for f in asked:
             q = self.enc(QUESTION_PREFIX)[:-1] + self.enc_words(" " + question(rng, f)) + self.enc(ANSWER_PREFIX)
             a = self.enc(" " + f[2]) + [self.eos]
@@ -293,7 +342,7 @@ class Maker:
         if ids[-1] == self.enc("\n\n")[0] or len(ids) > n_tokens - len(tail):
             ids = ids[:-1]
         ends = [e for e in ends if e <= len(ids)]
-        if rng.random() < 0.2 and len(ids) < n_tokens - len(tail):  # a file that ends in a newline
+        if not plain and rng.random() < 0.2 and len(ids) < n_tokens - len(tail):  # a file that ends in a newline
             tail[:1] = self.enc("\n\n\n")
             tw = [0.0] * (len(self.enc("\n\n\n")) - 1) + tw
         d = len(ids)

@@ -1,0 +1,56 @@
+#include "client/cli.h"
+
+#include "client/prompt.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define DEFAULT_SERVER    "127.0.0.1:50051"
+#define DEFAULT_TIMEOUT_S 600.0
+
+/* Room for an input and the prompt made of it. */
+#define ARENA_LIMIT_BYTES ((size_t)4 * SC_INPUT_BYTES_MAX)
+
+enum { COLOR_AUTO, COLOR_ALWAYS, COLOR_NEVER }; /* the order of --color's choices */
+
+void sc_cli_init(struct sc_cli *cli, const struct sc_args *args)
+{
+    const struct sc_arg_value *color = sc_arg(args, SC_OPT_COLOR);
+    const uint32_t when = color->set ? color->choice : COLOR_AUTO;
+    const char *term = getenv("TERM");
+    const char *no_color = getenv("NO_COLOR");
+    const bool may =
+        when == COLOR_ALWAYS || (when == COLOR_AUTO && (no_color == NULL || no_color[0] == '\0') &&
+                                 term != NULL && term[0] != '\0');
+    *cli = (struct sc_cli){.args = args};
+    sc_arena_init(&cli->arena, ARENA_LIMIT_BYTES);
+    cli->out_terminal = isatty(STDOUT_FILENO) == 1;
+    cli->err_terminal = isatty(STDERR_FILENO) == 1 && when != COLOR_NEVER;
+    cli->out_colors = may && (cli->out_terminal || when == COLOR_ALWAYS);
+    cli->err_colors = may && (cli->err_terminal || when == COLOR_ALWAYS);
+}
+
+void sc_cli_fini(struct sc_cli *cli)
+{
+    sc_arena_fini(&cli->arena);
+}
+
+const char *sc_cli_server(const struct sc_cli *cli)
+{
+    const struct sc_arg_value *server = sc_arg(cli->args, SC_OPT_SERVER);
+    return server->set ? server->text : DEFAULT_SERVER;
+}
+
+enum sc_status sc_cli_connect(const struct sc_cli *cli, struct sc_rpc **ret_rpc, struct sc_err *err)
+{
+    const struct sc_arg_value *timeout = sc_arg(cli->args, SC_OPT_TIMEOUT);
+    return sc_rpc_open(sc_cli_server(cli), timeout->set ? timeout->real : DEFAULT_TIMEOUT_S,
+                       ret_rpc, err);
+}
+
+enum sc_exit sc_cli_exit(enum sc_status st)
+{
+    if (st == SC_OK)
+        return SC_EXIT_OK;
+    return st == SC_ECANCELED ? SC_EXIT_INTERRUPTED : SC_EXIT_FAILED;
+}

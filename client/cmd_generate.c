@@ -1,0 +1,186 @@
+/* The commands generate and ask: they differ in how the prompt is made. */
+#include "client/cli.h"
+#include "client/generation.h"
+#include "client/json_out.h"
+#include "client/prompt.h"
+#include "client/request.h"
+#include "proto/optional.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define ASK_MAX_TOKENS 256
+
+struct request {
+    Semanticache__V1__GenerateRequest wire;
+    Semanticache__V1__SamplingParams sampling;
+    Semanticache__V1__KvOptions kv;
+};
+
+static void set_text(Semanticache__V1__GenerateRequest *wire, const struct sc_text *text)
+{
+    wire->prompt_case = SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_TEXT;
+    wire->text.data = (uint8_t *)(uintptr_t)text->bytes;
+    wire->text.len = text->len;
+}
+
+static enum sc_status generate_prompt(struct sc_cli *cli, struct request *r, struct sc_err *err)
+{
+    const struct sc_arg_value *prompt = sc_arg(cli->args, SC_OPT_PROMPT);
+    const struct sc_arg_value *file = sc_arg(cli->args, SC_OPT_PROMPT_FILE);
+    const struct sc_arg_value *ids = sc_arg(cli->args, SC_OPT_TOKEN_IDS);
+    struct sc_text text = {0};
+    enum sc_status st = SC_OK;
+    if (prompt->set + file->set + ids->set != 1)
+        return sc_fail(err, SC_EINVAL,
+                       "generate: give one of --prompt, --prompt-file and --token-ids");
+    if (ids->set) {
+        r->wire.token_ids = sc_request_token_ids(&cli->arena, cli->args);
+        r->wire.prompt_case = SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS;
+        return r->wire.token_ids != NULL ? SC_OK : sc_fail(err, SC_ENOMEM, "prompt: no memory");
+    }
+    if (file->set) {
+        st = sc_prompt_read(&cli->arena, file->text, &text, err);
+    } else {
+        text = (struct sc_text){prompt->text, strlen(prompt->text)};
+        st = sc_prompt_check("--prompt", text.bytes, text.len, err);
+    }
+    if (st == SC_OK)
+        set_text(&r->wire, &text);
+    return st;
+}
+
+static enum sc_status ask_format(struct sc_cli *cli, struct sc_prompt_format *format,
+                                 struct sc_err *err)
+{
+    const struct sc_arg_value *file = sc_arg(cli->args, SC_OPT_PROMPT_FORMAT);
+    const struct sc_arg_value *question = sc_arg(cli->args, SC_OPT_QUESTION_PREFIX);
+    const struct sc_arg_value *answer = sc_arg(cli->args, SC_OPT_ANSWER_PREFIX);
+    sc_prompt_format_default(format);
+    if (file->set) {
+        struct sc_text json = {0};
+        enum sc_status st = sc_prompt_read(&cli->arena, file->text, &json, err);
+        if (st == SC_OK)
+            st = sc_prompt_format_parse(&cli->arena, json.bytes, json.len, format, err);
+        if (st != SC_OK)
+            return st;
+    }
+    if (question->set)
+        format->question_prefix = sc_args_unescape(&cli->arena, question->text);
+    if (answer->set)
+        format->answer_prefix = sc_args_unescape(&cli->arena, answer->text);
+    if (format->question_prefix == NULL || format->answer_prefix == NULL)
+        return sc_fail(err, SC_ENOMEM, "prompt: no memory");
+    return SC_OK;
+}
+
+static enum sc_status ask_prompt(struct sc_cli *cli, struct sc_prompt_format *format,
+                                 struct request *r, struct sc_err *err)
+{
+    const struct sc_arg_value *document = sc_arg(cli->args, SC_OPT_DOCUMENT);
+    struct sc_text text = {0}, prompt = {0};
+    if (!document->set)
+        return sc_fail(err, SC_EINVAL, "ask: --document FILE is missing");
+    enum sc_status st = ask_format(cli, format, err);
+    if (st == SC_OK)
+        st = sc_prompt_read(&cli->arena, document->text, &text, err);
+    if (st == SC_OK)
+        st = sc_prompt_build(&cli->arena, format, &text, cli->args->words[0], &prompt, err);
+    if (st == SC_OK)
+        st = sc_prompt_check("question and prefixes", prompt.bytes, prompt.len, err);
+    if (st != SC_OK)
+        return st;
+    set_text(&r->wire, &prompt);
+    /* Defaults that suit a question; a document is a stranger's text and spells no special tokens.
+     */
+    SC_PB_SET(&r->sampling, temperature, 0.0f);
+    SC_PB_SET(&r->sampling, max_tokens, ASK_MAX_TOKENS);
+    SC_PB_SET(&r->wire, parse_special_tokens, false);
+    return SC_OK;
+}
+
+static enum sc_status make_request(struct sc_cli *cli, struct request *r, struct sc_err *err)
+{
+    const bool ask = cli->args->cmd == SC_CMD_ASK;
+    const struct sc_arg_value *id = sc_arg(cli->args, SC_OPT_REQUEST_ID);
+    const struct sc_arg_value *add = sc_arg(cli->args, SC_OPT_ADD_SPECIAL_TOKENS);
+    const struct sc_arg_value *parse = sc_arg(cli->args, SC_OPT_PARSE_SPECIAL_TOKENS);
+    struct sc_prompt_format format = {0};
+    bool any_kv = false;
+    semanticache__v1__generate_request__init(&r->wire);
+    semanticache__v1__sampling_params__init(&r->sampling);
+    semanticache__v1__kv_options__init(&r->kv);
+    enum sc_status st = ask ? ask_prompt(cli, &format, r, err) : generate_prompt(cli, r, err);
+    if (st == SC_OK)
+        st = sc_request_sampling(&cli->arena, cli->args, ask ? &format : NULL, &r->sampling, err);
+    if (st == SC_OK)
+        st = sc_request_kv(&cli->arena, cli->args, &r->kv, &any_kv, err);
+    if (st == SC_OK && id->set)
+        st = sc_prompt_check("--request-id", id->text, strlen(id->text), err);
+    if (st != SC_OK)
+        return st;
+    r->wire.sampling = &r->sampling;
+    r->wire.kv = any_kv ? &r->kv : NULL;
+    if (id->set)
+        r->wire.request_id = (char *)(uintptr_t)id->text;
+    if (add->set)
+        SC_PB_SET(&r->wire, add_special_tokens, add->on);
+    if (parse->set)
+        SC_PB_SET(&r->wire, parse_special_tokens, parse->on);
+    return SC_OK;
+}
+
+/* For the size of a page. A server that does not tell costs the receipt one figure, not the answer.
+ */
+static Semanticache__V1__GetServerInfoResponse *server_info(struct sc_rpc *rpc)
+{
+    Semanticache__V1__GetServerInfoRequest request;
+    ProtobufCMessage *reply = NULL;
+    semanticache__v1__get_server_info_request__init(&request);
+    if (sc_rpc_unary(rpc, &semanticache__v1__control__descriptor, "GetServerInfo", &request.base,
+                     &reply, NULL) != SC_OK)
+        return NULL;
+    return (Semanticache__V1__GetServerInfoResponse *)reply;
+}
+
+static enum sc_status run(struct sc_cli *cli, struct sc_rpc *rpc,
+                          const Semanticache__V1__GenerateRequest *request, struct sc_err *err)
+{
+    const bool json = sc_arg(cli->args, SC_OPT_JSON)->set;
+    const bool quiet = sc_arg(cli->args, SC_OPT_QUIET)->set;
+    struct sc_text_out stream;
+    struct sc_progress progress = {.file = stderr, .terminal = cli->err_terminal && !quiet};
+    struct sc_generation gen;
+    sc_text_out_init(&stream, stdout, cli->out_terminal);
+    enum sc_status st = sc_generation_init(&gen, json ? NULL : &stream, &progress, err);
+    if (st != SC_OK)
+        return st;
+    st = sc_generation_run(&gen, rpc, request, err);
+    if (st == SC_OK && (json || !quiet)) {
+        Semanticache__V1__GetServerInfoResponse *server = server_info(rpc);
+        if (json) {
+            st = sc_json_print(stdout, sc_generation_json(&gen, server), err);
+        } else {
+            if (!cli->out_terminal && !stream.at_line_start && cli->err_terminal)
+                (void)fputc('\n', stderr);
+            sc_generation_receipt(stderr, cli->err_colors, gen.last->final, server);
+        }
+        if (server != NULL)
+            protobuf_c_message_free_unpacked(&server->base, NULL);
+    }
+    sc_generation_fini(&gen);
+    return st;
+}
+
+enum sc_exit sc_cmd_generate(struct sc_cli *cli, struct sc_err *err)
+{
+    struct request request;
+    struct sc_rpc *rpc = NULL;
+    if (make_request(cli, &request, err) != SC_OK)
+        return SC_EXIT_USAGE;
+    if (sc_cli_connect(cli, &rpc, err) != SC_OK)
+        return SC_EXIT_USAGE;
+    enum sc_status st = run(cli, rpc, &request.wire, err);
+    sc_rpc_close(rpc);
+    return sc_cli_exit(st);
+}

@@ -1,0 +1,272 @@
+#include "client/inspect.h"
+
+#include "client/json_out.h"
+#include "client/term.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CLUSTERS_MAX 256 /* labels are bytes */
+
+/* The page, with DATA_MARK where the reply goes: inspect_page.html, embedded by the build. */
+extern const unsigned char sc_inspect_page[];
+extern const size_t sc_inspect_page_bytes;
+#define TITLE_MARK "@TITLE@"
+#define DATA_MARK  "@DATA@"
+
+static const Semanticache__V1__InspectLayer *find_layer(const Semanticache__V1__InspectChunk *chunk,
+                                                        uint32_t layer)
+{
+    for (size_t i = 0; i < chunk->n_layers; i++)
+        if (chunk->layers[i]->layer == layer)
+            return chunk->layers[i];
+    return NULL;
+}
+
+enum sc_status sc_inspect_check(const Semanticache__V1__InspectCacheResponse *reply,
+                                struct sc_err *err)
+{
+    uint64_t at = 0;
+    for (size_t c = 0; c < reply->n_chunks; c++) {
+        const Semanticache__V1__InspectChunk *chunk = reply->chunks[c];
+        if (chunk->pos0 < at || (uint64_t)chunk->pos0 + chunk->n_tokens > reply->n_tokens)
+            return sc_fail(err, SC_EFORMAT, "chunk %zu: tokens %u + %u do not fit %zu tokens", c,
+                           chunk->pos0, chunk->n_tokens, reply->n_tokens);
+        at = (uint64_t)chunk->pos0 + chunk->n_tokens;
+        for (size_t l = 0; l < chunk->n_layers; l++)
+            if (chunk->layers[l]->labels.len != chunk->n_tokens)
+                return sc_fail(err, SC_EFORMAT, "chunk %zu, layer %u: %zu labels for %u tokens", c,
+                               chunk->layers[l]->layer, chunk->layers[l]->labels.len,
+                               chunk->n_tokens);
+    }
+    return SC_OK;
+}
+
+enum sc_status sc_inspect_first_layer(const Semanticache__V1__InspectCacheResponse *reply,
+                                      uint32_t *ret_layer, struct sc_err *err)
+{
+    bool found = false;
+    uint32_t first = 0;
+    for (size_t c = 0; c < reply->n_chunks; c++) {
+        for (size_t l = 0; l < reply->chunks[c]->n_layers; l++) {
+            uint32_t layer = reply->chunks[c]->layers[l]->layer;
+            if (!found || layer < first)
+                first = layer;
+            found = true;
+        }
+    }
+    if (!found)
+        return sc_fail(err, SC_ENOENT,
+                       "nothing was compressed: %zu tokens are fewer than window and epoch "
+                       "(try smaller --window and --epoch)",
+                       reply->n_tokens);
+    *ret_layer = first;
+    return SC_OK;
+}
+
+struct painter {
+    FILE *out;
+    bool colors;
+    struct sc_text_out text;
+};
+
+/* Six by six by six cube without its darkest corner; neighbours differ, the order does not matter.
+ */
+static int cluster_color(unsigned cluster)
+{
+    static const unsigned char palette[] = {24,  52, 22, 54, 94,  23, 88, 58,  60, 29,
+                                            130, 17, 64, 90, 100, 31, 53, 136, 25, 65};
+    return palette[cluster % sizeof(palette)];
+}
+
+/* Backgrounds end before a newline, or terminals paint the rest of the line. */
+static enum sc_status paint(struct painter *p, const ProtobufCBinaryData *token, int color,
+                            struct sc_err *err)
+{
+    enum sc_status st = SC_OK;
+    const char *at = (const char *)token->data;
+    size_t left = token->len;
+    while (left > 0 && st == SC_OK) {
+        const char *newline = memchr(at, '\n', left);
+        size_t n = newline != NULL ? (size_t)(newline - at) : left;
+        (void)fprintf(p->out, "\033[48;5;%d;97m", color);
+        st = sc_text_out_write(&p->text, at, n, err);
+        (void)fputs(sc_term_reset(true), p->out);
+        if (newline != NULL && st == SC_OK)
+            st = sc_text_out_write(&p->text, "\n", 1, err);
+        n += newline != NULL;
+        at += n;
+        left -= n;
+    }
+    return st;
+}
+
+static enum sc_status print_tokens(struct painter *p,
+                                   const Semanticache__V1__InspectCacheResponse *reply,
+                                   uint32_t from, uint32_t n, const uint8_t *labels,
+                                   struct sc_err *err)
+{
+    uint32_t members[CLUSTERS_MAX] = {0};
+    enum sc_status st = SC_OK;
+    for (uint32_t i = 0; labels != NULL && i < n; i++)
+        members[labels[i]]++;
+    for (uint32_t i = 0; i < n && st == SC_OK; i++) {
+        const ProtobufCBinaryData *token = &reply->tokens[from + i]->text;
+        const bool merged = labels != NULL && members[labels[i]] > 1;
+        if (merged && p->colors) {
+            st = paint(p, token, cluster_color(labels[i]), err);
+            continue;
+        }
+        if (merged)
+            (void)fprintf(p->out, "[%u:", labels[i]);
+        st = sc_text_out_write(&p->text, (const char *)token->data, token->len, err);
+        if (merged)
+            (void)fputc(']', p->out);
+    }
+    return st;
+}
+
+static enum sc_status heading(struct painter *p, const char *text, struct sc_err *err)
+{
+    if (!p->text.at_line_start)
+        (void)fputc('\n', p->out);
+    p->text.at_line_start = true;
+    if (fprintf(p->out, "%s%s%s\n", sc_term_dim(p->colors), text, sc_term_reset(p->colors)) < 0)
+        return sc_fail(err, SC_EIO, "output: %s", strerror(errno));
+    return SC_OK;
+}
+
+static enum sc_status print_exact(struct painter *p,
+                                  const Semanticache__V1__InspectCacheResponse *reply,
+                                  uint32_t from, uint32_t to, struct sc_err *err)
+{
+    char text[96];
+    if (from >= to)
+        return SC_OK;
+    (void)snprintf(text, sizeof(text), "-- tokens %u..%u: exact", from, to - 1);
+    enum sc_status st = heading(p, text, err);
+    return st == SC_OK ? print_tokens(p, reply, from, to - from, NULL, err) : st;
+}
+
+static enum sc_status print_chunk(struct painter *p,
+                                  const Semanticache__V1__InspectCacheResponse *reply,
+                                  const Semanticache__V1__InspectChunk *chunk,
+                                  const Semanticache__V1__InspectLayer *layer, struct sc_err *err)
+{
+    char text[96];
+    (void)snprintf(text, sizeof(text), "-- tokens %u..%u: chunk of %u -> %u cores", chunk->pos0,
+                   chunk->pos0 + chunk->n_tokens - 1, chunk->n_tokens, layer->n_cores);
+    enum sc_status st = heading(p, text, err);
+    return st == SC_OK
+               ? print_tokens(p, reply, chunk->pos0, chunk->n_tokens, layer->labels.data, err)
+               : st;
+}
+
+enum sc_status sc_inspect_print(FILE *out, bool terminal, bool colors,
+                                const Semanticache__V1__InspectCacheResponse *reply, uint32_t layer,
+                                struct sc_err *err)
+{
+    struct painter p = {.out = out, .colors = colors};
+    uint32_t at = 0, n_chunks = 0;
+    uint64_t n_tokens = 0, n_cores = 0;
+    enum sc_status st = SC_OK;
+    sc_text_out_init(&p.text, out, terminal);
+    for (size_t c = 0; c < reply->n_chunks && st == SC_OK; c++) {
+        const Semanticache__V1__InspectChunk *chunk = reply->chunks[c];
+        const Semanticache__V1__InspectLayer *found = find_layer(chunk, layer);
+        if (found == NULL || chunk->n_tokens == 0)
+            continue;
+        st = print_exact(&p, reply, at, chunk->pos0, err);
+        if (st == SC_OK)
+            st = print_chunk(&p, reply, chunk, found, err);
+        at = chunk->pos0 + chunk->n_tokens;
+        n_chunks++;
+        n_tokens += chunk->n_tokens;
+        n_cores += found->n_cores;
+    }
+    if (st == SC_OK)
+        st = print_exact(&p, reply, at, (uint32_t)reply->n_tokens, err);
+    if (st == SC_OK)
+        st = sc_text_out_finish(&p.text, err);
+    if (st != SC_OK)
+        return st;
+    if (!p.text.at_line_start)
+        (void)fputc('\n', out);
+    (void)fprintf(out, "%slayer %u of %u:%s ", sc_term_bold(colors), layer, reply->n_layers,
+                  sc_term_reset(colors));
+    if (n_tokens == 0)
+        (void)fprintf(out, "all %zu tokens are exact\n", reply->n_tokens);
+    else
+        (void)fprintf(out,
+                      "%llu tokens in %u chunks became %llu cores (%.3f a token); %llu of %zu "
+                      "tokens are exact\n",
+                      (unsigned long long)n_tokens, n_chunks, (unsigned long long)n_cores,
+                      (double)n_cores / (double)n_tokens,
+                      (unsigned long long)(reply->n_tokens - n_tokens), reply->n_tokens);
+    if (reply->receipt != NULL)
+        (void)fprintf(out, "all layers: %llu of %llu entries (ratio %.3f)\n",
+                      (unsigned long long)reply->receipt->physical_entries,
+                      (unsigned long long)reply->receipt->exact_entries, reply->receipt->ratio);
+    if (fflush(out) != 0)
+        return sc_fail(err, SC_EIO, "output: %s", strerror(errno));
+    return SC_OK;
+}
+
+static void write_escaped(FILE *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        switch (*text) {
+        case '&':
+            (void)fputs("&amp;", out);
+            break;
+        case '<':
+            (void)fputs("&lt;", out);
+            break;
+        case '>':
+            (void)fputs("&gt;", out);
+            break;
+        case '"':
+            (void)fputs("&quot;", out);
+            break;
+        default:
+            (void)fputc(*text, out);
+        }
+    }
+}
+
+enum sc_status sc_inspect_write_html(FILE *out, const char *title,
+                                     const Semanticache__V1__InspectCacheResponse *reply,
+                                     struct sc_err *err)
+{
+    const char *page = (const char *)sc_inspect_page;
+    const char *end = page + sc_inspect_page_bytes;
+    const char *at_title = memmem(page, sc_inspect_page_bytes, TITLE_MARK, strlen(TITLE_MARK));
+    const char *at_data = memmem(page, sc_inspect_page_bytes, DATA_MARK, strlen(DATA_MARK));
+    SC_ASSERT(at_title != NULL && at_data != NULL && at_title < at_data);
+    json_t *json = sc_json_message(&reply->base);
+    /* Slashes are escaped, so that no text can end the script element it lies in; "<!--" and
+     * "<script" would change how its end is found, hence ASCII with < as an escape. */
+    char *data = json != NULL
+                     ? json_dumps(json, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_ESCAPE_SLASH)
+                     : NULL;
+    json_decref(json);
+    if (data == NULL)
+        return sc_fail(err, SC_ENOMEM, "page: no memory");
+    const char *after_title = at_title + strlen(TITLE_MARK);
+    const char *after_data = at_data + strlen(DATA_MARK);
+    (void)fwrite(page, 1, (size_t)(at_title - page), out);
+    write_escaped(out, title);
+    (void)fwrite(after_title, 1, (size_t)(at_data - after_title), out);
+    for (const char *p = data; *p != '\0'; p++) {
+        if (*p == '<')
+            (void)fputs("\\u003c", out);
+        else
+            (void)fputc(*p, out);
+    }
+    (void)fwrite(after_data, 1, (size_t)(end - after_data), out);
+    free(data);
+    if (fflush(out) != 0 || ferror(out))
+        return sc_fail(err, SC_EIO, "page: %s", strerror(errno));
+    return SC_OK;
+}

@@ -1,0 +1,190 @@
+#include "client/options.h"
+
+#include "base/status.h"
+
+#include <limits.h>
+
+#define BIT(cmd) (1u << (cmd))
+#define GEN      (BIT(SC_CMD_GENERATE) | BIT(SC_CMD_ASK))
+#define KV       (GEN | BIT(SC_CMD_INSPECT))
+#define CALLS    (KV | BIT(SC_CMD_TOKENIZE) | BIT(SC_CMD_INFO))
+#define TOK      BIT(SC_CMD_TOKENIZE)
+#define ASK      BIT(SC_CMD_ASK)
+#define INSPECT  BIT(SC_CMD_INSPECT)
+#define PROMPT   BIT(SC_CMD_GENERATE)
+#define ALL      (CALLS | BIT(SC_CMD_HELP))
+
+static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
+    [SC_CMD_GENERATE] =
+        {"generate", "--prompt TEXT | --prompt-file FILE | --token-ids IDS [options]",
+         "continue a prompt; the text goes to stdout as it comes",
+         "The prompt is sent as it is. A receipt follows on stderr: the finish reason, token "
+         "counts,\n"
+         "what the KV cache kept, and timings. With --json nothing is streamed and one object is\n"
+         "printed at the end.\n",
+         0, 0},
+    [SC_CMD_ASK] =
+        {"ask", "--document FILE [options] QUESTION", "ask a question about a document",
+         "The prompt is DOCUMENT, question prefix, QUESTION, answer prefix, in this order and "
+         "with\n"
+         "nothing added. The prefixes and the stop strings come from the defaults, then from the\n"
+         "file of --prompt-format, then from --question-prefix, --answer-prefix and --stop.\n",
+         1, 1},
+    [SC_CMD_TOKENIZE] = {"tokenize", "--text TEXT | --file FILE | --detokenize --token-ids IDS",
+                         "print the token ids of a text, or the text of token ids",
+                         "Ids are printed with commas on one line, ready for --token-ids.\n", 0, 0},
+    [SC_CMD_INFO] = {"info", "[options]", "describe the server and the model it serves",
+                     "Exits 0 only when the server answers both questions.\n", 0, 0},
+    [SC_CMD_INSPECT] =
+        {"inspect", "[options] FILE", "show how the server compresses a text",
+         "Prints the text with its chunks and, in one layer, its clusters: the tokens of a chunk\n"
+         "that share a colour (or, without colours, a number) became one core. Sinks, window and\n"
+         "exact layers stay as they are. FILE may be - for stdin.\n",
+         1, 1},
+    [SC_CMD_HELP] = {"help", "[COMMAND]", "explain a command", "", 0, 1},
+};
+
+/* name, value in help texts, field, kind, commands, low, high, choices, help */
+// clang-format off
+static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
+    [SC_OPT_SERVER] = {"server", "ADDRESS", NULL, SC_ARG_TEXT, CALLS, 0, 0,
+        {0}, "where semanticached listens (default 127.0.0.1:50051)"},
+    [SC_OPT_TIMEOUT] = {"timeout", "SECONDS", NULL, SC_ARG_REAL, CALLS, 0, 1e6,
+        {0}, "give up after that long; 0: never (default 600)"},
+    [SC_OPT_JSON] = {"json", NULL, NULL, SC_ARG_FLAG, CALLS, 0, 0,
+        {0}, "print one JSON object on stdout instead of text"},
+    [SC_OPT_COLOR] = {"color", "WHEN", NULL, SC_ARG_CHOICE, CALLS, 0, 0,
+        {"auto", "always", "never"}, "colours and progress; auto (default): on a terminal"},
+    [SC_OPT_HELP] = {"help", NULL, NULL, SC_ARG_FLAG, ALL, 0, 0,
+        {0}, "explain the command and exit"},
+
+    [SC_OPT_PROMPT] = {"prompt", "TEXT", NULL, SC_ARG_TEXT, PROMPT, 0, 0,
+        {0}, "the prompt"},
+    [SC_OPT_PROMPT_FILE] = {"prompt-file", "FILE", NULL, SC_ARG_TEXT, PROMPT, 0, 0,
+        {0}, "read the prompt from FILE; - is stdin"},
+    [SC_OPT_TOKEN_IDS] = {"token-ids", "ID,...", NULL, SC_ARG_IDS, PROMPT | TOK, 0, INT_MAX,
+        {0}, "the prompt (or the text to print) as token ids"},
+    [SC_OPT_DOCUMENT] = {"document", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
+        {0}, "the document; - is stdin"},
+    [SC_OPT_PROMPT_FORMAT] = {"prompt-format", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
+        {0}, "JSON object with question_prefix, answer_prefix and stop (a list)"},
+    [SC_OPT_QUESTION_PREFIX] = {"question-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK, 0, 0,
+        {0}, "before the question (default \"\\n\\nQuestion: \"; knows \\n \\t \\\\)"},
+    [SC_OPT_ANSWER_PREFIX] = {"answer-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK, 0, 0,
+        {0}, "after the question (default \"\\nAnswer:\"; knows \\n \\t \\\\)"},
+    [SC_OPT_TEXT] = {"text", "TEXT", NULL, SC_ARG_TEXT, TOK, 0, 0,
+        {0}, "the text to tokenize"},
+    [SC_OPT_FILE] = {"file", "FILE", NULL, SC_ARG_TEXT, TOK, 0, 0,
+        {0}, "read the text from FILE; - is stdin"},
+    [SC_OPT_DETOKENIZE] = {"detokenize", NULL, NULL, SC_ARG_FLAG, TOK, 0, 0,
+        {0}, "print the text of --token-ids"},
+    [SC_OPT_ADD_SPECIAL_TOKENS] = {"add-special-tokens", "BOOL", NULL, SC_ARG_BOOL, KV | TOK, 0, 0,
+        {0}, "put what the tokenizer adds around a text, as a BOS (default true)"},
+    [SC_OPT_PARSE_SPECIAL_TOKENS] = {
+        "parse-special-tokens", "BOOL", NULL, SC_ARG_BOOL, KV | TOK, 0, 0,
+        {0}, "text that spells a special token becomes it (default true; ask: false)"},
+    [SC_OPT_LAYER] = {"layer", "N", NULL, SC_ARG_UINT, INSPECT, 0, 65535,
+        {0}, "the layer to show (default: the first that is compressed)"},
+    [SC_OPT_HTML] = {"html", "FILE", NULL, SC_ARG_TEXT, INSPECT, 0, 0,
+        {0}, "write a self-contained page with every layer instead"},
+    [SC_OPT_QUIET] = {"quiet", NULL, NULL, SC_ARG_FLAG, GEN, 0, 0,
+        {0}, "no receipt, no progress"},
+    [SC_OPT_REQUEST_ID] = {"request-id", "TEXT", NULL, SC_ARG_TEXT, GEN, 0, 0,
+        {0}, "names the request in the server's log"},
+
+    [SC_OPT_MAX_TOKENS] = {"max-tokens", "N", "max_tokens", SC_ARG_UINT, GEN, 1, INT_MAX,
+        {0}, "generate at most N tokens (default: what the context holds; ask: 256)"},
+    [SC_OPT_MIN_TOKENS] = {"min-tokens", "N", "min_tokens", SC_ARG_UINT, GEN, 0, INT_MAX,
+        {0}, "no end of text before N tokens"},
+    [SC_OPT_TEMPERATURE] = {"temperature", "X", "temperature", SC_ARG_REAL, GEN, 0, 100,
+        {0}, "0 is greedy, which ask does unless told otherwise"},
+    [SC_OPT_TOP_P] = {"top-p", "X", "top_p", SC_ARG_REAL, GEN, 0, 1,
+        {0}, "keep the likeliest tokens that make up X"},
+    [SC_OPT_TOP_K] = {"top-k", "N", "top_k", SC_ARG_INT, GEN, -1, INT_MAX,
+        {0}, "keep the N likeliest tokens; 0 or -1: all"},
+    [SC_OPT_MIN_P] = {"min-p", "X", "min_p", SC_ARG_REAL, GEN, 0, 1,
+        {0}, "keep tokens at least X times as likely as the likeliest"},
+    [SC_OPT_REPETITION_PENALTY] = {
+        "repetition-penalty", "X", "repetition_penalty", SC_ARG_REAL, GEN, 1e-6, 10,
+        {0}, "over 1 discourages tokens of prompt and output"},
+    [SC_OPT_PRESENCE_PENALTY] = {
+        "presence-penalty", "X", "presence_penalty", SC_ARG_REAL, GEN, -2, 2,
+        {0}, "taken from tokens that were generated"},
+    [SC_OPT_FREQUENCY_PENALTY] = {
+        "frequency-penalty", "X", "frequency_penalty", SC_ARG_REAL, GEN, -2, 2,
+        {0}, "the same, once for every time they were"},
+    [SC_OPT_LOGIT_BIAS] = {"logit-bias", "ID:BIAS,...", NULL, SC_ARG_BIAS, GEN, -100, 100,
+        {0}, "added to the logits of these tokens"},
+    [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN, 0, 18446744073709551615.0,
+        {0}, "makes sampling repeatable"},
+    [SC_OPT_STOP] = {"stop", "TEXT", NULL, SC_ARG_TEXTS, GEN, 0, 0,
+        {0}, "end before this text; may be repeated (knows \\n \\t \\\\)"},
+    [SC_OPT_STOP_TOKEN_IDS] = {"stop-token-ids", "ID,...", NULL, SC_ARG_IDS, GEN, 0, INT_MAX,
+        {0}, "end at these tokens"},
+    [SC_OPT_INCLUDE_STOP] = {
+        "include-stop-str-in-output", "BOOL", "include_stop_str_in_output", SC_ARG_BOOL, GEN, 0, 0,
+        {0}, "keep the stop text in the output (default false)"},
+    [SC_OPT_IGNORE_EOS] = {"ignore-eos", NULL, "ignore_eos", SC_ARG_FLAG, GEN, 0, 0,
+        {0}, "go on after the end-of-text token"},
+    [SC_OPT_SKIP_SPECIAL_TOKENS] = {
+        "skip-special-tokens", "BOOL", "skip_special_tokens", SC_ARG_BOOL, GEN | TOK, 0, 0,
+        {0}, "leave special tokens out of the text (default true)"},
+    [SC_OPT_LOGPROBS] = {"logprobs", "N", "logprobs", SC_ARG_UINT, GEN, 0, 20,
+        {0}, "with --json: log-probabilities of each token and the N likeliest"},
+
+    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, GEN, 0, 0,
+        {"auto", "exact", "compressed"}, "how the KV cache of the request is kept"},
+    [SC_OPT_TARGET_RATIO] = {"target-ratio", "X", "target_ratio", SC_ARG_REAL, KV, 0.01, 1,
+        {0}, "cores per token aimed at within compressed chunks"},
+    [SC_OPT_GENERATED_RATIO] = {"generated-ratio", "X", "generated_ratio", SC_ARG_REAL, KV, 0.01, 1,
+        {0}, "the same for generated tokens"},
+    [SC_OPT_SIMILARITY_THRESHOLD] = {
+        "similarity-threshold", "X", "similarity_threshold", SC_ARG_REAL, KV, 0, 1,
+        {0}, "how alike merged tokens must be, instead of --target-ratio"},
+    [SC_OPT_METRIC] = {"metric", "NAME", "metric", SC_ARG_CHOICE, KV, 0, 0,
+        {"l2_pre", "l2_post", "cos_pre", "cos_post"}, "distance of keys, before or after RoPE"},
+    [SC_OPT_SEED_ORDER] = {"seed-order", "NAME", "seed_order", SC_ARG_CHOICE, KV, 0, 0,
+        {"dense", "scan"}, "which token seeds the next cluster"},
+    [SC_OPT_REPRESENTATIVE] = {"representative", "NAME", "representative", SC_ARG_CHOICE, KV, 0, 0,
+        {"mean", "seed", "last"}, "what stands for a cluster"},
+    [SC_OPT_CHUNKS] = {"chunks", "NAME", "chunking", SC_ARG_CHOICE, KV, 0, 0,
+        {"packed", "sentence", "clause", "fixed"}, "how the text is cut"},
+    [SC_OPT_BUDGET] = {"budget", "NAME", "budget", SC_ARG_CHOICE, KV, 0, 0,
+        {"threshold", "per_chunk"}, "one threshold a layer, or so many cores a chunk"},
+    [SC_OPT_LABELS] = {"labels", "NAME", "labels", SC_ARG_CHOICE, KV, 0, 0,
+        {"shared", "per_head"}, "one clustering for all KV heads, or one each"},
+    [SC_OPT_BIAS] = {"bias", "NAME", "bias", SC_ARG_CHOICE, KV, 0, 0,
+        {"ln", "none"}, "proportional attention: a core weighs as its tokens did"},
+    [SC_OPT_PREFILL] = {"prefill", "NAME", "prefill", SC_ARG_CHOICE, KV, 0, 0,
+        {"streaming", "exact_then_compress"}, "compress while the prompt is read, or after it"},
+    [SC_OPT_COMPRESS_GENERATED] = {
+        "compress-generated", "BOOL", "compress_generated", SC_ARG_BOOL, KV, 0, 0,
+        {0}, "compress generated tokens too"},
+    [SC_OPT_WINDOW] = {"window", "N", "window", SC_ARG_UINT, KV, 16, 65536,
+        {0}, "the latest N tokens stay exact"},
+    [SC_OPT_EPOCH] = {"epoch", "N", "epoch", SC_ARG_UINT, KV, 64, 4096,
+        {0}, "compress every N tokens"},
+    [SC_OPT_SINKS] = {"sinks", "N", "sinks", SC_ARG_UINT, KV, 0, 65536,
+        {0}, "the first N tokens stay exact"},
+    [SC_OPT_CHUNK_MIN] = {"chunk-min", "N", "chunk_min", SC_ARG_UINT, KV, 4, 128,
+        {0}, "shortest chunk, in tokens"},
+    [SC_OPT_CHUNK_TARGET] = {"chunk-target", "N", "chunk_target", SC_ARG_UINT, KV, 4, 128,
+        {0}, "chunk length aimed at"},
+    [SC_OPT_CHUNK_MAX] = {"chunk-max", "N", "chunk_max", SC_ARG_UINT, KV, 4, 128,
+        {0}, "longest chunk"},
+    [SC_OPT_EXACT_LAYERS] = {"exact-layers", "N,...", NULL, SC_ARG_IDS, KV, 0, 65535,
+        {0}, "these layers are never compressed"},
+};
+// clang-format on
+
+const struct sc_cmd_spec *sc_cmd_spec(enum sc_cmd_id id)
+{
+    SC_ASSERT((unsigned)id < SC_CMD_COUNT);
+    return &cmds[id];
+}
+
+const struct sc_opt_spec *sc_opt_spec(enum sc_opt_id id)
+{
+    SC_ASSERT((unsigned)id < SC_OPT_COUNT);
+    return &opts[id];
+}

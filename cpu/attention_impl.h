@@ -1,0 +1,327 @@
+/* cpu/attention_impl.h - attention of a block of queries, included by each kernels_*.c. Private to
+ * cpu/.
+ *
+ * Per page: scores of 32 entries (lanes are entries), exponentials against a reference, weighted
+ * sum of values (lanes are dimensions). The reference of a query moves only when a score exceeds it
+ * by more than SLACK; weights then stay below e^SLACK, and most pages need no rescaling. What a
+ * query reads and the order of its sums follow from its own entries alone: entries that it does not
+ * see are never added, not even with weight zero, because their memory may hold anything.
+ */
+#define SLACK 8.0f
+
+struct range {
+    uint32_t lo, hi; /* visible entries of a page */
+};
+
+/* Floats from query to query in scratch: not a power of two, which would crowd one cache set. */
+INLINE uint32_t query_stride(uint32_t dim_pad)
+{
+    return dim_pad + 16;
+}
+
+/* Scores of nq queries into p [nq][32]. */
+INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const float *bias,
+                    const float *q, uint32_t stride, uint32_t head_dim, const uint8_t *next,
+                    float *p)
+{
+    for (int col = 0; col < 2; col += QK_COLS) {
+        vf s[AT_TILE][QK_COLS];
+#pragma GCC unroll 12
+        for (int i = 0; i < nq; i++) {
+#pragma GCC unroll 2
+            for (int c = 0; c < QK_COLS; c++)
+                s[i][c] = v_load(bias + 16 * (col + c));
+        }
+        for (uint32_t d = 0; d < head_dim; d++) {
+            vf k[QK_COLS];
+#pragma GCC unroll 2
+            for (int c = 0; c < QK_COLS; c++) {
+                if (!bf16)
+                    k[c] = v_load((const float *)(const void *)block + d * 32 + 16 * (col + c));
+                else if (col + c == 0)
+                    k[c] = v_low((const uint16_t *)(const void *)block + d * 32);
+                else
+                    k[c] = v_high((const uint16_t *)(const void *)block + d * 32);
+            }
+            if (next != NULL) {
+                v_prefetch(next + d * 128u);
+                v_prefetch(next + d * 128u + 64);
+            }
+#pragma GCC unroll 12
+            for (int i = 0; i < nq; i++) {
+                vf x = v_set1(q[(uint32_t)i * stride + d]);
+#pragma GCC unroll 2
+                for (int c = 0; c < QK_COLS; c++)
+                    s[i][c] = v_fma(k[c], x, s[i][c]);
+            }
+        }
+#pragma GCC unroll 12
+        for (int i = 0; i < nq; i++) {
+#pragma GCC unroll 2
+            for (int c = 0; c < QK_COLS; c++)
+                v_store(p + 32 * i + 16 * (col + c), s[i][c]);
+        }
+    }
+}
+
+/* o [nq] += p V over entries lo..hi, in rising order; nc vectors of dimensions. v points at the
+ * first dimension of entry 0, o likewise. */
+INLINE void pv_columns(const int nq, const int nc, const bool bf16, const uint8_t *v,
+                       uint32_t dim_pad, struct range r, const float *p, float *o)
+{
+    vf acc[AT_TILE][PV_COLS];
+#pragma GCC unroll 12
+    for (int i = 0; i < nq; i++) {
+#pragma GCC unroll 2
+        for (int c = 0; c < nc; c++)
+            acc[i][c] = v_load(o + (uint32_t)i * query_stride(dim_pad) + 16 * c);
+    }
+    for (uint32_t e = r.lo; e < r.hi; e++) {
+        vf x[PV_COLS];
+#pragma GCC unroll 2
+        for (int c = 0; c < nc; c++) {
+            if (!bf16)
+                x[c] = v_load((const float *)(const void *)v + e * dim_pad + 16 * c);
+            else if (e % 2 == 0)
+                x[c] = v_low((const uint16_t *)(const void *)v + e * dim_pad + 32 * c);
+            else
+                x[c] = v_high((const uint16_t *)(const void *)v + (e - 1) * dim_pad + 32 * c);
+        }
+#pragma GCC unroll 12
+        for (int i = 0; i < nq; i++) {
+            vf w = v_set1(p[32 * i + (int)e]);
+#pragma GCC unroll 2
+            for (int c = 0; c < nc; c++)
+                acc[i][c] = v_fma(x[c], w, acc[i][c]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < nq; i++) {
+#pragma GCC unroll 2
+        for (int c = 0; c < nc; c++)
+            v_store(o + (uint32_t)i * query_stride(dim_pad) + 16 * c, acc[i][c]);
+    }
+}
+
+INLINE void pv_tile(const int nq, const bool bf16, const uint8_t *v, uint32_t dim_pad,
+                    struct range r, const float *p, float *o)
+{
+    uint32_t d = 0;
+    /* Sixteen dimensions take 64 bytes: of one f32 entry, or of a pair of bf16 entries. */
+    for (; d + 16 * PV_COLS <= dim_pad; d += 16 * PV_COLS)
+        pv_columns(nq, PV_COLS, bf16, v + d * 4u, dim_pad, r, p, o + d);
+    if (d < dim_pad)
+        pv_columns(nq, 1, bf16, v + d * 4u, dim_pad, r, p, o + d);
+}
+
+#if AT_TILE == 12
+#define AT_CASES(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12)
+#elif AT_TILE == 6
+#define AT_CASES(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
+#else
+#define AT_CASES(DO) DO(1) DO(2)
+#endif
+
+static void qk(uint32_t nq, bool bf16, const uint8_t *block, const float *bias, const float *q,
+               uint32_t stride, uint32_t head_dim, const uint8_t *next, float *p)
+{
+    switch (nq) {
+#define QK_CASE(n)                                                                                 \
+    case n:                                                                                        \
+        if (bf16)                                                                                  \
+            qk_tile(n, true, block, bias, q, stride, head_dim, next, p);                           \
+        else                                                                                       \
+            qk_tile(n, false, block, bias, q, stride, head_dim, next, p);                          \
+        break;
+        AT_CASES(QK_CASE)
+#undef QK_CASE
+    default:
+        break;
+    }
+}
+
+static void pv(uint32_t nq, bool bf16, const uint8_t *v, uint32_t dim_pad, struct range r,
+               const float *p, float *o)
+{
+    switch (nq) {
+#define PV_CASE(n)                                                                                 \
+    case n:                                                                                        \
+        if (bf16)                                                                                  \
+            pv_tile(n, true, v, dim_pad, r, p, o);                                                 \
+        else                                                                                       \
+            pv_tile(n, false, v, dim_pad, r, p, o);                                                \
+        break;
+        AT_CASES(PV_CASE)
+#undef PV_CASE
+    default:
+        break;
+    }
+}
+
+/* Turns the scores p [32] of one query into weights, 0 outside r. */
+static void weigh(float *p, struct range r, float *top, float *sum, float *o, uint32_t dim_pad)
+{
+    vf none = v_set1(-INFINITY), a = v_load(p), b = v_load(p + 16);
+    if (r.lo != 0 || r.hi != SC_PAGE_ENTRIES) {
+        a = v_keep(a, r.lo < 16 ? r.lo : 16, r.hi < 16 ? r.hi : 16, none);
+        b = v_keep(b, r.lo > 16 ? r.lo - 16 : 0, r.hi > 16 ? r.hi - 16 : 0, none);
+    }
+    if (v_any_above(a, b, v_set1(*top + SLACK))) {
+        float higher = v_top(v_max(a, b));
+        if (*top > -INFINITY) { /* else there is nothing to rescale */
+            float shrink[16];
+            v_store(shrink, v_exp(v_set1(*top - higher)));
+            v_store(sum, v_mul(v_load(sum), v_set1(shrink[0])));
+            for (uint32_t d = 0; d < dim_pad; d += 16)
+                v_store(o + d, v_mul(v_load(o + d), v_set1(shrink[0])));
+        }
+        *top = higher;
+    }
+    vf ref = v_set1(*top > -INFINITY ? *top : 0.0f);
+    a = v_exp(v_sub(a, ref));
+    b = v_exp(v_sub(b, ref));
+    v_store(p, a);
+    v_store(p + 16, b);
+    v_store(sum, v_add(v_load(sum), v_add(a, b)));
+}
+
+/* Entries of exact page `page` that token t of the block sees. */
+static struct range exact_range(const struct sc_cpu_attn *a, uint32_t page, uint32_t t)
+{
+    const struct sc_attn_seq *seq = a->seq;
+    uint64_t base = (uint64_t)page * SC_PAGE_ENTRIES;
+    uint64_t own = (uint64_t)seq->pos0 + a->token0 + t, from = seq->exact_lo;
+    struct range r;
+
+    if (seq->window != 0 && own + 1 > seq->window && own + 1 - seq->window > from)
+        from = own + 1 - seq->window;
+    r.lo = from <= base                     ? 0
+           : from - base >= SC_PAGE_ENTRIES ? SC_PAGE_ENTRIES
+                                            : (uint32_t)(from - base);
+    r.hi = own < base                          ? 0
+           : own + 1 - base >= SC_PAGE_ENTRIES ? SC_PAGE_ENTRIES
+                                               : (uint32_t)(own + 1 - base);
+    return r;
+}
+
+struct page_ref {
+    uint8_t *block;
+    const uint8_t *next; /* the block that comes after, or NULL */
+    uint32_t exact_page; /* absolute number */
+    bool is_core;
+    struct range cores; /* when is_core: the same for all */
+};
+
+static struct range page_range(const struct sc_cpu_attn *a, const struct page_ref *pg, uint32_t t)
+{
+    return pg->is_core ? pg->cores : exact_range(a, pg->exact_page, t);
+}
+
+/* Queries q0 .. q0 + nq of the block against one page. Neighbouring queries of one token, or of
+ * tokens that see the same entries, go together. */
+static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                        const struct page_ref *pg, uint32_t q0, uint32_t nq)
+{
+    const struct sc_kv_pool *pool = a->pool;
+    bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
+    uint32_t stride = query_stride(pool->dim_pad);
+    uint32_t t = q0 / a->group, t_last = (q0 + nq - 1) / a->group, end = q0 + nq;
+    struct range r = page_range(a, pg, t), last = page_range(a, pg, t_last);
+
+    if (last.hi == 0 || r.lo == SC_PAGE_ENTRIES)
+        return; /* ranges only move upwards from token to token: nobody sees this page */
+    qk(nq, bf16, pg->block, sc_cpu_kv_bias(pool, pg->block), s->attn.q + q0 * stride, stride,
+       pool->spec.head_dim, q0 == 0 ? pg->next : NULL, s->attn.p);
+    for (uint32_t i = q0; i < end;) {
+        bool same = r.lo == last.lo && r.hi == last.hi;
+        uint32_t stop = same || (t + 1) * a->group > end ? end : (t + 1) * a->group;
+        float *p = s->attn.p + (i - q0) * SC_PAGE_ENTRIES;
+        float *o = s->attn.o + i * stride;
+        if (r.lo < r.hi) {
+            for (uint32_t j = i; j < stop; j++)
+                weigh(p + (j - i) * SC_PAGE_ENTRIES, r, &s->attn.top[j], s->attn.sum + j * 16,
+                      s->attn.o + j * stride, pool->dim_pad);
+            pv(stop - i, bf16, pg->block + pool->v_offset, pool->dim_pad, r, p, o);
+        }
+        i = stop;
+        if (i < end)
+            r = page_range(a, pg, ++t);
+    }
+}
+
+static void attend_page(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                        const struct page_ref *pg)
+{
+    uint32_t n_queries = a->n_tokens * a->group;
+    for (uint32_t q0 = 0; q0 < n_queries; q0 += AT_TILE)
+        attend_tile(a, s, pg, q0, n_queries - q0 < AT_TILE ? n_queries - q0 : AT_TILE);
+}
+
+static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+{
+    uint32_t hd = a->pool->spec.head_dim, stride = query_stride(a->pool->dim_pad);
+    vf scale = v_set1(a->scale);
+    for (uint32_t i = 0; i < a->n_tokens * a->group; i++) {
+        const float *from = a->q + i / a->group * a->q_stride + i % a->group * hd;
+        float *to = s->attn.q + i * stride;
+        for (uint32_t d = 0; d < hd; d += 16) {
+            uint32_t n = hd - d < 16 ? hd - d : 16;
+            v_storen(to + d, v_mul(v_loadn(from + d, n), scale), n);
+        }
+        for (uint32_t d = 0; d < a->pool->dim_pad; d += 16)
+            v_store(s->attn.o + i * stride + d, v_zero());
+        v_store(s->attn.sum + i * 16, v_zero());
+        s->attn.top[i] = -INFINITY;
+    }
+}
+
+static void store_outputs(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+{
+    uint32_t hd = a->pool->spec.head_dim, stride = query_stride(a->pool->dim_pad);
+    for (uint32_t i = 0; i < a->n_tokens * a->group; i++) {
+        float *to = a->out + i / a->group * a->out_stride + i % a->group * hd;
+        const float *from = s->attn.o + i * stride;
+        float sum = v_sum(v_load(s->attn.sum + i * 16));
+        vf inv = v_set1(sum == 0.0f ? 0.0f : 1.0f / sum); /* all biases -inf: nothing is seen */
+        for (uint32_t d = 0; d < hd; d += 16) {
+            uint32_t n = hd - d < 16 ? hd - d : 16;
+            v_storen(to + d, v_mul(v_load(from + d), inv), n);
+        }
+    }
+}
+
+static void attention(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+{
+    const struct sc_attn_seq *seq = a->seq;
+    uint32_t n_core_pages = (seq->n_cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
+    uint64_t last = (uint64_t)seq->pos0 + a->token0 + a->n_tokens - 1, from = seq->exact_lo;
+    uint64_t first_own = (uint64_t)seq->pos0 + a->token0;
+    struct page_ref pg = {0};
+
+    if (seq->window != 0 && first_own + 1 > seq->window && first_own + 1 - seq->window > from)
+        from = first_own + 1 - seq->window;
+    uint32_t first_page = (uint32_t)(from / SC_PAGE_ENTRIES);
+    uint32_t n_exact = (uint32_t)(last / SC_PAGE_ENTRIES) + 1 - first_page;
+
+    load_queries(a, s);
+    for (uint32_t i = 0; i < n_core_pages + n_exact; i++) {
+        uint32_t e = i - n_core_pages, j = i + 1;
+        pg.is_core = i < n_core_pages;
+        pg.block = sc_cpu_kv_block(
+            a->pool, pg.is_core ? seq->core_pages[i] : seq->exact_pages[first_page + e], a->head);
+        pg.next = NULL;
+        if (j < n_core_pages + n_exact)
+            pg.next =
+                sc_cpu_kv_block(a->pool,
+                                j < n_core_pages ? seq->core_pages[j]
+                                                 : seq->exact_pages[first_page + j - n_core_pages],
+                                a->head);
+        pg.exact_page = first_page + e;
+        if (pg.is_core) {
+            uint32_t left = seq->n_cores - i * SC_PAGE_ENTRIES;
+            pg.cores = (struct range){0, left < SC_PAGE_ENTRIES ? left : SC_PAGE_ENTRIES};
+        }
+        attend_page(a, s, &pg);
+    }
+    store_outputs(a, s);
+}

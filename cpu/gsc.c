@@ -1,0 +1,170 @@
+#include "cpu/gsc.h"
+
+#include <string.h>
+
+/* A set of tokens of one chunk. */
+struct set {
+    uint64_t w[2];
+};
+
+struct state {
+    struct set near[SC_CHUNK_MAX]; /* neighbours, self not counted */
+    uint8_t degree[SC_CHUNK_MAX];  /* unassigned neighbours */
+    struct set open;               /* unassigned tokens */
+    uint8_t seed_of[SC_CHUNK_MAX]; /* token -> its seed */
+};
+
+static bool set_has(const struct set *s, uint32_t i)
+{
+    return (s->w[i / 64] >> (i % 64)) & 1u;
+}
+
+static void set_put(struct set *s, uint32_t i)
+{
+    s->w[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
+static struct set set_and(struct set a, struct set b)
+{
+    return (struct set){{a.w[0] & b.w[0], a.w[1] & b.w[1]}};
+}
+
+/* Removes and returns the lowest token; s must not be empty. */
+static uint32_t set_pop(struct set *s)
+{
+    uint32_t half = s->w[0] == 0;
+    uint32_t bit = (uint32_t)__builtin_ctzll(s->w[half]);
+    s->w[half] &= s->w[half] - 1;
+    return half * 64 + bit;
+}
+
+static bool set_empty(const struct set *s)
+{
+    return (s->w[0] | s->w[1]) == 0;
+}
+
+static void find_neighbours(struct state *st, const int32_t *dist, uint32_t m, int64_t tau,
+                            const uint64_t forced[2])
+{
+    memset(st, 0, sizeof(*st));
+    for (uint32_t i = 0; i < m; i++) {
+        st->seed_of[i] = (uint8_t)i;
+        if (((forced[i / 64] >> (i % 64)) & 1u) == 0)
+            set_put(&st->open, i);
+    }
+    for (uint32_t i = 0; i < m; i++) {
+        if (!set_has(&st->open, i))
+            continue;
+        for (uint32_t j = i + 1; j < m; j++) {
+            if (dist[(size_t)i * m + j] > tau || !set_has(&st->open, j))
+                continue;
+            set_put(&st->near[i], j);
+            set_put(&st->near[j], i);
+            st->degree[i]++;
+            st->degree[j]++;
+        }
+    }
+}
+
+/* Assigns the seed and its unassigned neighbours, and keeps the degrees true. */
+static void take(struct state *st, uint32_t seed)
+{
+    struct set members = set_and(st->near[seed], st->open);
+    struct set left;
+    set_put(&members, seed);
+    st->open.w[0] &= ~members.w[0];
+    st->open.w[1] &= ~members.w[1];
+    while (!set_empty(&members)) {
+        uint32_t i = set_pop(&members);
+        st->seed_of[i] = (uint8_t)seed;
+        left = set_and(st->near[i], st->open);
+        while (!set_empty(&left))
+            st->degree[set_pop(&left)]--;
+    }
+}
+
+static void run_dense(struct state *st, uint32_t m)
+{
+    for (;;) {
+        uint32_t best = m;
+        uint8_t most = 0;
+        for (uint32_t i = 0; i < m; i++) {
+            if (st->degree[i] > most && set_has(&st->open, i)) {
+                most = st->degree[i];
+                best = i;
+            }
+        }
+        if (best == m)
+            return; /* the rest are alone; seed_of already says so */
+        take(st, best);
+    }
+}
+
+static void run_scan(struct state *st)
+{
+    while (!set_empty(&st->open)) {
+        struct set open = st->open;
+        take(st, set_pop(&open));
+    }
+}
+
+uint32_t sc_gsc_cluster(const int32_t *dist, uint32_t m, int64_t tau, const uint64_t forced[2],
+                        enum sc_seed_order order, uint8_t *labels, uint8_t *seeds)
+{
+    struct state st;
+    uint8_t number[SC_CHUNK_MAX]; /* seed token -> cluster */
+    struct set numbered = {{0, 0}};
+    uint32_t count = 0;
+
+    find_neighbours(&st, dist, m, tau, forced);
+    if (order == SC_SEED_SCAN)
+        run_scan(&st);
+    else
+        run_dense(&st, m);
+    for (uint32_t i = 0; i < m; i++) {
+        uint32_t seed = st.seed_of[i];
+        if (!set_has(&numbered, seed)) {
+            set_put(&numbered, seed);
+            seeds[count] = (uint8_t)seed;
+            number[seed] = (uint8_t)count++;
+        }
+        labels[i] = number[seed];
+    }
+    return count;
+}
+
+static int64_t largest_unforced(const int32_t *dist, uint32_t m, const uint64_t forced[2])
+{
+    struct set free_tokens = {{~forced[0], ~forced[1]}};
+    int64_t largest = 0;
+    for (uint32_t i = 0; i < m; i++) {
+        if (!set_has(&free_tokens, i))
+            continue;
+        for (uint32_t j = i + 1; j < m; j++) {
+            if (set_has(&free_tokens, j) && dist[(size_t)i * m + j] > largest)
+                largest = dist[(size_t)i * m + j];
+        }
+    }
+    return largest;
+}
+
+uint32_t sc_gsc_cluster_budget(const int32_t *dist, uint32_t m, uint32_t budget,
+                               const uint64_t forced[2], enum sc_seed_order order, uint8_t *labels,
+                               uint8_t *seeds)
+{
+    int64_t lo = -1, hi = largest_unforced(dist, m, forced), done = -1;
+    uint32_t count = 0;
+
+    for (uint32_t step = 0; step < SC_GSC_BISECTIONS && hi - lo > 1; step++) {
+        int64_t mid = lo + (hi - lo) / 2;
+        count = sc_gsc_cluster(dist, m, mid, forced, order, labels, seeds);
+        done = mid;
+        if (count <= budget)
+            hi = mid;
+        else
+            lo = mid;
+    }
+    if (done != hi)
+        count = sc_gsc_cluster(dist, m, hi, forced, order, labels, seeds);
+    return count;
+}

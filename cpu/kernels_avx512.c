@@ -1,0 +1,23 @@
+/* cpu/kernels_avx512.c - the kernels with AVX-512 (F, BW, DQ, VL); compiled only for x86-64. */
+#include "cpu/kernels.h"
+#define SC_SIMD_AVX512
+#include "cpu/simd.h"
+
+#include "cpu/matmul_impl.h"
+#include "cpu/attention_impl.h"
+#include "cpu/rows_impl.h"
+#include "cpu/distance_impl.h"
+
+const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void)
+{
+    static const struct sc_cpu_kernels kernels = {
+        .matmul_f32 = matmul_f32,
+        .matmul_bf16 = matmul_bf16,
+        .attention = attention,
+        .norm_row = norm_row,
+        .rotate = rotate,
+        .swiglu_row = swiglu_row,
+        .distances = distances,
+    };
+    return &kernels;
+}

@@ -1,0 +1,22 @@
+/* cpu/kernels_plain.c - the kernels for any machine, and the reference of the other two. */
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+#include "cpu/matmul_impl.h"
+#include "cpu/attention_impl.h"
+#include "cpu/rows_impl.h"
+#include "cpu/distance_impl.h"
+
+const struct sc_cpu_kernels *sc_cpu_kernels_plain(void)
+{
+    static const struct sc_cpu_kernels kernels = {
+        .matmul_f32 = matmul_f32,
+        .matmul_bf16 = matmul_bf16,
+        .attention = attention,
+        .norm_row = norm_row,
+        .rotate = rotate,
+        .swiglu_row = swiglu_row,
+        .distances = distances,
+    };
+    return &kernels;
+}

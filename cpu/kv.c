@@ -1,0 +1,151 @@
+#include "cpu/device.h"
+
+#include <stdlib.h>
+
+#include "cpu/memory.h"
+
+static enum sc_status layout(const struct sc_kv_spec *spec, struct sc_kv_pool *pool,
+                             struct sc_err *err)
+{
+    size_t element = sc_dtype_bytes(spec->dtype);
+    if (spec->dtype != SC_DTYPE_F32 && spec->dtype != SC_DTYPE_BF16)
+        return sc_fail(err, SC_ENOTSUP, "kv pool: dtype %s, allowed f32 and bf16",
+                       sc_dtype_name(spec->dtype));
+    if (spec->head_dim == 0 || spec->head_dim > SC_CPU_HEAD_DIM_MAX || spec->head_dim % 2 != 0)
+        return sc_fail(err, SC_EINVAL, "kv pool: head_dim %u, allowed even numbers up to %u",
+                       spec->head_dim, SC_CPU_HEAD_DIM_MAX);
+    if (spec->n_kv_heads == 0 || spec->n_kv_heads > SC_CPU_HEADS_MAX)
+        return sc_fail(err, SC_EINVAL, "kv pool: %u KV heads, allowed 1 to %u", spec->n_kv_heads,
+                       SC_CPU_HEADS_MAX);
+    pool->spec = *spec;
+    pool->dim_pad = (spec->head_dim + 15) / 16 * 16;
+    pool->v_offset = SC_PAGE_ENTRIES * spec->head_dim * element;
+    pool->bias_offset = pool->v_offset + SC_PAGE_ENTRIES * pool->dim_pad * element;
+    pool->head_bytes = pool->bias_offset + SC_PAGE_ENTRIES * sizeof(float);
+    pool->page_bytes = pool->head_bytes * spec->n_kv_heads;
+    return SC_OK;
+}
+
+size_t sc_cpu_kv_page_bytes(struct sc_backend *be, const struct sc_kv_spec *spec)
+{
+    struct sc_kv_pool pool = {0};
+    (void)be;
+    return layout(spec, &pool, NULL) == SC_OK ? pool.page_bytes : 0;
+}
+
+enum sc_status sc_cpu_kv_open(struct sc_backend *be, const struct sc_kv_spec *spec,
+                              uint32_t n_pages, struct sc_kv_pool **ret_pool, struct sc_err *err)
+{
+    struct sc_kv_pool *pool;
+    void *mem = NULL;
+    enum sc_status st;
+    (void)be;
+
+    pool = calloc(1, sizeof(*pool));
+    if (pool == NULL)
+        return sc_fail(err, SC_ENOMEM, "kv pool: %zu bytes", sizeof(*pool));
+    st = layout(spec, pool, err);
+    if (st != SC_OK)
+        goto fail;
+    if (n_pages == 0 || n_pages > SIZE_MAX / 4 / pool->page_bytes) {
+        st = sc_fail(err, SC_EINVAL, "kv pool: %u pages of %zu bytes", n_pages, pool->page_bytes);
+        goto fail;
+    }
+    st = sc_cpu_memory_take(n_pages * pool->page_bytes, "kv pool", &mem, err);
+    if (st != SC_OK)
+        goto fail;
+    pool->n_pages = n_pages;
+    pool->mem = mem;
+    pool->mem_bytes = n_pages * pool->page_bytes;
+    *ret_pool = pool;
+    return SC_OK;
+
+fail:
+    sc_cpu_kv_close(be, pool);
+    return st;
+}
+
+void sc_cpu_kv_close(struct sc_backend *be, struct sc_kv_pool *pool)
+{
+    (void)be;
+    if (pool == NULL)
+        return;
+    sc_cpu_memory_give(pool->mem, pool->mem_bytes);
+    free(pool);
+}
+
+static enum sc_status check_entry(const struct sc_kv_pool *pool, uint32_t page, uint32_t slot,
+                                  uint32_t head, struct sc_err *err)
+{
+    if (page >= pool->n_pages || slot >= SC_PAGE_ENTRIES || head >= pool->spec.n_kv_heads)
+        return sc_fail(err, SC_EINVAL, "kv entry: page %u of %u, slot %u of %u, head %u of %u",
+                       page, pool->n_pages, slot, SC_PAGE_ENTRIES, head, pool->spec.n_kv_heads);
+    return SC_OK;
+}
+
+enum sc_status sc_cpu_kv_read(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                              uint32_t slot, uint32_t head, float *k, float *v, float *bias,
+                              struct sc_err *err)
+{
+    enum sc_status st = check_entry(pool, page, slot, head, err);
+    uint8_t *block;
+    (void)be;
+    if (st != SC_OK)
+        return st;
+    block = sc_cpu_kv_block(pool, page, head);
+    sc_cpu_kv_get_k(pool, block, slot, k);
+    sc_cpu_kv_get_v(pool, block, slot, v);
+    *bias = sc_cpu_kv_bias(pool, block)[slot];
+    return SC_OK;
+}
+
+enum sc_status sc_cpu_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                               uint32_t slot, uint32_t head, const float *k, const float *v,
+                               float bias, struct sc_err *err)
+{
+    enum sc_status st = check_entry(pool, page, slot, head, err);
+    uint8_t *block;
+    (void)be;
+    if (st != SC_OK)
+        return st;
+    block = sc_cpu_kv_block(pool, page, head);
+    sc_cpu_kv_put_k(pool, block, slot, k);
+    sc_cpu_kv_put_v(pool, block, slot, v);
+    sc_cpu_kv_bias(pool, block)[slot] = bias;
+    return SC_OK;
+}
+
+enum sc_status sc_cpu_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
+                              uint32_t src_page, struct sc_err *err)
+{
+    (void)be;
+    if (dst_page >= pool->n_pages || src_page >= pool->n_pages)
+        return sc_fail(err, SC_EINVAL, "kv copy: page %u to %u of %u", src_page, dst_page,
+                       pool->n_pages);
+    memmove(pool->mem + dst_page * pool->page_bytes, pool->mem + src_page * pool->page_bytes,
+            pool->page_bytes);
+    return SC_OK;
+}
+
+enum sc_status sc_cpu_check_pool(const char *op, const struct sc_kv_pool *pool, uint32_t n_kv_heads,
+                                 uint32_t head_dim, struct sc_err *err)
+{
+    if (pool == NULL)
+        return sc_fail(err, SC_EINVAL, "%s: no pool", op);
+    if (n_kv_heads != pool->spec.n_kv_heads || head_dim != pool->spec.head_dim)
+        return sc_fail(err, SC_EINVAL, "%s: %u KV heads of %u, but the pool has %u of %u", op,
+                       n_kv_heads, head_dim, pool->spec.n_kv_heads, pool->spec.head_dim);
+    return SC_OK;
+}
+
+enum sc_status sc_cpu_check_pages(const char *op, const struct sc_kv_pool *pool,
+                                  const uint32_t *pages, uint32_t first, uint32_t end,
+                                  struct sc_err *err)
+{
+    for (uint32_t i = first; i < end; i++) {
+        if (pages[i] >= pool->n_pages)
+            return sc_fail(err, SC_EINVAL, "%s: page table entry %u is %u, the pool has %u", op, i,
+                           pages[i], pool->n_pages);
+    }
+    return SC_OK;
+}

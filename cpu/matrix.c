@@ -1,0 +1,237 @@
+#include "cpu/device.h"
+
+#include <stdlib.h>
+
+#include "cpu/memory.h"
+
+/* Rows of one task: enough that a panel slice, read from the second-level cache, is paid for. */
+#define TASK_ROWS 192u
+/* Inputs of one slice: a slice of a panel stays in the second-level cache. Even, for bf16 pairs. */
+#define SLICE_IN 1024u
+
+struct pack {
+    const struct sc_matrix_part *parts;
+    uint32_t n_parts;
+    struct sc_matrix *m;
+};
+
+static float load_element(const uint8_t *data, enum sc_dtype dtype, uint64_t i)
+{
+    uint16_t half;
+    float f;
+    if (dtype == SC_DTYPE_F32) {
+        memcpy(&f, data + i * 4, 4);
+        return f;
+    }
+    memcpy(&half, data + i * 2, 2);
+    return dtype == SC_DTYPE_BF16 ? sc_bf16_to_f32(half) : sc_f16_to_f32(half);
+}
+
+static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_part *part,
+                     uint64_t row)
+{
+    const uint8_t *data = part->data;
+    uint8_t *panel = m->panels + out / SC_CPU_PANEL * m->panel_bytes;
+    uint64_t first = row * part->row_stride + part->col0;
+    uint32_t col = out % SC_CPU_PANEL;
+
+    if (m->store == SC_DTYPE_F32) {
+        float *to = (float *)(void *)panel + col;
+        for (uint32_t k = 0; k < m->n_in; k++)
+            to[(size_t)k * SC_CPU_PANEL] = load_element(data, part->dtype, first + k);
+        return;
+    }
+    uint16_t *to = (uint16_t *)(void *)panel + 2 * col;
+    for (uint32_t k = 0; k < m->n_in; k++)
+        to[(size_t)(k / 2) * 2 * SC_CPU_PANEL + k % 2] =
+            sc_f32_to_bf16(load_element(data, part->dtype, first + k));
+}
+
+static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
+{
+    struct pack *p = ctx;
+    uint64_t out = (uint64_t)panel * SC_CPU_PANEL, end = out + SC_CPU_PANEL, part0 = 0;
+    (void)thread;
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        uint64_t part_end = part0 + p->parts[i].n_rows;
+        for (; out < end && out < part_end; out++)
+            pack_row(p->m, (uint32_t)out, &p->parts[i], out - part0);
+        part0 = part_end;
+    }
+}
+
+static enum sc_status check_parts(const struct sc_matrix_part *parts, uint32_t n_parts,
+                                  uint64_t n_in, enum sc_dtype store, uint64_t *ret_out,
+                                  struct sc_err *err)
+{
+    uint64_t n_out = 0;
+    if (store != SC_DTYPE_F32 && store != SC_DTYPE_BF16)
+        return sc_fail(err, SC_ENOTSUP, "matrix: stored as %s, allowed f32 and bf16",
+                       sc_dtype_name(store));
+    if (n_in == 0 || n_in > SC_CPU_DIM_MAX)
+        return sc_fail(err, SC_EINVAL, "matrix: %llu columns, allowed 1 to %u",
+                       (unsigned long long)n_in, SC_CPU_DIM_MAX);
+    for (uint32_t i = 0; i < n_parts; i++) {
+        const struct sc_matrix_part *p = &parts[i];
+        if (p->dtype != SC_DTYPE_F32 && p->dtype != SC_DTYPE_BF16 && p->dtype != SC_DTYPE_F16)
+            return sc_fail(err, SC_ENOTSUP, "matrix: part %u is %s", i, sc_dtype_name(p->dtype));
+        if (p->col0 > p->row_stride || n_in > p->row_stride - p->col0)
+            return sc_fail(err, SC_EINVAL, "matrix: part %u: columns %llu + %llu, row stride %llu",
+                           i, (unsigned long long)p->col0, (unsigned long long)n_in,
+                           (unsigned long long)p->row_stride);
+        if (p->n_rows > SC_CPU_OUT_MAX - n_out)
+            return sc_fail(err, SC_EINVAL, "matrix: %llu rows and more, limit %u",
+                           (unsigned long long)(n_out + p->n_rows), SC_CPU_OUT_MAX);
+        n_out += p->n_rows;
+    }
+    if (n_out == 0)
+        return sc_fail(err, SC_EINVAL, "matrix: no rows");
+    *ret_out = n_out;
+    return SC_OK;
+}
+
+enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_part *parts,
+                                  uint32_t n_parts, uint64_t n_in, const float *bias,
+                                  enum sc_dtype store, struct sc_matrix **ret_matrix,
+                                  struct sc_err *err)
+{
+    struct sc_matrix *m;
+    struct pack pack = {parts, n_parts, NULL};
+    uint64_t n_out = 0;
+    void *mem = NULL;
+    enum sc_status st = check_parts(parts, n_parts, n_in, store, &n_out, err);
+
+    if (st != SC_OK)
+        return st;
+    m = calloc(1, sizeof(*m));
+    if (m == NULL)
+        return sc_fail(err, SC_ENOMEM, "matrix: %zu bytes", sizeof(*m));
+    m->store = store;
+    m->n_in = (uint32_t)n_in;
+    m->n_out = (uint32_t)n_out;
+    m->n_panels = (m->n_out + SC_CPU_PANEL - 1) / SC_CPU_PANEL;
+    m->panel_bytes = store == SC_DTYPE_F32 ? (size_t)m->n_in * SC_CPU_PANEL * 4
+                                           : (size_t)((m->n_in + 1) / 2) * SC_CPU_PANEL * 4;
+    st = sc_cpu_memory_take(m->panel_bytes * m->n_panels, "matrix", &mem, err);
+    if (st != SC_OK)
+        goto fail;
+    m->panels = mem;
+    m->panels_bytes = m->panel_bytes * m->n_panels;
+    if (bias != NULL) {
+        size_t bytes = (size_t)m->n_panels * SC_CPU_PANEL * sizeof(float);
+        st = sc_cpu_memory_take(bytes, "matrix bias", &mem, err);
+        if (st != SC_OK)
+            goto fail;
+        m->bias = mem;
+        m->bias_bytes = bytes;
+        memcpy(m->bias, bias, m->n_out * sizeof(float));
+    }
+    pack.m = m;
+    sc_cpu_threads_run(sc_cpu_device(be)->threads, pack_panel, &pack, m->n_panels);
+    *ret_matrix = m;
+    return SC_OK;
+
+fail:
+    sc_cpu_matrix_close(be, m);
+    return st;
+}
+
+void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *m)
+{
+    (void)be;
+    if (m == NULL)
+        return;
+    sc_cpu_memory_give(m->panels, m->panels_bytes);
+    sc_cpu_memory_give(m->bias, m->bias_bytes);
+    free(m);
+}
+
+struct product {
+    const struct sc_cpu_device *dev;
+    const struct sc_matrix *w;
+    const float *x;
+    size_t x_stride;
+    const uint32_t *pairs; /* rounded x at stride pair_stride, or NULL */
+    size_t pair_stride;
+    float *y;
+    size_t y_stride;
+    uint32_t n, n_groups; /* rows, groups of TASK_ROWS */
+};
+
+static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct product *p = ctx;
+    const struct sc_matrix *w = p->w;
+    uint32_t panel = task / p->n_groups, row0 = task % p->n_groups * TASK_ROWS;
+    uint32_t rows = p->n - row0 < TASK_ROWS ? p->n - row0 : TASK_ROWS;
+    uint32_t out0 = panel * SC_CPU_PANEL, left = w->n_out - out0;
+    uint32_t slice = rows > 6 ? SLICE_IN : w->n_in; /* few rows: nothing is read twice */
+    (void)thread;
+
+    for (uint32_t k0 = 0; k0 < w->n_in; k0 += slice) {
+        uint32_t n_k = w->n_in - k0 < slice ? w->n_in - k0 : slice;
+        size_t panel_skip = (size_t)k0 * SC_CPU_PANEL * (w->store == SC_DTYPE_F32 ? 4 : 2);
+        struct sc_cpu_mm mm = {
+            .panel = w->panels + panel * w->panel_bytes + panel_skip,
+            .y = p->y + row0 * p->y_stride + out0,
+            .y_stride = p->y_stride,
+            .rows = rows,
+            .k = n_k,
+            .cols = left < SC_CPU_PANEL ? left : SC_CPU_PANEL,
+            .first = k0 == 0,
+        };
+        if (w->bias != NULL && k0 + n_k == w->n_in)
+            mm.bias = w->bias + out0;
+        if (p->pairs != NULL) {
+            mm.x = p->pairs + row0 * p->pair_stride + k0 / 2;
+            mm.x_stride = p->pair_stride;
+        } else {
+            mm.x = p->x + row0 * p->x_stride + k0;
+            mm.x_stride = p->x_stride;
+        }
+        if (w->store == SC_DTYPE_F32)
+            p->dev->kernels.matmul_f32(&mm);
+        else
+            p->dev->kernels.matmul_bf16(&mm);
+    }
+}
+
+static void round_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct product *p = ctx;
+    uint32_t end = (task + 1) * 16 < p->n ? (task + 1) * 16 : p->n;
+    (void)thread;
+    for (uint32_t i = task * 16; i < end; i++)
+        p->dev->kernels.round_row(p->x + i * p->x_stride, p->w->n_in,
+                                  p->dev->rounded + i * p->pair_stride);
+}
+
+enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
+                             uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
+                             struct sc_err *err)
+{
+    struct sc_cpu_device *dev = sc_cpu_device(be);
+    bool rounds = w->store == SC_DTYPE_BF16 && dev->rounded != NULL;
+    struct product p = {.dev = dev, .w = w, .x_stride = x_stride, .y_stride = y_stride};
+    uint32_t batch = n;
+
+    if (n > SC_CPU_ROWS_MAX || (n > 1 && (x_stride < w->n_in || y_stride < w->n_out)))
+        return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows, x stride %u, y stride %u",
+                       w->n_out, w->n_in, n, x_stride, y_stride);
+    if (rounds) {
+        p.pair_stride = (w->n_in + 1) / 2;
+        batch = (uint32_t)(SC_CPU_ROUNDED_BYTES / 4 / p.pair_stride);
+    }
+    for (uint32_t row = 0; row < n; row += batch) {
+        p.n = n - row < batch ? n - row : batch;
+        p.n_groups = (p.n + TASK_ROWS - 1) / TASK_ROWS;
+        p.x = x + (size_t)row * x_stride;
+        p.y = y + (size_t)row * y_stride;
+        if (rounds) {
+            sc_cpu_threads_run(dev->threads, round_task, &p, (p.n + 15) / 16);
+            p.pairs = dev->rounded;
+        }
+        sc_cpu_threads_run(dev->threads, multiply_task, &p, w->n_panels * p.n_groups);
+    }
+    return SC_OK;
+}

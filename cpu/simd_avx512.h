@@ -1,0 +1,125 @@
+/* cpu/simd_avx512.h - simd.h with one 512-bit register. Private to cpu/. */
+#include <immintrin.h>
+
+/* Register tiles: 32 registers. */
+#define MM_ROWS 6 /* matmul: rows x 16-lane columns */
+#define MM_COLS 4
+#define QK_COLS 2 /* attention: 16-lane columns of 32 entries, and of the head */
+#define PV_COLS 2
+#define AT_TILE 12 /* queries */
+
+typedef __m512 vf;
+
+INLINE __mmask16 v_first(uint32_t n)
+{
+    return (__mmask16)((1u << n) - 1u);
+}
+INLINE vf v_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+INLINE vf v_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+INLINE vf v_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+INLINE vf v_loadn(const float *p, uint32_t n)
+{
+    return _mm512_maskz_loadu_ps(v_first(n), p);
+}
+INLINE void v_store(float *p, vf x)
+{
+    _mm512_storeu_ps(p, x);
+}
+INLINE void v_storen(float *p, vf x, uint32_t n)
+{
+    _mm512_mask_storeu_ps(p, v_first(n), x);
+}
+INLINE vf v_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+INLINE vf v_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+INLINE vf v_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+INLINE vf v_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+INLINE vf v_sqrt(vf a)
+{
+    return _mm512_sqrt_ps(a);
+}
+INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+INLINE vf v_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+INLINE vf v_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+INLINE vf v_keep(vf x, uint32_t lo, uint32_t hi, vf other)
+{
+    return _mm512_mask_mov_ps(other, (__mmask16)(v_first(hi) & ~v_first(lo)), x);
+}
+INLINE bool v_any_above(vf a, vf b, vf limit)
+{
+    return (_mm512_cmp_ps_mask(a, limit, _CMP_GT_OQ) | _mm512_cmp_ps_mask(b, limit, _CMP_GT_OQ)) !=
+           0;
+}
+/* 0 where x < limit, else y. */
+INLINE vf v_zero_below(vf x, vf limit, vf y)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), y);
+}
+/* 2^n from n in the low bits of t, -126..127. */
+INLINE vf v_pow2_low_bits(vf t)
+{
+    __m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3f800000)));
+}
+INLINE vf v_low(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+INLINE vf v_high(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
+}
+INLINE float v_sum(vf x)
+{
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+INLINE float v_top(vf x)
+{
+    __m256 a = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
+{
+    __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_set1_ps((float)cap), _CMP_LT_OQ);
+    __m512i n = _mm512_mask_cvtps_epi32(_mm512_set1_epi32(cap), below, x);
+    _mm512_storeu_si512(p, _mm512_max_epi32(n, _mm512_setzero_si512()));
+}
+INLINE void v_prefetch(const void *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T0);
+}

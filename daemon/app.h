@@ -1,0 +1,62 @@
+/* daemon/app.h - what the daemon is made of, as handlers see it.
+ *
+ * Life: open (cheap), load (long, on a thread of its own, while the server already answers health checks),
+ * then ready. Handlers other than `always` ones run only when load has finished, so they read model,
+ * engine facts and sched freely: these do not change any more until all calls are over.
+ * Threads: state, admission and drain wishes are atomic; the rest is written before ready.
+ */
+#ifndef SC_DAEMON_APP_H
+#define SC_DAEMON_APP_H
+
+#include <stdatomic.h>
+
+#include "daemon/config.h"
+#include "daemon/dispatch.h"
+#include "daemon/health.h"
+#include "daemon/registry.h"
+#include "scheduler/scheduler.h"
+
+struct sc_server;
+struct sc_watchers;
+struct sc_symbols;
+
+struct sc_app {
+    const struct sc_config *config;
+    uint64_t start_us;
+    _Atomic(enum sc_health_state) state;
+    atomic_bool loaded;
+
+    struct sc_dispatch *dispatch;
+    struct sc_registry registry;  /* requests that run */
+    struct sc_watchers *watchers; /* of health */
+    struct sc_symbols *symbols;   /* for reflection */
+    struct sc_server *server;     /* borrowed; for its numbers */
+
+    struct sc_model *model;
+    struct sc_engine *engine;
+    struct sc_sched *sched;
+    struct sc_engine_info engine_info; /* as of load; live numbers are in the scheduler's stats */
+    bool calibration_builtin;
+    struct sc_hash calibration_hash;
+    uint32_t calibration_tokens;
+
+    int wake_fd;                         /* eventfd of the main loop */
+    atomic_bool drain_wanted;            /* by Control.Drain; then the loop is woken */
+    _Atomic(uint64_t) drain_timeout_us;
+};
+
+enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app,
+                           struct sc_err *err) SC_MUST_CHECK;
+/* Model, engine, calibration, scheduler, and one request through all of it. Blocks. */
+enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err) SC_MUST_CHECK;
+/* Ends what runs and stops the engine; events still go to the dispatcher. */
+void sc_app_stop(struct sc_app *app);
+void sc_app_close(struct sc_app *app); /* zeroed or half-built is fine */
+
+/* May a call be served now? always: before load, too; work: not while draining or failed. */
+enum sc_status sc_app_admits(struct sc_app *app, bool always, bool work,
+                             struct sc_err *err) SC_MUST_CHECK;
+void sc_app_want_drain(struct sc_app *app, uint64_t timeout_us);
+uint64_t sc_app_progress(const struct sc_app *app); /* steps of the slowest rank */
+
+#endif

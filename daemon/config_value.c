@@ -1,0 +1,61 @@
+#include "daemon/config.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+struct unit {
+    const char *suffix;
+    uint64_t factor;
+};
+
+/* A number, digits with at most one fraction, then a unit; spaces between them are fine. */
+static enum sc_status parse_units(const char *text, const struct unit *units, size_t n_units,
+                                  const char *what, uint64_t *ret, struct sc_err *err)
+{
+    char *end;
+    double number;
+    size_t i;
+
+    if (text[0] < '0' || text[0] > '9' || strncasecmp(text, "0x", 2) == 0)
+        return sc_fail(err, SC_EINVAL, "\"%s\" is not a %s", text, what);
+    errno = 0;
+    number = strtod(text, &end);
+    while (*end == ' ')
+        end++;
+    for (i = 0; i < n_units; i++) {
+        if (strcmp(end, units[i].suffix) == 0)
+            break;
+    }
+    if (i == n_units || errno != 0 || !isfinite(number))
+        return sc_fail(err, SC_EINVAL, "\"%s\" is not a %s", text, what);
+    number *= (double)units[i].factor;
+    if (number > 9e18)
+        return sc_fail(err, SC_EINVAL, "\"%s\" is too large", text);
+    *ret = (uint64_t)llround(number);
+    return SC_OK;
+}
+
+enum sc_status sc_size_parse(const char *text, uint64_t *ret_bytes, struct sc_err *err)
+{
+    static const struct unit units[] = {
+        {"", 1},           {"B", 1},          {"KiB", 1ull << 10},
+        {"MiB", 1ull << 20}, {"GiB", 1ull << 30}, {"TiB", 1ull << 40},
+    };
+
+    return parse_units(text, units, SC_ARRAY_LEN(units), "size such as \"512MiB\" or \"8GiB\"",
+                       ret_bytes, err);
+}
+
+enum sc_status sc_duration_parse(const char *text, uint64_t *ret_us, struct sc_err *err)
+{
+    static const struct unit units[] = {
+        {"us", 1},           {"ms", 1000},         {"s", 1000000},
+        {"min", 60000000ull}, {"h", 3600000000ull},
+    };
+
+    return parse_units(text, units, SC_ARRAY_LEN(units),
+                       "duration such as \"500ms\", \"30s\" or \"5min\"", ret_us, err);
+}

@@ -1,0 +1,281 @@
+#include "scheduler/internal.h"
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+void sc_list_push(struct sc_request_list *list, struct sc_request *r)
+{
+    r->next = NULL;
+    if (list->tail != NULL)
+        list->tail->next = r;
+    else
+        list->head = r;
+    list->tail = r;
+    list->n++;
+}
+
+void sc_list_push_front(struct sc_request_list *list, struct sc_request *r)
+{
+    r->next = list->head;
+    list->head = r;
+    if (list->tail == NULL)
+        list->tail = r;
+    list->n++;
+}
+
+struct sc_request *sc_list_pop(struct sc_request_list *list)
+{
+    struct sc_request *r = list->head;
+    if (r == NULL)
+        return NULL;
+    list->head = r->next;
+    if (list->head == NULL)
+        list->tail = NULL;
+    list->n--;
+    r->next = NULL;
+    return r;
+}
+
+void sc_plan_arrive(struct sc_sched *s, struct sc_request *r)
+{
+    r->reserve_pages = sc_engine_pages_estimate(s->engine, &r->recipe, r->reserve_tokens);
+    if (r->reserve_pages > s->n_pages) {
+        struct sc_err err = SC_ERR_INIT;
+        enum sc_status st =
+            sc_fail(&err, SC_EFULL, "%u tokens need about %u pages of KV cache, the pool has %u",
+                    r->reserve_tokens, r->reserve_pages, s->n_pages);
+        sc_events_end(s, r, SC_FINISH_ERROR, st, err.text);
+        sc_request_unref(r);
+        return;
+    }
+    sc_list_push(&s->queue, r);
+    if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
+        s->queue_deadline_us = r->deadline_us;
+}
+
+static uint32_t pages_held(const struct sc_sched *s, const struct sc_request *r)
+{
+    struct sc_seq_stats stats;
+    if (!r->opened)
+        return 0;
+    sc_engine_seq_stats(s->engine, r->slot, &stats);
+    return stats.pages;
+}
+
+static uint64_t pages_available(const struct sc_sched *s)
+{
+    struct sc_engine_info info;
+    sc_engine_get_info(s->engine, &info);
+    return (uint64_t)info.n_pages_free + s->closing_pages;
+}
+
+void sc_plan_admit(struct sc_sched *s)
+{
+    if (s->queue.head == NULL || s->n_free_slots == 0)
+        return;
+    uint64_t free = pages_available(s), promised = 0;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        uint32_t held = pages_held(s, s->running[i]), reserve = s->running[i]->reserve_pages;
+        promised += reserve > held ? reserve - held : 0;
+    }
+    while (s->queue.head != NULL && s->n_free_slots > 0) {
+        struct sc_request *r = s->queue.head;
+        /* A lone one is always tried: only the engine knows that it does not fit. */
+        if (s->n_running > 0 && promised + r->reserve_pages > free)
+            break;
+        promised += r->reserve_pages;
+        sc_list_pop(&s->queue);
+        r->state = SC_REQUEST_RUNNING;
+        r->slot = s->free_slots[--s->n_free_slots];
+        r->ticket = ++s->next_ticket;
+        r->n_starved = 0;
+        s->running[s->n_running++] = r;
+    }
+}
+
+void sc_plan_release(struct sc_sched *s, struct sc_request *r)
+{
+    if (r->slot == SC_SLOT_NONE)
+        return;
+    if (r->opened) {
+        s->closing_pages += pages_held(s, r);
+        s->closes[s->n_closes++] = r->slot;
+    }
+    s->free_slots[s->n_free_slots++] = r->slot;
+    r->opened = false;
+    r->slot = SC_SLOT_NONE;
+}
+
+/* The sequence is dropped and later prefilled again from its prompt and what it generated. Sampler
+ * and text state stay, and so does prompt_len: the cache will be the same. */
+static void preempt_youngest(struct sc_sched *s)
+{
+    struct sc_request *r = s->running[--s->n_running];
+    if (r->opened) {
+        struct sc_seq_stats stats;
+        sc_engine_seq_stats(s->engine, r->slot, &stats);
+        r->compress_us += stats.compress_us;
+        /* Its reserve was too low, or that of its elders: do not come back for less than this. */
+        uint32_t proven = min_u32(stats.pages + 1, s->n_pages);
+        r->reserve_pages = proven > r->reserve_pages ? proven : r->reserve_pages;
+    }
+    sc_plan_release(s, r);
+    r->state = SC_REQUEST_WAITING;
+    r->n_fed = 0;
+    r->receipt.preemptions++;
+    sc_list_push_front(&s->queue, r);
+    if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
+        s->queue_deadline_us = r->deadline_us;
+    pthread_mutex_lock(&s->mu);
+    s->stats.preempted++;
+    pthread_mutex_unlock(&s->mu);
+}
+
+void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err)
+{
+    if (s->n_running > 1) {
+        preempt_youngest(s);
+        return;
+    }
+    SC_ASSERT(s->n_running == 1);
+    struct sc_request *r = s->running[0];
+    struct sc_engine_info info;
+    struct sc_err why = SC_ERR_INIT;
+    sc_engine_get_info(s->engine, &info);
+    enum sc_status st =
+        sc_fail(&why, SC_EFULL,
+                "the KV cache is too small: %u tokens cached hold %u of %u pages, %u free (%s)",
+                r->n_fed, pages_held(s, r), info.n_pages, info.n_pages_free, err->text);
+    sc_events_end(s, r, SC_FINISH_ERROR, st, why.text);
+    sc_events_sweep(s);
+}
+
+/* Where the next run of the request has to end: at the prompt's end, because what follows was
+ * generated one token at a time, and at the recipe's cuts. */
+static uint32_t block_tokens(const struct sc_request *r, uint32_t budget)
+{
+    uint32_t end = r->n_fed < r->n_prompt ? r->n_prompt : r->n_tokens;
+    uint32_t cut = sc_recipe_next_cut(&r->recipe, r->n_prompt, r->n_fed);
+    return min_u32(budget, min_u32(end, cut) - r->n_fed);
+}
+
+static void add_run(struct sc_sched *s, struct sc_request *r, uint32_t n_tokens)
+{
+    bool last = r->n_fed + n_tokens == r->n_tokens && !r->prefill_only;
+    s->run_requests[s->n_runs] = r;
+    s->runs[s->n_runs++] = (struct sc_plan_run){
+        .slot = r->slot,
+        .pos0 = r->n_fed,
+        .n_tokens = n_tokens,
+        .tokens = r->tokens + r->n_fed,
+        .want = last ? SC_LOGITS_LAST : SC_LOGITS_NONE,
+        .sampler = last ? r->sampler : NULL,
+    };
+}
+
+/* Decode first: one row each, and somebody is reading. The rest of the rows goes to prefill in
+ * turns, a block each, starting after the one that was served last: a short prompt waits for one
+ * block of every other, not for a long document's end. */
+static void choose_runs(struct sc_sched *s)
+{
+    uint32_t n = s->n_running, rows = s->max_step_tokens, start = 0;
+    s->n_runs = 0;
+    for (uint32_t i = 0; i < n && rows > 0; i++)
+        if (sc_request_decodes(s->running[i])) {
+            add_run(s, s->running[i], 1);
+            rows--;
+        }
+    while (start < n && s->running[start]->ticket <= s->prefill_turn)
+        start++;
+    uint32_t budget = min_u32(rows, s->prefill_tokens);
+    for (uint32_t i = 0; i < n && budget > 0; i++) {
+        struct sc_request *r = s->running[(start + i) % n];
+        if (sc_request_decodes(r))
+            continue;
+        uint32_t tokens = block_tokens(r, budget);
+        add_run(s, r, tokens);
+        budget -= tokens;
+    }
+}
+
+static uint32_t pages_needed(const struct sc_sched *s, const struct sc_plan_run *run,
+                             const struct sc_request *r)
+{
+    if (r->opened)
+        return sc_engine_pages_needed(s->engine, run->slot, run->n_tokens);
+    return sc_engine_pages_estimate(s->engine, &r->recipe, run->n_tokens);
+}
+
+/* Leaves out the runs that find no pages. False: too many, or for too long; somebody has to go. */
+static bool fit_runs(struct sc_sched *s)
+{
+    uint64_t available = pages_available(s);
+    uint32_t n = 0;
+    bool patient = true;
+    if (s->n_running == 1) /* the engine's own answer counts */
+        return true;
+    for (uint32_t i = 0; i < s->n_runs; i++) {
+        struct sc_request *r = s->run_requests[i];
+        uint32_t need = pages_needed(s, &s->runs[i], r);
+        if (need > available) {
+            r->starved = true;
+            patient = patient && r->n_starved < SC_STARVED_STEPS_MAX;
+            continue;
+        }
+        available -= need;
+        s->runs[n] = s->runs[i];
+        s->run_requests[n++] = r;
+    }
+    bool fits = patient && (n > 0 || s->n_runs == 0);
+    s->n_runs = n;
+    return fits;
+}
+
+static void choose_opens(struct sc_sched *s)
+{
+    s->n_opens = 0;
+    for (uint32_t i = 0; i < s->n_runs; i++) {
+        struct sc_request *r = s->run_requests[i];
+        if (!r->opened)
+            s->opens[s->n_opens++] = (struct sc_plan_open){
+                .slot = r->slot,
+                .recipe = &r->recipe,
+                .prompt_len = r->n_prompt,
+                .on_chunk = r->on_chunk,
+                .on_chunk_ctx = r->ctx,
+            };
+    }
+}
+
+bool sc_plan_build(struct sc_sched *s)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < s->n_running; i++)
+            s->running[i]->starved = false;
+        choose_runs(s);
+        if (fit_runs(s))
+            break;
+        preempt_youngest(s);
+    }
+    choose_opens(s);
+    return s->n_closes > 0 || s->n_runs > 0;
+}
+
+void sc_plan_commit(struct sc_sched *s, uint64_t start_us)
+{
+    s->n_closes = 0;
+    s->closing_pages = 0;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        s->running[i]->n_starved = s->running[i]->starved ? s->running[i]->n_starved + 1 : 0;
+    for (uint32_t i = 0; i < s->n_runs; i++) {
+        struct sc_request *r = s->run_requests[i];
+        if (!sc_request_decodes(r))
+            s->prefill_turn = r->ticket;
+        r->opened = true;
+        r->n_fed += s->runs[i].n_tokens;
+        if (r->first_step_us == 0)
+            r->first_step_us = start_us;
+    }
+}

@@ -1,0 +1,101 @@
+/* scheduler/request.h - one request from submit to DONE, as the scheduler keeps it.
+ *
+ * Memory: all of it is taken at submit: the struct, one arena for stop strings and ids, one array
+ * for the tokens (prompt and output; what is never reached is never touched), the sampler. Threads:
+ * what is fixed at submit is read-only; references and the cancel flag are atomic; the rest belongs
+ * to the scheduler thread.
+ */
+#ifndef SC_SCHEDULER_REQUEST_H
+#define SC_SCHEDULER_REQUEST_H
+
+#include <stdatomic.h>
+
+#include "base/arena.h"
+#include "model/tokenizer.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/stops.h"
+
+/* An open-ended request (max_tokens 0) reserves pages for this much output only: most end long
+ * before the context does, and preemption covers the others. */
+#define SC_OPEN_ENDED_RESERVE 512u
+
+#define SC_SLOT_NONE UINT32_MAX
+
+enum sc_request_state { SC_REQUEST_WAITING, SC_REQUEST_RUNNING, SC_REQUEST_ENDED };
+
+struct sc_request {
+    atomic_uint n_refs;
+    atomic_bool canceled;
+    struct sc_request *next; /* in the inbox or the queue */
+
+    /* Fixed at submit. */
+    struct sc_arena arena;
+    const struct sc_model_config *config;
+    uint32_t n_prompt, max_tokens, min_tokens;
+    uint32_t reserve_tokens; /* logical length for which pages are reserved */
+    bool ignore_eos, include_stop_string, prefill_only;
+    struct sc_stop_string *stops;
+    uint32_t n_stops;
+    int32_t *stop_ids;
+    uint32_t n_stop_ids;
+    struct sc_recipe recipe;
+    struct sc_hash recipe_id;
+    uint64_t deadline_us, submit_us;
+    sc_event_fn *on_event;
+    void *ctx;
+    sc_chunk_fn *on_chunk;
+
+    /* The scheduler thread's. */
+    enum sc_request_state state;
+    uint32_t slot;              /* SC_SLOT_NONE unless running */
+    bool opened;                /* the engine holds a sequence in that slot */
+    uint64_t ticket;            /* order of admission */
+    uint32_t reserve_pages;     /* grows to what was held when a preemption proved it too low */
+    bool starved;               /* the plan leaves it out because its run finds no pages */
+    uint32_t n_starved;         /* steps in a row */
+    int32_t *tokens;            /* [n_prompt + max_tokens] */
+    uint32_t n_tokens;          /* known: prompt and sampled */
+    uint32_t n_fed;             /* of those, in the engine's cache */
+    uint32_t n_reported;        /* prompt tokens told of by PROGRESS; never goes back */
+    struct sc_sampler *sampler; /* NULL with prefill_only */
+    struct sc_detok detok;
+    uint32_t n_held; /* text that may begin a stop string; whole UTF-8 sequences */
+    char held[SC_STOP_STRING_BYTES_MAX];
+    struct sc_receipt receipt;
+    uint64_t first_step_us, first_token_us, last_token_us; /* CLOCK_MONOTONIC; 0: not yet */
+    uint64_t compress_us;                                  /* of sequences closed by preemption */
+};
+
+/* What a scheduler knows of its engine and model; fixed at open. */
+struct sc_request_limits {
+    const struct sc_model *model;
+    uint32_t context; /* logical tokens of one sequence */
+    uint32_t auto_min_tokens;
+    bool calibrated;
+    struct sc_hash calibration;
+};
+
+/* Checks and copies everything; one reference. The errors are those of sc_sched_submit. */
+enum sc_status sc_request_open(const struct sc_request_limits *limits,
+                               const struct sc_request_opts *opts, struct sc_request **ret_request,
+                               struct sc_err *err) SC_MUST_CHECK;
+
+static inline void sc_request_ref(struct sc_request *r)
+{
+    atomic_fetch_add_explicit(&r->n_refs, 1, memory_order_relaxed);
+}
+
+static inline uint32_t sc_request_completion(const struct sc_request *r)
+{
+    return r->n_tokens - r->n_prompt;
+}
+
+/* All but the last known token are cached, and that one was generated. */
+static inline bool sc_request_decodes(const struct sc_request *r)
+{
+    return r->n_fed >= r->n_prompt && r->n_tokens - r->n_fed == 1;
+}
+
+uint64_t sc_monotonic_us(void);
+
+#endif

@@ -1,0 +1,329 @@
+#include "scheduler/scheduler.h"
+
+#include <stdlib.h>
+
+#include "scheduler/internal.h"
+
+/* Takes in what was submitted, or sleeps until there is something to do. False: time to close. */
+static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
+{
+    struct sc_request_list arrived;
+    pthread_mutex_lock(&s->mu);
+    while (!s->closing && s->inbox.head == NULL && s->queue.head == NULL && s->n_running == 0 &&
+           s->n_closes == 0)
+        pthread_cond_wait(&s->wake, &s->mu);
+    bool go_on = !s->closing;
+    arrived = s->inbox;
+    s->inbox = (struct sc_request_list){0};
+    s->stats.waiting = s->queue.n + arrived.n;
+    *ret_any_canceled = s->any_canceled;
+    s->any_canceled = false;
+    pthread_mutex_unlock(&s->mu);
+    for (struct sc_request *r = sc_list_pop(&arrived); r != NULL; r = sc_list_pop(&arrived))
+        sc_plan_arrive(s, r);
+    return go_on;
+}
+
+static void publish(struct sc_sched *s, bool stepped)
+{
+    struct sc_engine_info info;
+    sc_engine_get_info(s->engine, &info);
+    pthread_mutex_lock(&s->mu);
+    s->stats.waiting = s->queue.n;
+    s->stats.running = s->n_running;
+    s->stats.pages_free = info.n_pages_free;
+    s->stats.failed_group = s->failed;
+    if (stepped) {
+        s->stats.steps++;
+        s->stats.last_step_us = sc_monotonic_us();
+    }
+    pthread_mutex_unlock(&s->mu);
+}
+
+/* True: the request was ended. */
+static bool end_if_due(struct sc_sched *s, struct sc_request *r, uint64_t now)
+{
+    if (atomic_load(&r->canceled)) {
+        sc_events_end(s, r, SC_FINISH_ERROR, SC_ECANCELED, "the request was cancelled");
+        return true;
+    }
+    if (r->deadline_us != 0 && now >= r->deadline_us) {
+        struct sc_err err = SC_ERR_INIT;
+        sc_fail(&err, SC_ETIMEDOUT, "deadline exceeded after %u of %u prompt tokens, %u generated",
+                r->n_reported, r->n_prompt, sc_request_completion(r));
+        sc_events_end(s, r, SC_FINISH_ERROR, SC_ETIMEDOUT, err.text);
+        return true;
+    }
+    return false;
+}
+
+/* Cancels and deadlines. The queue may be long: it is walked only when one of its members is due.
+ */
+static void end_due(struct sc_sched *s, bool any_canceled)
+{
+    uint64_t now = sc_monotonic_us();
+    for (uint32_t i = 0; i < s->n_running; i++)
+        end_if_due(s, s->running[i], now);
+    sc_events_sweep(s);
+    if (!any_canceled && now < s->queue_deadline_us)
+        return;
+    struct sc_request_list old = s->queue;
+    s->queue = (struct sc_request_list){0};
+    s->queue_deadline_us = UINT64_MAX;
+    for (struct sc_request *r = sc_list_pop(&old); r != NULL; r = sc_list_pop(&old)) {
+        if (end_if_due(s, r, now)) {
+            sc_request_unref(r);
+            continue;
+        }
+        sc_list_push(&s->queue, r);
+        if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
+            s->queue_deadline_us = r->deadline_us;
+    }
+}
+
+static void end_queue(struct sc_sched *s, enum sc_status status, const char *error)
+{
+    for (struct sc_request *r = sc_list_pop(&s->queue); r != NULL; r = sc_list_pop(&s->queue)) {
+        sc_events_end(s, r, SC_FINISH_ERROR, status, error);
+        sc_request_unref(r);
+    }
+    s->queue_deadline_us = UINT64_MAX;
+}
+
+static void end_running(struct sc_sched *s, enum sc_status status, const char *error)
+{
+    for (uint32_t i = 0; i < s->n_running; i++)
+        sc_events_end(s, s->running[i], SC_FINISH_ERROR, status, error);
+    sc_events_sweep(s);
+}
+
+/* All sequences are lost: their requests end, the queue waits for the new generation. */
+static void engine_failed(struct sc_sched *s, const struct sc_err *cause)
+{
+    struct sc_err err = SC_ERR_INIT;
+    sc_fail(&err, SC_EUNAVAIL, "the engine failed: %s (%s)", cause->text,
+            sc_status_name(cause->status));
+    for (uint32_t i = 0; i < s->n_running; i++)
+        s->running[i]->opened = false;
+    s->n_closes = 0;
+    s->closing_pages = 0;
+    end_running(s, SC_EUNAVAIL, err.text);
+    struct sc_err reset_err = SC_ERR_INIT;
+    enum sc_status st = sc_engine_reset(s->engine, &reset_err);
+    if (st == SC_OK)
+        return;
+    s->failed = true;
+    sc_err_clear(&err);
+    sc_fail(&err, SC_EUNAVAIL, "the engine failed and could not be reset: %s", reset_err.text);
+    end_queue(s, SC_EUNAVAIL, err.text);
+}
+
+/* One step. False: nothing was executed. */
+static bool step(struct sc_sched *s)
+{
+    for (;;) {
+        struct sc_err err = SC_ERR_INIT;
+        if (!sc_plan_build(s))
+            return false;
+        const struct sc_plan plan = {.closes = s->closes,
+                                     .opens = s->opens,
+                                     .runs = s->runs,
+                                     .n_closes = s->n_closes,
+                                     .n_opens = s->n_opens,
+                                     .n_runs = s->n_runs};
+        uint64_t start = sc_monotonic_us();
+        enum sc_status st = sc_engine_step(s->engine, &plan, s->results, &err);
+        if (st == SC_EFULL && s->n_running > 0) {
+            sc_plan_make_room(s, &err);
+            continue;
+        }
+        if (st != SC_OK) {
+            engine_failed(s, &err);
+            return false;
+        }
+        sc_plan_commit(s, start);
+        break;
+    }
+    uint64_t now = sc_monotonic_us();
+    for (uint32_t i = 0; i < s->n_runs; i++)
+        sc_events_after_run(s, s->run_requests[i], &s->results[i], now);
+    sc_events_sweep(s);
+    return true;
+}
+
+static void *thread_main(void *arg)
+{
+    struct sc_sched *s = arg;
+    bool any_canceled;
+    while (wait_for_work(s, &any_canceled)) {
+        end_due(s, any_canceled);
+        if (s->failed)
+            end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
+        sc_plan_admit(s);
+        publish(s, step(s));
+    }
+    end_running(s, SC_EUNAVAIL, "the server is shutting down");
+    end_queue(s, SC_EUNAVAIL, "the server is shutting down");
+    publish(s, s->failed ? false : step(s)); /* the sequences' slots, closed */
+    return NULL;
+}
+
+static enum sc_status check_opts(const struct sc_sched_opts *opts,
+                                 const struct sc_engine_info *info, struct sc_err *err)
+{
+    if (opts->queue_max == 0 || opts->queue_max > SC_QUEUE_MAX)
+        return sc_fail(err, SC_EINVAL, "queue length: %u, limits 1..%u", opts->queue_max,
+                       SC_QUEUE_MAX);
+    if (opts->prefill_tokens == 0 || opts->prefill_tokens > info->max_step_tokens)
+        return sc_fail(err, SC_EINVAL, "prefill tokens of a step: %u, limits 1..%u",
+                       opts->prefill_tokens, info->max_step_tokens);
+    if (info->max_seqs == 0 || info->max_seqs > SC_SEQS_MAX)
+        return sc_fail(err, SC_EINVAL, "sequences: %u, limits 1..%u", info->max_seqs, SC_SEQS_MAX);
+    if (info->max_step_tokens < info->max_seqs)
+        return sc_fail(err, SC_EINVAL, "tokens of a step: %u, fewer than the %u sequences",
+                       info->max_step_tokens, info->max_seqs);
+    return SC_OK;
+}
+
+static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
+{
+    size_t n = s->max_seqs;
+    s->running = calloc(n, sizeof(*s->running));
+    s->free_slots = calloc(n, sizeof(*s->free_slots));
+    s->closes = calloc(n, sizeof(*s->closes));
+    s->opens = calloc(n, sizeof(*s->opens));
+    s->runs = calloc(n, sizeof(*s->runs));
+    s->run_requests = calloc(n, sizeof(struct sc_request *));
+    s->results = calloc(n, sizeof(*s->results));
+    s->text.bytes = malloc(SC_STEP_TEXT_BYTES);
+    if (s->running == NULL || s->free_slots == NULL || s->closes == NULL || s->opens == NULL ||
+        s->runs == NULL || s->run_requests == NULL || s->results == NULL || s->text.bytes == NULL)
+        return sc_fail(err, SC_ENOMEM, "a scheduler for %zu sequences", n);
+    s->text.cap = SC_STEP_TEXT_BYTES;
+    while (s->n_free_slots < s->max_seqs) { /* slot 0 is taken first */
+        s->free_slots[s->n_free_slots] = s->max_seqs - 1 - s->n_free_slots;
+        s->n_free_slots++;
+    }
+    return SC_OK;
+}
+
+static void sched_free(struct sc_sched *s)
+{
+    pthread_cond_destroy(&s->wake);
+    pthread_mutex_destroy(&s->mu);
+    sc_text_fini(&s->text);
+    free(s->running);
+    free(s->free_slots);
+    free(s->closes);
+    free(s->opens);
+    free(s->runs);
+    free(s->run_requests);
+    free(s->results);
+    free(s);
+}
+
+enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched **ret_sched,
+                             struct sc_err *err)
+{
+    struct sc_engine_info info;
+    sc_engine_get_info(opts->engine, &info);
+    enum sc_status st = check_opts(opts, &info, err);
+    if (st != SC_OK)
+        return st;
+    struct sc_sched *s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        return sc_fail(err, SC_ENOMEM, "a scheduler");
+    pthread_mutex_init(&s->mu, NULL);
+    pthread_cond_init(&s->wake, NULL);
+    const struct sc_calibration *calibration = sc_engine_calibration(opts->engine);
+    s->engine = opts->engine;
+    s->limits = (struct sc_request_limits){.model = opts->model,
+                                           .context = info.max_context,
+                                           .auto_min_tokens = opts->auto_min_tokens,
+                                           .calibrated = calibration != NULL};
+    if (calibration != NULL)
+        s->limits.calibration = sc_calibration_hash(calibration);
+    s->queue_max = opts->queue_max;
+    s->prefill_tokens = opts->prefill_tokens;
+    s->max_seqs = info.max_seqs;
+    s->max_step_tokens = info.max_step_tokens;
+    s->n_pages = info.n_pages;
+    s->queue_deadline_us = UINT64_MAX;
+    s->stats.pages_total = info.n_pages;
+    s->stats.pages_free = info.n_pages_free;
+    st = take_arrays(s, err);
+    if (st != SC_OK)
+        goto fail;
+    int rc = pthread_create(&s->thread, NULL, thread_main, s);
+    if (rc != 0) {
+        st = sc_fail(err, SC_ENOMEM, "the scheduler's thread: error %d", rc);
+        goto fail;
+    }
+    *ret_sched = s;
+    return SC_OK;
+
+fail:
+    sched_free(s);
+    return st;
+}
+
+void sc_sched_close(struct sc_sched *sched)
+{
+    if (sched == NULL)
+        return;
+    pthread_mutex_lock(&sched->mu);
+    sched->closing = true;
+    pthread_cond_signal(&sched->wake);
+    pthread_mutex_unlock(&sched->mu);
+    pthread_join(sched->thread, NULL);
+    sched_free(sched);
+}
+
+static enum sc_status enqueue_locked(struct sc_sched *s, struct sc_request *r, struct sc_err *err)
+{
+    if (s->closing)
+        return sc_fail(err, SC_EUNAVAIL, "the server is shutting down");
+    if (s->stats.failed_group)
+        return sc_fail(err, SC_EUNAVAIL, "the engine failed and could not be reset");
+    if (s->stats.waiting + s->inbox.n >= s->queue_max)
+        return sc_fail(err, SC_EFULL, "the queue is full: %u requests wait, limit %u",
+                       s->stats.waiting + s->inbox.n, s->queue_max);
+    sc_request_ref(r); /* the scheduler's own, until DONE */
+    sc_list_push(&s->inbox, r);
+    s->stats.submitted++;
+    pthread_cond_signal(&s->wake);
+    return SC_OK;
+}
+
+enum sc_status sc_sched_submit(struct sc_sched *sched, const struct sc_request_opts *opts,
+                               struct sc_request **ret_request, struct sc_err *err)
+{
+    struct sc_request *r;
+    enum sc_status st = sc_request_open(&sched->limits, opts, &r, err);
+    if (st != SC_OK)
+        return st;
+    pthread_mutex_lock(&sched->mu);
+    st = enqueue_locked(sched, r, err);
+    if (st == SC_OK)
+        *ret_request = r; /* before any event can come */
+    pthread_mutex_unlock(&sched->mu);
+    if (st != SC_OK)
+        sc_request_unref(r);
+    return st;
+}
+
+void sc_sched_cancel(struct sc_sched *sched, struct sc_request *request)
+{
+    atomic_store(&request->canceled, true);
+    pthread_mutex_lock(&sched->mu);
+    sched->any_canceled = true;
+    pthread_mutex_unlock(&sched->mu);
+}
+
+void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats)
+{
+    pthread_mutex_lock(&sched->mu);
+    *ret_stats = sched->stats;
+    ret_stats->waiting += sched->inbox.n;
+    pthread_mutex_unlock(&sched->mu);
+}

@@ -1,0 +1,242 @@
+#include "shard/calibration.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "shard/recipe.h"
+
+#define FILE_VERSION   1
+#define FILE_BYTES_MAX ((size_t)64 << 20)
+
+static const char *const metric_names[SC_METRIC_COUNT] = {"l2_pre", "l2_post", "cos_pre",
+                                                          "cos_post"};
+
+static size_t n_vars(const struct sc_calibration *c)
+{
+    return (size_t)c->n_layers * c->n_kv_heads;
+}
+
+static size_t n_taus(const struct sc_calibration *c)
+{
+    return (size_t)SC_METRIC_COUNT * c->n_layers * SC_CALIBRATION_RATIOS;
+}
+
+enum sc_status sc_calibration_init(struct sc_calibration *c, uint32_t n_layers, uint32_t n_kv_heads,
+                                   struct sc_err *err)
+{
+    static const float ratios[SC_CALIBRATION_RATIOS] = {0.80f, 0.65f, 0.50f, 0.40f, 0.333f,
+                                                        0.25f, 0.20f, 0.15f, 0.10f, 0.06f};
+    *c = (struct sc_calibration){.n_layers = n_layers, .n_kv_heads = n_kv_heads};
+    memcpy(c->ratios, ratios, sizeof(ratios));
+    c->key_var = calloc(n_vars(c), sizeof(float));
+    c->tau = calloc(n_taus(c), sizeof(float));
+    if (c->key_var != NULL && c->tau != NULL)
+        return SC_OK;
+    sc_calibration_fini(c);
+    return sc_fail(err, SC_ENOMEM, "calibration: out of memory for %u layers of %u KV heads",
+                   n_layers, n_kv_heads);
+}
+
+void sc_calibration_fini(struct sc_calibration *c)
+{
+    free(c->key_var);
+    free(c->tau);
+    *c = (struct sc_calibration){0};
+}
+
+enum sc_status sc_calibration_copy(struct sc_calibration *dst, const struct sc_calibration *src,
+                                   struct sc_err *err)
+{
+    enum sc_status st = sc_calibration_init(dst, src->n_layers, src->n_kv_heads, err);
+    if (st != SC_OK)
+        return st;
+    memcpy(dst->key_var, src->key_var, n_vars(src) * sizeof(float));
+    memcpy(dst->tau, src->tau, n_taus(src) * sizeof(float));
+    memcpy(dst->ratios, src->ratios, sizeof(src->ratios));
+    dst->n_tokens = src->n_tokens;
+    dst->model = src->model;
+    return SC_OK;
+}
+
+float sc_calibration_tau(const struct sc_calibration *c, enum sc_metric metric, uint32_t layer,
+                         float ratio)
+{
+    const float *tau = c->tau + ((size_t)metric * c->n_layers + layer) * SC_CALIBRATION_RATIOS;
+    uint32_t i = 0;
+
+    if (ratio >= c->ratios[0])
+        return tau[0];
+    while (i + 1 < SC_CALIBRATION_RATIOS && c->ratios[i + 1] > ratio)
+        i++;
+    if (i + 1 == SC_CALIBRATION_RATIOS)
+        return tau[i];
+    float t = (logf(c->ratios[i]) - logf(ratio)) / (logf(c->ratios[i]) - logf(c->ratios[i + 1]));
+    return tau[i] + t * (tau[i + 1] - tau[i]);
+}
+
+int64_t sc_calibration_tau_fixed(const struct sc_calibration *c, const struct sc_recipe *recipe,
+                                 uint32_t layer, bool generated)
+{
+    double tau;
+    if (recipe->similarity_threshold > 0.0f) {
+        bool l2 = recipe->metric == SC_METRIC_L2_PRE || recipe->metric == SC_METRIC_L2_POST;
+        double unrelated = (l2 ? 2.0 : 1.0) * c->n_kv_heads;
+        double allowed = 1.0 - (double)recipe->similarity_threshold;
+        tau = unrelated * (generated ? allowed / 2 : allowed); /* generated text: tighter */
+    } else {
+        tau = sc_calibration_tau(c, recipe->metric, layer,
+                                 generated ? recipe->generated_ratio : recipe->target_ratio);
+    }
+    if (recipe->label_scope == SC_LABELS_PER_HEAD)
+        tau /= c->n_kv_heads; /* one head's share of a sum over all */
+    return (int64_t)llround(tau * (double)SC_DIST_ONE);
+}
+
+struct sc_hash sc_calibration_hash(const struct sc_calibration *c)
+{
+    struct sc_hasher h;
+    sc_hasher_init(&h);
+    sc_hasher_str(&h, "semanticache calibration");
+    sc_hasher_u32(&h, c->n_layers);
+    sc_hasher_u32(&h, c->n_kv_heads);
+    for (size_t i = 0; i < n_vars(c); i++)
+        sc_hasher_f32(&h, c->key_var[i]);
+    for (size_t i = 0; i < SC_CALIBRATION_RATIOS; i++)
+        sc_hasher_f32(&h, c->ratios[i]);
+    for (size_t i = 0; i < n_taus(c); i++)
+        sc_hasher_f32(&h, c->tau[i]);
+    return sc_hasher_end(&h);
+}
+
+static json_t *floats_to_json(const float *v, size_t n)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < n; i++)
+        (void)json_array_append_new(a, json_real((double)v[i]));
+    return a;
+}
+
+enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *path,
+                                   struct sc_err *err)
+{
+    char hex[2 * SC_HASH_BYTES + 1], tmp[4096];
+    enum sc_status st = SC_OK;
+
+    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%ld.tmp", path, (long)getpid()) >= sizeof(tmp))
+        return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", path, sizeof(tmp));
+    sc_hash_hex(&c->model, hex);
+    json_t *root = json_object(), *tau = json_object();
+    (void)json_object_set_new(root, "version", json_integer(FILE_VERSION));
+    (void)json_object_set_new(root, "model", json_string(hex));
+    (void)json_object_set_new(root, "n_layers", json_integer(c->n_layers));
+    (void)json_object_set_new(root, "n_kv_heads", json_integer(c->n_kv_heads));
+    (void)json_object_set_new(root, "n_tokens", json_integer(c->n_tokens));
+    (void)json_object_set_new(root, "ratios", floats_to_json(c->ratios, SC_CALIBRATION_RATIOS));
+    (void)json_object_set_new(root, "key_var", floats_to_json(c->key_var, n_vars(c)));
+    for (uint32_t m = 0; m < SC_METRIC_COUNT; m++) {
+        size_t per = (size_t)c->n_layers * SC_CALIBRATION_RATIOS;
+        (void)json_object_set_new(tau, metric_names[m], floats_to_json(c->tau + m * per, per));
+    }
+    (void)json_object_set_new(root, "tau", tau);
+    if (json_dump_file(root, tmp, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0)
+        st = sc_fail(err, SC_EIO, "%s: cannot write", tmp);
+    else if (rename(tmp, path) != 0)
+        st = sc_fail(err, SC_EIO, "%s: cannot rename from %s", path, tmp);
+    if (st != SC_OK)
+        (void)unlink(tmp);
+    json_decref(root);
+    return st;
+}
+
+static enum sc_status floats_from_json(const json_t *a, const char *field, float *out, size_t n,
+                                       struct sc_err *err)
+{
+    if (!json_is_array(a) || json_array_size(a) != n)
+        return sc_fail(err, SC_EFORMAT, "%s: %zu numbers, expected %zu", field,
+                       json_is_array(a) ? json_array_size(a) : 0, n);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(a, i);
+        double d = json_number_value(v);
+        if (!json_is_number(v) || !isfinite(d) || d < 0.0 || d > 1e9)
+            return sc_fail(err, SC_EFORMAT, "%s[%zu]: must be a number in 0..1e9", field, i);
+        out[i] = (float)d;
+    }
+    return SC_OK;
+}
+
+static enum sc_status parse(const json_t *root, const struct sc_model_config *config,
+                            const struct sc_hash *model, struct sc_calibration *c,
+                            struct sc_err *err)
+{
+    char hex[2 * SC_HASH_BYTES + 1];
+    const json_t *tau = json_object_get(root, "tau");
+    const char *made_for = json_string_value(json_object_get(root, "model"));
+    json_int_t version = json_integer_value(json_object_get(root, "version"));
+    json_int_t layers = json_integer_value(json_object_get(root, "n_layers"));
+    json_int_t heads = json_integer_value(json_object_get(root, "n_kv_heads"));
+    enum sc_status st;
+
+    if (version != FILE_VERSION)
+        return sc_fail(err, SC_EFORMAT, "version: %lld, must be %d", (long long)version,
+                       FILE_VERSION);
+    sc_hash_hex(model, hex);
+    if (made_for == NULL || strcmp(made_for, hex) != 0)
+        return sc_fail(err, SC_EFORMAT, "model: made for %.64s, this model is %s",
+                       made_for != NULL ? made_for : "nothing", hex);
+    if (layers != config->n_layers || heads != config->n_kv_heads)
+        return sc_fail(err, SC_EFORMAT, "n_layers, n_kv_heads: %lld, %lld, the model has %u, %u",
+                       (long long)layers, (long long)heads, config->n_layers, config->n_kv_heads);
+    c->n_tokens = (uint32_t)json_integer_value(json_object_get(root, "n_tokens"));
+    c->model = *model;
+    st = floats_from_json(json_object_get(root, "ratios"), "ratios", c->ratios,
+                          SC_CALIBRATION_RATIOS, err);
+    for (uint32_t i = 1; i < SC_CALIBRATION_RATIOS && st == SC_OK; i++)
+        if (c->ratios[i] >= c->ratios[i - 1] || c->ratios[i] <= 0.0f)
+            st = sc_fail(err, SC_EFORMAT, "ratios[%u]: %g, must descend and be positive", i,
+                         (double)c->ratios[i]);
+    if (st == SC_OK)
+        st = floats_from_json(json_object_get(root, "key_var"), "key_var", c->key_var, n_vars(c),
+                              err);
+    for (uint32_t m = 0; m < SC_METRIC_COUNT && st == SC_OK; m++) {
+        size_t per = (size_t)c->n_layers * SC_CALIBRATION_RATIOS;
+        st = floats_from_json(json_object_get(tau, metric_names[m]), metric_names[m],
+                              c->tau + m * per, per, err);
+    }
+    return st;
+}
+
+enum sc_status sc_calibration_load(const char *path, const struct sc_model_config *config,
+                                   const struct sc_hash *model, struct sc_calibration *ret_c,
+                                   struct sc_err *err)
+{
+    struct sc_calibration c = {0};
+    json_error_t je;
+    enum sc_status st;
+
+    FILE *f = fopen(path, "rb");
+    if (f == NULL)
+        return sc_fail(err, SC_ENOENT, "%s: cannot open", path);
+    if (fseek(f, 0, SEEK_END) != 0 || ftell(f) < 0 || (size_t)ftell(f) > FILE_BYTES_MAX) {
+        (void)fclose(f);
+        return sc_fail(err, SC_EFORMAT, "%s: larger than %zu bytes", path, FILE_BYTES_MAX);
+    }
+    rewind(f);
+    json_t *root = json_loadf(f, JSON_REJECT_DUPLICATES, &je);
+    (void)fclose(f);
+    if (root == NULL)
+        return sc_fail(err, SC_EFORMAT, "%s:%d:%d: %s", path, je.line, je.column, je.text);
+    st = sc_calibration_init(&c, config->n_layers, config->n_kv_heads, err);
+    if (st == SC_OK)
+        st = parse(root, config, model, &c, err);
+    json_decref(root);
+    if (st != SC_OK) {
+        sc_calibration_fini(&c);
+        return sc_err_prefix(err, st, "%s", path);
+    }
+    *ret_c = c;
+    return SC_OK;
+}

@@ -1,0 +1,45 @@
+/* shard/comm.h - collectives between the ranks of a group.
+ *
+ * One interface; here the `local` implementation: ranks are threads of one process and reduce each
+ * other's buffers in rank order, so that a sum has the same bits on every rank and in every run.
+ * Every rank must call the same collectives in the same order. abort() releases all ranks that wait, and
+ * every later call fails with SC_EPEER until the group is reset.
+ * Memory: all at open. Threads: a sc_comm belongs to its rank's thread; abort may come from any.
+ */
+#ifndef SC_SHARD_COMM_H
+#define SC_SHARD_COMM_H
+
+#include "base/status.h"
+
+struct sc_comm;
+
+struct sc_comm_ops {
+    /* In place; n elements; the result is the same bits on all ranks. */
+    enum sc_status (*sum_f32)(struct sc_comm *comm, float *data, size_t n, struct sc_err *err);
+    enum sc_status (*sum_i32)(struct sc_comm *comm, int32_t *data, size_t n, struct sc_err *err);
+    enum sc_status (*min_u64)(struct sc_comm *comm, uint64_t *data, size_t n, struct sc_err *err);
+    enum sc_status (*max_u32)(struct sc_comm *comm, uint32_t *data, size_t n, struct sc_err *err);
+    /* src [n_rows, widths[rank]] of each rank side by side, in rank order, into dst of rank 0
+     * [n_rows, sum of widths]; dst is ignored on the others. */
+    enum sc_status (*gather_cols)(struct sc_comm *comm, const float *src, uint32_t n_rows,
+                                  const uint32_t *widths, float *dst, struct sc_err *err);
+    void (*abort)(struct sc_comm *comm);
+    void (*close)(struct sc_comm *comm);
+};
+
+struct sc_comm {
+    const struct sc_comm_ops *ops;
+    uint32_t rank, n_ranks;
+};
+
+/* A group of n_ranks communicators; scratch_bytes: the largest buffer that will be reduced. */
+struct sc_local_group;
+enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes,
+                                   struct sc_local_group **ret_group,
+                                   struct sc_err *err) SC_MUST_CHECK;
+void sc_local_group_close(struct sc_local_group *group); /* closes its communicators; NULL is fine */
+struct sc_comm *sc_local_group_comm(struct sc_local_group *group, uint32_t rank); /* borrowed */
+/* After abort, when no rank is inside a collective: usable again. */
+void sc_local_group_reset(struct sc_local_group *group);
+
+#endif

@@ -1,0 +1,278 @@
+#include "shard/comm.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+
+/* A collective has three phases divided by barriers: every rank shows its buffer; rank r reduces slice
+ * r of all buffers, in rank order, into the shared scratch; every rank copies the whole back. */
+
+#define SPINS 2000
+
+struct local_comm {
+    struct sc_comm base; /* first: ops get this pointer */
+    struct sc_local_group *group;
+};
+
+struct sc_local_group {
+    uint32_t n_ranks;
+    size_t scratch_bytes;
+    _Atomic uint32_t arrived;
+    _Atomic uint32_t phase; /* futex word */
+    _Atomic uint32_t aborted;
+    void *scratch;
+    struct {
+        void *data;
+        size_t n;
+    } shown[64]; /* written by its rank before the first barrier */
+    struct local_comm comms[];
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
+{
+    /* The timeout only bounds a lost wake-up by a dying thread; the loop around it re-checks. */
+    struct timespec ts = {.tv_sec = 0, .tv_nsec = 50000000};
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &ts, NULL, 0);
+}
+
+static void futex_wake_all(_Atomic uint32_t *word)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+static void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static enum sc_status barrier(struct local_comm *c, struct sc_err *err)
+{
+    struct sc_local_group *g = c->group;
+    uint32_t phase = atomic_load_explicit(&g->phase, memory_order_acquire);
+
+    if (atomic_load_explicit(&g->aborted, memory_order_acquire) != 0)
+        return sc_fail(err, SC_EPEER, "collective aborted by another rank");
+    if (atomic_fetch_add_explicit(&g->arrived, 1, memory_order_acq_rel) + 1 == g->n_ranks) {
+        atomic_store_explicit(&g->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&g->phase, phase + 1, memory_order_release);
+        futex_wake_all(&g->phase);
+        return SC_OK;
+    }
+    for (int spin = 0; atomic_load_explicit(&g->phase, memory_order_acquire) == phase;) {
+        if (atomic_load_explicit(&g->aborted, memory_order_acquire) != 0)
+            return sc_fail(err, SC_EPEER, "collective aborted by another rank");
+        if (spin < SPINS) {
+            spin++;
+            cpu_relax();
+        } else {
+            futex_wait(&g->phase, phase);
+        }
+    }
+    return SC_OK;
+}
+
+typedef void reduce_fn(struct sc_local_group *g, size_t from, size_t to);
+
+static void reduce_sum_f32(struct sc_local_group *g, size_t from, size_t to)
+{
+    float *restrict out = g->scratch;
+    memcpy(out + from, (const float *)g->shown[0].data + from, (to - from) * sizeof(*out));
+    for (uint32_t r = 1; r < g->n_ranks; r++) {
+        const float *restrict in = g->shown[r].data;
+        for (size_t i = from; i < to; i++)
+            out[i] += in[i];
+    }
+}
+
+static void reduce_sum_i32(struct sc_local_group *g, size_t from, size_t to)
+{
+    uint32_t *restrict out = g->scratch; /* unsigned: wraps instead of being undefined */
+    memcpy(out + from, (const uint32_t *)g->shown[0].data + from, (to - from) * sizeof(*out));
+    for (uint32_t r = 1; r < g->n_ranks; r++) {
+        const uint32_t *restrict in = g->shown[r].data;
+        for (size_t i = from; i < to; i++)
+            out[i] += in[i];
+    }
+}
+
+static void reduce_min_u64(struct sc_local_group *g, size_t from, size_t to)
+{
+    uint64_t *out = g->scratch;
+    for (size_t i = from; i < to; i++) {
+        out[i] = ((const uint64_t *)g->shown[0].data)[i];
+        for (uint32_t r = 1; r < g->n_ranks; r++) {
+            uint64_t v = ((const uint64_t *)g->shown[r].data)[i];
+            out[i] = v < out[i] ? v : out[i];
+        }
+    }
+}
+
+static void reduce_max_u32(struct sc_local_group *g, size_t from, size_t to)
+{
+    uint32_t *out = g->scratch;
+    for (size_t i = from; i < to; i++) {
+        out[i] = ((const uint32_t *)g->shown[0].data)[i];
+        for (uint32_t r = 1; r < g->n_ranks; r++) {
+            uint32_t v = ((const uint32_t *)g->shown[r].data)[i];
+            out[i] = v > out[i] ? v : out[i];
+        }
+    }
+}
+
+static enum sc_status all_reduce(struct sc_comm *comm, void *data, size_t n, size_t elem_bytes,
+                                 reduce_fn *reduce, struct sc_err *err)
+{
+    struct local_comm *c = (struct local_comm *)comm;
+    struct sc_local_group *g = c->group;
+    enum sc_status st;
+
+    if (g->n_ranks == 1 || n == 0)
+        return SC_OK;
+    if (n > g->scratch_bytes / elem_bytes)
+        return sc_fail(err, SC_EINTERNAL, "all-reduce of %zu elements, scratch holds %zu", n,
+                       g->scratch_bytes / elem_bytes);
+    g->shown[comm->rank].data = data;
+    g->shown[comm->rank].n = n;
+    st = barrier(c, err);
+    if (st != SC_OK)
+        return st;
+    for (uint32_t r = 0; r < g->n_ranks; r++)
+        if (g->shown[r].n != n) {
+            comm->ops->abort(comm);
+            return sc_fail(err, SC_EDIVERGED, "all-reduce: rank %u has %zu elements, rank %u %zu",
+                           comm->rank, n, r, g->shown[r].n);
+        }
+    /* Slices of whole cache lines, so that ranks do not write one line together. */
+    size_t per = (n + g->n_ranks - 1) / g->n_ranks, line = 64 / elem_bytes;
+    per = (per + line - 1) / line * line;
+    size_t from = per * comm->rank < n ? per * comm->rank : n;
+    size_t to = from + per < n ? from + per : n;
+    if (to > from)
+        reduce(g, from, to);
+    st = barrier(c, err);
+    if (st != SC_OK)
+        return st;
+    memcpy(data, g->scratch, n * elem_bytes);
+    return barrier(c, err); /* nobody may overwrite the scratch before all have copied */
+}
+
+static enum sc_status sum_f32(struct sc_comm *comm, float *data, size_t n, struct sc_err *err)
+{
+    return all_reduce(comm, data, n, sizeof(*data), reduce_sum_f32, err);
+}
+
+static enum sc_status sum_i32(struct sc_comm *comm, int32_t *data, size_t n, struct sc_err *err)
+{
+    return all_reduce(comm, data, n, sizeof(*data), reduce_sum_i32, err);
+}
+
+static enum sc_status min_u64(struct sc_comm *comm, uint64_t *data, size_t n, struct sc_err *err)
+{
+    return all_reduce(comm, data, n, sizeof(*data), reduce_min_u64, err);
+}
+
+static enum sc_status max_u32(struct sc_comm *comm, uint32_t *data, size_t n, struct sc_err *err)
+{
+    return all_reduce(comm, data, n, sizeof(*data), reduce_max_u32, err);
+}
+
+static enum sc_status gather_cols(struct sc_comm *comm, const float *src, uint32_t n_rows,
+                                  const uint32_t *widths, float *dst, struct sc_err *err)
+{
+    struct local_comm *c = (struct local_comm *)comm;
+    struct sc_local_group *g = c->group;
+    size_t total = 0, at = 0;
+    enum sc_status st;
+
+    if (comm->rank == 0)
+        g->shown[0].data = dst;
+    st = barrier(c, err);
+    if (st != SC_OK)
+        return st;
+    dst = g->shown[0].data;
+    for (uint32_t r = 0; r < g->n_ranks; r++) {
+        at += r < comm->rank ? widths[r] : 0;
+        total += widths[r];
+    }
+    for (uint32_t i = 0; i < n_rows; i++)
+        memcpy(dst + i * total + at, src + (size_t)i * widths[comm->rank],
+               widths[comm->rank] * sizeof(*dst));
+    return barrier(c, err);
+}
+
+static void comm_abort(struct sc_comm *comm)
+{
+    struct sc_local_group *g = ((struct local_comm *)comm)->group;
+    atomic_store_explicit(&g->aborted, 1, memory_order_release);
+    futex_wake_all(&g->phase);
+}
+
+static void comm_close(struct sc_comm *comm)
+{
+    (void)comm; /* the group owns it */
+}
+
+static const struct sc_comm_ops local_ops = {
+    .sum_f32 = sum_f32,
+    .sum_i32 = sum_i32,
+    .min_u64 = min_u64,
+    .max_u32 = max_u32,
+    .gather_cols = gather_cols,
+    .abort = comm_abort,
+    .close = comm_close,
+};
+
+enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes,
+                                   struct sc_local_group **ret_group, struct sc_err *err)
+{
+    struct sc_local_group *g = NULL;
+
+    if (n_ranks == 0 || n_ranks > SC_ARRAY_LEN(g->shown))
+        return sc_fail(err, SC_EINVAL, "ranks: %u, must be 1..%zu", n_ranks,
+                       SC_ARRAY_LEN(g->shown));
+    g = calloc(1, sizeof(*g) + n_ranks * sizeof(g->comms[0]));
+    if (g == NULL)
+        return sc_fail(err, SC_ENOMEM, "collectives: out of memory");
+    g->n_ranks = n_ranks;
+    g->scratch_bytes = scratch_bytes;
+    if (n_ranks > 1 && scratch_bytes > 0) {
+        g->scratch = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
+        if (g->scratch == NULL) {
+            free(g);
+            return sc_fail(err, SC_ENOMEM, "collectives: out of memory for %zu bytes",
+                           scratch_bytes);
+        }
+    }
+    for (uint32_t r = 0; r < n_ranks; r++)
+        g->comms[r] = (struct local_comm){
+            .base = {.ops = &local_ops, .rank = r, .n_ranks = n_ranks}, .group = g};
+    *ret_group = g;
+    return SC_OK;
+}
+
+void sc_local_group_close(struct sc_local_group *group)
+{
+    if (group != NULL) {
+        free(group->scratch);
+        free(group);
+    }
+}
+
+struct sc_comm *sc_local_group_comm(struct sc_local_group *group, uint32_t rank)
+{
+    SC_ASSERT(rank < group->n_ranks);
+    return &group->comms[rank].base;
+}
+
+void sc_local_group_reset(struct sc_local_group *group)
+{
+    atomic_store(&group->arrived, 0);
+    atomic_store(&group->aborted, 0);
+}

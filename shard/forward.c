@@ -1,0 +1,192 @@
+/* The forward pass of one rank over the rows of a plan. Tensor parallel: attention heads and MLP columns
+ * are this rank's; after the output and down projections the partial sums are all-reduced; vocabulary
+ * rows are split for the embedding and the logits. */
+#include "shard/rank.h"
+
+#include <math.h>
+
+/* Rows in plan order: positions, tokens, attention spans, and which rows need logits. */
+static void gather_rows(struct sc_rank *rank, const struct sc_plan *plan)
+{
+    struct sc_rows *rows = &rank->rows;
+    rows->n = rows->n_logits = 0;
+    for (uint32_t i = 0; i < plan->n_runs; i++) {
+        const struct sc_plan_run *run = &plan->runs[i];
+        rows->attn[i] = (struct sc_attn_seq){
+            .row0 = rows->n, .n_rows = run->n_tokens, .pos0 = run->pos0};
+        for (uint32_t t = 0; t < run->n_tokens; t++) {
+            rows->positions[rows->n] = run->pos0 + t;
+            rows->slots[rows->n] = (run->pos0 + t) % SC_PAGE_ENTRIES;
+            rows->tokens[rows->n] = run->tokens[t];
+            if (run->want == SC_LOGITS_ALL ||
+                (run->want == SC_LOGITS_LAST && t + 1 == run->n_tokens))
+                rows->logit_rows[rows->n_logits++] = rows->n;
+            rows->n++;
+        }
+    }
+}
+
+/* Page tables differ between layers: cores are clustered per layer. */
+static void point_at_layer(struct sc_rank *rank, const struct sc_plan *plan, uint32_t l)
+{
+    struct sc_rows *rows = &rank->rows;
+    for (uint32_t i = 0; i < plan->n_runs; i++) {
+        const struct sc_seq_layer *layer = &rank->seqs[plan->runs[i].slot].layers[l];
+        struct sc_attn_seq *a = &rows->attn[i];
+        a->n_cores = layer->n_cores;
+        a->core_pages = layer->core_pages;
+        a->exact_pages = layer->exact_pages;
+        a->exact_lo = layer->exact_lo;
+        a->window = rank->config->sliding_window[l];
+        for (uint32_t t = 0; t < a->n_rows; t++)
+            rows->pages[a->row0 + t] = layer->exact_pages[(a->pos0 + t) / SC_PAGE_ENTRIES];
+    }
+}
+
+static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan *plan, uint32_t l,
+                                      struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    const struct sc_model_config *c = rank->config;
+    const struct sc_layer *w = &rank->weights.layers[l];
+    const struct sc_slice *s = &rank->slice;
+    const uint32_t n = rank->rows.n, width = (s->n_heads + 2 * s->n_kv_heads) * c->head_dim;
+    enum sc_status st;
+
+    point_at_layer(rank, plan, l);
+    st = ops->matmul(rank->be, w->qkv, rank->x, c->hidden, rank->qkv, width, n, err);
+    if (st != SC_OK)
+        return st;
+    const struct sc_qkv_args qkv = {
+        .qkv = rank->qkv,
+        .q_norm = w->q_norm,
+        .k_norm = w->k_norm,
+        .angles = rank->angles,
+        .pool = rank->pool,
+        .pages = rank->rows.pages,
+        .slots = rank->rows.slots,
+        .n_rows = n,
+        .n_heads = s->n_heads,
+        .n_kv_heads = s->n_kv_heads,
+        .head_dim = c->head_dim,
+        .eps = c->rms_eps,
+    };
+    st = ops->qkv(rank->be, &qkv, err);
+    if (st != SC_OK)
+        return st;
+    const struct sc_attn_args attn = {
+        .q = rank->qkv,
+        .out = rank->attn,
+        .pool = rank->pool,
+        .seqs = rank->rows.attn,
+        .n_seqs = plan->n_runs,
+        .q_stride = width,
+        .n_heads = s->n_heads,
+        .n_kv_heads = s->n_kv_heads,
+        .head_dim = c->head_dim,
+        .scale = 1.0f / sqrtf((float)c->head_dim),
+    };
+    st = ops->attention(rank->be, &attn, err);
+    if (st == SC_OK)
+        st = ops->matmul(rank->be, w->o, rank->attn, s->n_heads * c->head_dim, rank->delta,
+                         c->hidden, n, err);
+    if (st == SC_OK)
+        st = rank->comm->ops->sum_f32(rank->comm, rank->delta, (size_t)n * c->hidden, err);
+    return st;
+}
+
+static enum sc_status layer_mlp(struct sc_rank *rank, uint32_t l, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    const struct sc_model_config *c = rank->config;
+    const struct sc_layer *w = &rank->weights.layers[l];
+    const uint32_t n = rank->rows.n, ffn = rank->slice.ffn;
+    enum sc_status st;
+
+    st = ops->matmul(rank->be, w->gate_up, rank->x, c->hidden, rank->gate_up, 2 * ffn, n, err);
+    if (st == SC_OK)
+        st = ops->swiglu(rank->be, rank->gate_up, rank->act, n, ffn, err);
+    if (st == SC_OK)
+        st = ops->matmul(rank->be, w->down, rank->act, ffn, rank->delta, c->hidden, n, err);
+    if (st == SC_OK)
+        st = rank->comm->ops->sum_f32(rank->comm, rank->delta, (size_t)n * c->hidden, err);
+    return st;
+}
+
+/* resid += delta (if any), x = norm(resid) * w (if any). */
+static enum sc_status add_norm(struct sc_rank *rank, const float *delta, const float *w,
+                               struct sc_err *err)
+{
+    const struct sc_norm_args args = {
+        .resid = rank->resid,
+        .delta = delta,
+        .w = w,
+        .y = w != NULL ? rank->x : NULL,
+        .n_rows = rank->rows.n,
+        .dim = rank->config->hidden,
+        .eps = rank->config->rms_eps,
+    };
+    return rank->be->ops->norm(rank->be, &args, err);
+}
+
+static enum sc_status final_logits(struct sc_rank *rank, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    const struct sc_model_config *c = rank->config;
+    const uint32_t n = rank->rows.n_logits, width = rank->slice.n_vocab;
+    enum sc_status st;
+
+    st = ops->gather_rows(rank->be, rank->resid, rank->rows.logit_rows, n, c->hidden, rank->last,
+                          err);
+    if (st != SC_OK)
+        return st;
+    const struct sc_norm_args args = {
+        .resid = rank->last,
+        .w = rank->weights.final_norm,
+        .y = rank->x,
+        .n_rows = n,
+        .dim = c->hidden,
+        .eps = c->rms_eps,
+    };
+    st = ops->norm(rank->be, &args, err);
+    if (st == SC_OK)
+        st = ops->matmul(rank->be, rank->weights.lm_head, rank->x, c->hidden,
+                         rank->logits_local, width, n, err);
+    if (st == SC_OK)
+        st = ops->sync(rank->be, err);
+    if (st == SC_OK)
+        st = rank->comm->ops->gather_cols(rank->comm, rank->logits_local, n,
+                                          rank->slice.vocab_widths, rank->logits, err);
+    return st;
+}
+
+enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    const struct sc_model_config *c = rank->config;
+    enum sc_status st;
+
+    gather_rows(rank, plan);
+    const uint32_t n = rank->rows.n;
+    st = ops->embed(rank->be, rank->weights.embedding, rank->rows.tokens, n, rank->resid, err);
+    if (st == SC_OK)
+        st = rank->comm->ops->sum_f32(rank->comm, rank->resid, (size_t)n * c->hidden, err);
+    if (st == SC_OK)
+        st = ops->rope_angles(rank->be, rank->rows.positions, n, rank->inv_freq, c->head_dim,
+                              rank->rope_scale, rank->angles, err);
+    for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++) {
+        const struct sc_layer *w = &rank->weights.layers[l];
+        st = add_norm(rank, l > 0 ? rank->delta : NULL, w->in_norm, err);
+        if (st == SC_OK)
+            st = layer_attention(rank, plan, l, err);
+        if (st == SC_OK)
+            st = add_norm(rank, rank->delta, w->post_norm, err);
+        if (st == SC_OK)
+            st = layer_mlp(rank, l, err);
+    }
+    if (st == SC_OK)
+        st = add_norm(rank, rank->delta, NULL, err);
+    if (st == SC_OK && rank->rows.n_logits > 0)
+        st = final_logits(rank, err);
+    return st;
+}

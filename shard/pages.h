@@ -1,0 +1,28 @@
+/* shard/pages.h - which pages of one rank are free. All ranks make the same calls in the same order and
+ * so hold the same page ids; nobody consults anybody.
+ *
+ * Pages are reference-counted: entries of a shared prefix are immutable and held by several tables.
+ * Memory: all at open. Threads: one owner, the rank's step thread.
+ */
+#ifndef SC_SHARD_PAGES_H
+#define SC_SHARD_PAGES_H
+
+#include "base/status.h"
+
+struct sc_pages {
+    uint32_t n_pages, n_free;
+    uint32_t *free_ids; /* stack */
+    uint16_t *refs;     /* [n_pages] */
+};
+
+enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages, struct sc_err *err)
+    SC_MUST_CHECK;
+void sc_pages_close(struct sc_pages *pages);
+void sc_pages_reset(struct sc_pages *pages); /* all free, in the order of a fresh pool */
+
+/* The caller has checked n_free before the step began: running out here is our own bug. */
+uint32_t sc_pages_take(struct sc_pages *pages);
+void sc_pages_ref(struct sc_pages *pages, uint32_t page);
+void sc_pages_unref(struct sc_pages *pages, uint32_t page);
+
+#endif

@@ -1,0 +1,313 @@
+#include "shard/rank.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static enum sc_status device_floats(struct sc_rank *rank, size_t n, float **ret_mem,
+                                    struct sc_err *err)
+{
+    void *mem = NULL;
+    enum sc_status st = rank->be->ops->alloc(rank->be, n * sizeof(float), &mem, err);
+    if (st == SC_OK)
+        *ret_mem = mem;
+    return st;
+}
+
+static enum sc_status open_activations(struct sc_rank *rank, struct sc_err *err)
+{
+    const struct sc_model_config *c = rank->config;
+    const struct sc_slice *s = &rank->slice;
+    const size_t n = rank->opts->max_step_tokens, m = rank->opts->max_logit_rows;
+    const struct {
+        float **mem;
+        size_t n;
+    } wants[] = {
+        {&rank->resid, n * c->hidden},
+        {&rank->x, n * c->hidden},
+        {&rank->delta, n * c->hidden},
+        {&rank->qkv, n * (s->n_heads + 2 * s->n_kv_heads) * c->head_dim},
+        {&rank->attn, n * s->n_heads * c->head_dim},
+        {&rank->gate_up, n * 2 * s->ffn},
+        {&rank->act, n * s->ffn},
+        {&rank->angles, n * c->head_dim},
+        {&rank->last, m * c->hidden},
+        {&rank->logits_local, m * s->n_vocab},
+        {(float **)&rank->dist, SC_DIST_INTS_MAX},
+    };
+    enum sc_status st = SC_OK;
+    for (size_t i = 0; i < SC_ARRAY_LEN(wants) && st == SC_OK; i++)
+        st = device_floats(rank, wants[i].n, wants[i].mem, err);
+    if (st == SC_OK && rank->rank == 0) {
+        rank->logits = malloc(m * c->vocab * sizeof(float));
+        if (rank->logits == NULL)
+            st = sc_fail(err, SC_ENOMEM, "logits: out of memory for %zu rows of %u", m, c->vocab);
+    }
+    return st;
+}
+
+/* calloc of this size maps zero pages: tables of slots and positions never used cost no memory. */
+static enum sc_status open_sequences(struct sc_rank *rank, struct sc_err *err)
+{
+    const size_t n_seqs = rank->opts->max_seqs, n_layers = rank->config->n_layers;
+    const size_t per_table = rank->max_context / SC_PAGE_ENTRIES + 2;
+
+    rank->seqs = calloc(n_seqs, sizeof(*rank->seqs));
+    int32_t *tokens = rank->seq_memory[0] = calloc(n_seqs * rank->max_context, sizeof(*tokens));
+    struct sc_seq_layer *layers = rank->seq_memory[1] = calloc(n_seqs * n_layers, sizeof(*layers));
+    int64_t *tau = rank->seq_memory[2] = calloc(n_seqs * n_layers * 2, sizeof(*tau));
+    uint32_t *tables = rank->seq_memory[3] = calloc(n_seqs * n_layers * 2 * per_table,
+                                                    sizeof(*tables));
+    if (rank->seqs == NULL || tokens == NULL || layers == NULL || tau == NULL || tables == NULL)
+        return sc_fail(err, SC_ENOMEM, "sequence tables: out of memory for %zu slots of %u tokens",
+                       n_seqs, rank->max_context);
+    for (size_t i = 0; i < n_seqs; i++) {
+        struct sc_seq *seq = &rank->seqs[i];
+        seq->slot = (uint32_t)i;
+        seq->tokens = tokens + i * rank->max_context;
+        seq->layers = layers + i * n_layers;
+        seq->tau = tau + i * n_layers * 2;
+        for (size_t l = 0; l < n_layers; l++) {
+            seq->layers[l].core_pages = tables + (i * n_layers + l) * 2 * per_table;
+            seq->layers[l].exact_pages = seq->layers[l].core_pages + per_table;
+        }
+    }
+    return SC_OK;
+}
+
+static enum sc_status open_scratch(struct sc_rank *rank, struct sc_err *err)
+{
+    struct sc_rows *rows = &rank->rows;
+    const size_t n = rank->opts->max_step_tokens, n_planes = rank->slice.n_kv_heads;
+
+    rows->positions = calloc(n, sizeof(*rows->positions));
+    rows->pages = calloc(n, sizeof(*rows->pages));
+    rows->slots = calloc(n, sizeof(*rows->slots));
+    rows->logit_rows = calloc(n, sizeof(*rows->logit_rows));
+    rows->tokens = calloc(n, sizeof(*rows->tokens));
+    rows->attn = calloc(rank->opts->max_seqs, sizeof(*rows->attn));
+    rank->jobs = calloc(SC_JOBS_MAX, sizeof(*rank->jobs));
+    rank->job_layers = calloc(SC_JOBS_MAX, sizeof(*rank->job_layers));
+    rank->job_cores = calloc(SC_JOBS_MAX, sizeof(*rank->job_cores));
+    rank->counts = calloc(SC_JOBS_MAX * n_planes, sizeof(*rank->counts));
+    rank->labels = calloc((size_t)SC_JOBS_MAX * n_planes, SC_CHUNK_MAX);
+    rank->seeds = calloc((size_t)SC_JOBS_MAX * n_planes, SC_CHUNK_MAX);
+    rank->inv_var = calloc((size_t)rank->config->n_layers * n_planes, sizeof(*rank->inv_var));
+    rank->inv_freq = calloc(rank->config->head_dim / 2, sizeof(*rank->inv_freq));
+    if (rows->positions == NULL || rows->pages == NULL || rows->slots == NULL ||
+        rows->logit_rows == NULL || rows->tokens == NULL || rows->attn == NULL ||
+        rank->jobs == NULL || rank->job_layers == NULL || rank->job_cores == NULL ||
+        rank->counts == NULL || rank->labels == NULL || rank->seeds == NULL ||
+        rank->inv_var == NULL || rank->inv_freq == NULL)
+        return sc_fail(err, SC_ENOMEM, "step scratch: out of memory for %zu rows", n);
+    sc_rope_frequencies(&rank->config->rope, rank->config->head_dim, rank->config->max_positions,
+                        rank->inv_freq, &rank->rope_scale);
+    return SC_OK;
+}
+
+static enum sc_status open_pool(struct sc_rank *rank, struct sc_err *err)
+{
+    const struct sc_kv_spec spec = {.n_kv_heads = rank->slice.n_kv_heads,
+                                    .head_dim = rank->config->head_dim,
+                                    .dtype = rank->opts->kv_dtype};
+    enum sc_status st;
+
+    rank->page_bytes = rank->be->ops->kv_page_bytes(rank->be, &spec);
+    uint64_t n_pages = rank->opts->kv_bytes / rank->page_bytes;
+    if (n_pages < rank->config->n_layers * 2ull)
+        return sc_fail(err, SC_EINVAL,
+                       "kv memory: %llu bytes a rank hold %llu pages of %zu bytes, at least %u are needed",
+                       (unsigned long long)rank->opts->kv_bytes, (unsigned long long)n_pages,
+                       rank->page_bytes, rank->config->n_layers * 2);
+    if (n_pages > UINT32_MAX / 2)
+        n_pages = UINT32_MAX / 2;
+    st = rank->be->ops->kv_open(rank->be, &spec, (uint32_t)n_pages, &rank->pool, err);
+    if (st == SC_OK)
+        st = sc_pages_open(&rank->pages, (uint32_t)n_pages, err);
+    return st;
+}
+
+enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
+                            uint32_t max_context, const struct sc_token_table *classes,
+                            struct sc_comm *comm, struct sc_rank *rank, struct sc_err *err)
+{
+    const struct sc_backend_opts be_opts = {.rank = rank_no,
+                                            .n_ranks = opts->n_ranks,
+                                            .n_threads = opts->n_threads,
+                                            .device = (int)rank_no,
+                                            .pin_threads = opts->pin_threads};
+    enum sc_status st;
+
+    *rank = (struct sc_rank){.rank = rank_no,
+                             .n_ranks = opts->n_ranks,
+                             .opts = opts,
+                             .config = &opts->model->config,
+                             .classes = classes,
+                             .comm = comm,
+                             .max_context = max_context};
+    st = sc_slice_init(rank->config, rank_no, opts->n_ranks, &rank->slice, err);
+    if (st == SC_OK)
+        st = opts->open_backend(&be_opts, &rank->be, err);
+    if (st == SC_OK)
+        st = sc_weights_open(rank->be, opts->model, &rank->slice, opts->weight_dtype,
+                             &rank->weights, err);
+    if (st == SC_OK)
+        st = open_pool(rank, err);
+    if (st == SC_OK)
+        st = open_activations(rank, err);
+    if (st == SC_OK)
+        st = open_sequences(rank, err);
+    if (st == SC_OK)
+        st = open_scratch(rank, err);
+    if (st != SC_OK)
+        sc_rank_close(rank);
+    return st;
+}
+
+void sc_rank_close(struct sc_rank *rank)
+{
+    float *device[] = {rank->resid, rank->x,   rank->qkv,    rank->attn,
+                       rank->delta, rank->gate_up, rank->act, rank->angles,
+                       rank->last,  rank->logits_local, (float *)rank->dist};
+    void *host[] = {rank->logits,         rank->seqs,          rank->seq_memory[0],
+                    rank->seq_memory[1],  rank->seq_memory[2], rank->seq_memory[3],
+                    rank->rows.positions, rank->rows.pages,    rank->rows.slots,
+                    rank->rows.logit_rows, rank->rows.tokens,  rank->rows.attn,
+                    rank->jobs,           rank->job_layers,    rank->job_cores,
+                    rank->counts,         rank->labels,        rank->seeds,
+                    rank->inv_var,        rank->inv_freq};
+    if (rank->be != NULL) {
+        for (size_t i = 0; i < SC_ARRAY_LEN(device); i++)
+            rank->be->ops->free(rank->be, device[i]);
+        if (rank->pool != NULL)
+            rank->be->ops->kv_close(rank->be, rank->pool);
+        sc_weights_close(rank->be, rank->config->n_layers, &rank->weights);
+        rank->be->ops->close(rank->be);
+    }
+    for (size_t i = 0; i < SC_ARRAY_LEN(host); i++)
+        free(host[i]);
+    sc_pages_close(&rank->pages);
+    sc_calibration_fini(&rank->calibration);
+    *rank = (struct sc_rank){0};
+}
+
+enum sc_status sc_rank_set_calibration(struct sc_rank *rank, const struct sc_calibration *c,
+                                       struct sc_err *err)
+{
+    const struct sc_slice *s = &rank->slice;
+    enum sc_status st;
+
+    if (c->n_layers != rank->config->n_layers || c->n_kv_heads != rank->config->n_kv_heads)
+        return sc_fail(err, SC_EINVAL, "calibration: %u layers of %u KV heads, the model has %u of %u",
+                       c->n_layers, c->n_kv_heads, rank->config->n_layers,
+                       rank->config->n_kv_heads);
+    sc_calibration_fini(&rank->calibration);
+    st = sc_calibration_copy(&rank->calibration, c, err);
+    for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++)
+        for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+            float var = c->key_var[(size_t)l * c->n_kv_heads + s->kv_head0 + h];
+            rank->inv_var[(size_t)l * s->n_kv_heads + h] = var > 0.0f ? 1.0f / var : 0.0f;
+        }
+    return st;
+}
+
+void sc_rank_reset(struct sc_rank *rank)
+{
+    for (uint32_t i = 0; i < rank->opts->max_seqs; i++)
+        rank->seqs[i].open = false;
+    sc_pages_reset(&rank->pages);
+}
+
+/* What every rank must agree on before it enters a collective whose shape the plan decides. */
+static uint64_t plan_digest(const struct sc_rank *rank, const struct sc_plan *plan, uint64_t step,
+                            uint64_t generation)
+{
+    uint64_t h = sc_mix64(step ^ sc_mix64(generation));
+    h = sc_mix64(h ^ rank->pages.n_free);
+    for (uint32_t i = 0; i < plan->n_closes; i++)
+        h = sc_mix64(h ^ (plan->closes[i] + 1ull));
+    for (uint32_t i = 0; i < plan->n_opens; i++)
+        h = sc_mix64(h ^ ((uint64_t)plan->opens[i].slot << 32 | plan->opens[i].prompt_len));
+    for (uint32_t i = 0; i < plan->n_runs; i++) {
+        const struct sc_plan_run *run = &plan->runs[i];
+        h = sc_mix64(h ^ ((uint64_t)run->slot << 32 | run->n_tokens));
+        h = sc_mix64(h ^ ((uint64_t)run->want << 32 | run->pos0));
+        h = sc_mix64(h ^ rank->seqs[run->slot].compressed_to);
+        for (uint32_t t = 0; t < run->n_tokens; t++)
+            h = sc_mix64(h ^ (uint32_t)run->tokens[t]);
+    }
+    return h;
+}
+
+static enum sc_status compare_digest(struct sc_rank *rank, uint64_t digest, uint64_t step,
+                                     struct sc_err *err)
+{
+    uint64_t both[2] = {digest, ~digest};
+    enum sc_status st = rank->comm->ops->min_u64(rank->comm, both, 2, err);
+    if (st != SC_OK)
+        return st;
+    if (both[0] == ~both[1])
+        return SC_OK;
+    rank->comm->ops->abort(rank->comm);
+    return sc_fail(err, SC_EDIVERGED, "step %llu: rank %u has plan digest %016llx, lowest is %016llx",
+                   (unsigned long long)step, rank->rank, (unsigned long long)digest,
+                   (unsigned long long)both[0]);
+}
+
+/* Hands rank 0's logits to the samplers, in plan order. */
+static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_run_result *results)
+{
+    float *row = rank->logits;
+    for (uint32_t i = 0; i < plan->n_runs; i++) {
+        const struct sc_plan_run *run = &plan->runs[i];
+        struct sc_run_result *r = &results[i];
+        *r = (struct sc_run_result){.status = SC_OK};
+        if (run->want == SC_LOGITS_NONE)
+            continue;
+        r->n_logit_rows = run->want == SC_LOGITS_ALL ? run->n_tokens : 1;
+        r->logits = row;
+        if (run->sampler != NULL) {
+            struct sc_err err = SC_ERR_INIT;
+            float *last = row + (size_t)(r->n_logit_rows - 1) * rank->config->vocab;
+            r->status = sc_sampler_sample(run->sampler, last, run->pos0 + run->n_tokens,
+                                          &r->sampled, &err);
+        }
+        row += (size_t)r->n_logit_rows * rank->config->vocab;
+    }
+}
+
+enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan, uint64_t step,
+                               uint64_t generation, struct sc_run_result *results,
+                               struct sc_err *err)
+{
+    enum sc_status st;
+
+    for (uint32_t i = 0; i < plan->n_closes; i++)
+        sc_seq_close(rank, plan->closes[i]);
+    for (uint32_t i = 0; i < plan->n_opens; i++)
+        sc_seq_open(rank, &plan->opens[i]);
+    st = compare_digest(rank, plan_digest(rank, plan, step, generation), step, err);
+    for (uint32_t i = 0; i < plan->n_runs && st == SC_OK; i++)
+        st = sc_seq_compress(rank, &rank->seqs[plan->runs[i].slot], err);
+    if (st != SC_OK)
+        return st;
+    for (uint32_t i = 0; i < plan->n_runs; i++)
+        sc_seq_extend(rank, &rank->seqs[plan->runs[i].slot], plan->runs[i].tokens,
+                      plan->runs[i].n_tokens);
+    if (plan->n_runs > 0) {
+        st = sc_rank_forward(rank, plan, err);
+        if (st == SC_OK)
+            st = rank->be->ops->sync(rank->be, err);
+    }
+    if (st != SC_OK)
+        return st;
+    for (uint32_t i = 0; i < plan->n_runs; i++) {
+        struct sc_seq *seq = &rank->seqs[plan->runs[i].slot];
+        sc_seq_count(rank, seq);
+        sc_seq_trim(rank, seq);
+        sc_seq_count(rank, seq);
+    }
+    if (rank->rank == 0)
+        sample(rank, plan, results);
+    return SC_OK;
+}

@@ -1,0 +1,150 @@
+/* shard/rank.h - one tensor-parallel rank: its slice of the weights, its pages, its forward pass.
+ *
+ * Internal to shard/. A rank is driven by its own thread in engine.c; every rank executes the same
+ * plans and keeps the same sequence states and page tables, so no table ever travels.
+ * Memory: all at open; execute allocates nothing. Threads: one owner.
+ */
+#ifndef SC_SHARD_RANK_H
+#define SC_SHARD_RANK_H
+
+#include "shard/chunker.h"
+#include "shard/comm.h"
+#include "shard/engine.h"
+#include "shard/pages.h"
+
+/* Capacity of one batch of chunk jobs; an epoch of a large model takes several batches. */
+#define SC_JOBS_MAX      2048u
+#define SC_DIST_INTS_MAX ((size_t)4 << 20)
+
+/* What of the model a rank holds. KV heads are replicated where there are more ranks than heads. */
+struct sc_slice {
+    uint32_t head0, n_heads, kv_head0, n_kv_heads;
+    bool owns_kv; /* false: another rank counts these KV heads' distances */
+    uint32_t ffn0, ffn, vocab0, n_vocab;
+    uint32_t vocab_widths[SC_RANKS_MAX]; /* of all ranks */
+};
+
+/* SC_EINVAL when the model does not divide by n_ranks; names the field. */
+enum sc_status sc_slice_init(const struct sc_model_config *config, uint32_t rank, uint32_t n_ranks,
+                             struct sc_slice *ret_slice, struct sc_err *err) SC_MUST_CHECK;
+
+struct sc_layer {
+    float *in_norm, *post_norm, *q_norm, *k_norm;
+    struct sc_matrix *qkv, *o, *gate_up, *down;
+};
+
+struct sc_weights {
+    struct sc_embedding *embedding;
+    struct sc_layer *layers;
+    float *final_norm;
+    struct sc_matrix *lm_head;
+    uint64_t source_bytes; /* of this slice in the checkpoint */
+};
+
+enum sc_status sc_weights_open(struct sc_backend *be, const struct sc_model *model,
+                               const struct sc_slice *slice, enum sc_dtype store,
+                               struct sc_weights *ret_weights, struct sc_err *err) SC_MUST_CHECK;
+void sc_weights_close(struct sc_backend *be, uint32_t n_layers, struct sc_weights *weights);
+
+/* Page tables of one layer of one sequence. exact_pages is indexed by position / SC_PAGE_ENTRIES. */
+struct sc_seq_layer {
+    uint32_t n_cores;
+    uint32_t exact_lo; /* first position still held exactly */
+    uint32_t *core_pages, *exact_pages;
+    double carry; /* budget mode: entries saved by earlier chunks */
+};
+
+struct sc_seq {
+    bool open;
+    uint32_t slot;
+    struct sc_recipe recipe;
+    uint32_t prompt_len, n_logical;
+    uint32_t compressed_to; /* end of the last compressed chunk */
+    uint32_t epoch_done;    /* sc_recipe_compressed_limit reached so far */
+    int32_t *tokens;        /* [max_context] */
+    struct sc_seq_layer *layers;
+    int64_t *tau; /* [2, n_layers]: prompt, generated */
+    sc_chunk_fn *on_chunk;
+    void *on_chunk_ctx;
+    struct sc_seq_stats stats;
+};
+
+/* Rows of one step, filled by plan order. */
+struct sc_rows {
+    uint32_t n, n_logits;
+    uint32_t *positions, *pages, *slots, *logit_rows; /* [max_step_tokens], pages per layer refilled */
+    int32_t *tokens;
+    struct sc_attn_seq *attn; /* [max_seqs] */
+};
+
+struct sc_rank {
+    uint32_t rank, n_ranks;
+    const struct sc_engine_opts *opts; /* the engine's copy */
+    const struct sc_model_config *config;
+    const struct sc_token_table *classes;
+    struct sc_backend *be;
+    struct sc_comm *comm;
+    struct sc_slice slice;
+    struct sc_weights weights;
+    struct sc_kv_pool *pool;
+    struct sc_pages pages;
+    struct sc_calibration calibration; /* key_var NULL: none yet */
+    float *inv_var; /* [n_layers, n_kv_heads of the slice] */
+    float *inv_freq;
+    float rope_scale;
+    uint32_t max_context;
+    size_t page_bytes;
+
+    struct sc_seq *seqs; /* [max_seqs] */
+    void *seq_memory[4]; /* what seqs' pointers point into */
+
+    struct sc_rows rows;
+    float *resid, *x, *qkv, *attn, *delta, *gate_up, *act, *angles, *last, *logits_local; /* device */
+    int32_t *dist;                                                                        /* device */
+    float *logits; /* rank 0, host: [max_logit_rows, vocab] */
+
+    struct sc_chunk_job *jobs; /* [SC_JOBS_MAX] */
+    uint32_t *job_layers, *job_cores;
+    uint32_t *counts;
+    uint8_t *labels, *seeds;
+    uint32_t n_jobs;
+    size_t n_dist, n_labels;
+};
+
+enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank, uint32_t max_context,
+                            const struct sc_token_table *classes, struct sc_comm *comm,
+                            struct sc_rank *ret_rank, struct sc_err *err) SC_MUST_CHECK;
+void sc_rank_close(struct sc_rank *rank);
+
+/* One plan, already checked against this state. results: rank 0 only, else NULL. */
+enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan, uint64_t step,
+                               uint64_t generation, struct sc_run_result *results,
+                               struct sc_err *err) SC_MUST_CHECK;
+void sc_rank_reset(struct sc_rank *rank); /* drops all sequences */
+enum sc_status sc_rank_set_calibration(struct sc_rank *rank, const struct sc_calibration *c,
+                                       struct sc_err *err) SC_MUST_CHECK;
+
+/* seq.c */
+void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open);
+void sc_seq_close(struct sc_rank *rank, uint32_t slot);
+/* Takes the pages that n_tokens more will be written to, in all layers. */
+void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *tokens,
+                   uint32_t n_tokens);
+/* Gives back exact pages that no query will read again: below exact_lo of each layer. */
+void sc_seq_trim(struct sc_rank *rank, struct sc_seq *seq);
+void sc_seq_count(struct sc_rank *rank, struct sc_seq *seq); /* refreshes physical and peak entries */
+uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
+                             uint32_t n_tokens);
+
+/* compress.c: brings a sequence to the state that a query at its next position must see. */
+enum sc_status sc_seq_compress(struct sc_rank *rank, struct sc_seq *seq, struct sc_err *err)
+    SC_MUST_CHECK;
+
+/* forward.c: runs rows through the model; logits of rows.logit_rows end in rank 0's logits. */
+enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan, struct sc_err *err)
+    SC_MUST_CHECK;
+
+/* engine.c: rank r of an idle engine, for calibration. */
+struct sc_rank *sc_engine_rank(struct sc_engine *engine, uint32_t r);
+
+#endif

@@ -1,0 +1,124 @@
+#include "shard/rank.h"
+
+#include <string.h>
+
+/* Partly filled pages at both ends of what an epoch compresses. */
+#define EPOCH_SLACK_PAGES 6u
+
+static uint32_t pages_for(uint32_t entries)
+{
+    return (entries + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
+}
+
+void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open)
+{
+    struct sc_seq *seq = &rank->seqs[open->slot];
+    uint32_t n_layers = rank->config->n_layers;
+
+    seq->open = true;
+    seq->recipe = *open->recipe;
+    seq->prompt_len = open->prompt_len;
+    seq->n_logical = seq->compressed_to = seq->epoch_done = 0;
+    seq->on_chunk = open->on_chunk;
+    seq->on_chunk_ctx = open->on_chunk_ctx;
+    seq->stats = (struct sc_seq_stats){0};
+    for (uint32_t l = 0; l < n_layers; l++) {
+        seq->layers[l].n_cores = seq->layers[l].exact_lo = 0;
+        seq->layers[l].carry = 0.0;
+        if (seq->recipe.mode == SC_KV_COMPRESSED) {
+            seq->tau[l] = sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l, false);
+            seq->tau[n_layers + l] = sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l,
+                                                              true);
+        }
+    }
+}
+
+void sc_seq_close(struct sc_rank *rank, uint32_t slot)
+{
+    struct sc_seq *seq = &rank->seqs[slot];
+
+    for (uint32_t l = 0; l < rank->config->n_layers; l++) {
+        struct sc_seq_layer *layer = &seq->layers[l];
+        for (uint32_t i = 0; i < pages_for(layer->n_cores); i++)
+            sc_pages_unref(&rank->pages, layer->core_pages[i]);
+        for (uint32_t i = layer->exact_lo / SC_PAGE_ENTRIES; i < pages_for(seq->n_logical); i++)
+            sc_pages_unref(&rank->pages, layer->exact_pages[i]);
+    }
+    seq->open = false;
+    seq->n_logical = 0;
+}
+
+void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *tokens,
+                   uint32_t n_tokens)
+{
+    uint32_t first = pages_for(seq->n_logical), end = pages_for(seq->n_logical + n_tokens);
+
+    memcpy(seq->tokens + seq->n_logical, tokens, n_tokens * sizeof(*tokens));
+    for (uint32_t l = 0; l < rank->config->n_layers; l++)
+        for (uint32_t i = first; i < end; i++)
+            seq->layers[l].exact_pages[i] = sc_pages_take(&rank->pages);
+    seq->n_logical += n_tokens;
+    seq->stats.pages += (end - first) * rank->config->n_layers;
+}
+
+/* A page is given back when the last entry in it is no longer exact; a page that the sequence is still
+ * writing to is kept whatever happens. */
+static void layer_trim(struct sc_rank *rank, struct sc_seq *seq, struct sc_seq_layer *layer,
+                       uint32_t new_lo)
+{
+    uint32_t from = layer->exact_lo / SC_PAGE_ENTRIES, to = new_lo / SC_PAGE_ENTRIES;
+    if (new_lo <= layer->exact_lo)
+        return;
+    for (uint32_t i = from; i < to; i++)
+        sc_pages_unref(&rank->pages, layer->exact_pages[i]);
+    seq->stats.pages -= to - from;
+    layer->exact_lo = new_lo;
+}
+
+void sc_seq_trim(struct sc_rank *rank, struct sc_seq *seq)
+{
+    for (uint32_t l = 0; l < rank->config->n_layers; l++) {
+        uint32_t window = rank->config->sliding_window[l];
+        if (window > 0) {
+            /* The next query is at n_logical and sees positions > n_logical - window. */
+            uint32_t lo = seq->n_logical >= window ? seq->n_logical - window + 1 : 0;
+            layer_trim(rank, seq, &seq->layers[l], lo);
+        } else if (!sc_recipe_layer_is_exact(&seq->recipe, l)) {
+            layer_trim(rank, seq, &seq->layers[l], seq->compressed_to);
+        }
+    }
+}
+
+void sc_seq_count(struct sc_rank *rank, struct sc_seq *seq)
+{
+    struct sc_seq_stats *s = &seq->stats;
+
+    s->logical_tokens = seq->n_logical;
+    s->exact_entries = (uint64_t)seq->n_logical * rank->config->n_layers;
+    s->physical_entries = s->cores = s->compressed_tokens = 0;
+    for (uint32_t l = 0; l < rank->config->n_layers; l++) {
+        const struct sc_seq_layer *layer = &seq->layers[l];
+        s->physical_entries += layer->n_cores + seq->n_logical - layer->exact_lo;
+        s->cores += layer->n_cores;
+        if (!sc_recipe_layer_is_exact(&seq->recipe, l))
+            s->compressed_tokens += seq->compressed_to;
+    }
+    if (s->physical_entries > s->peak_entries)
+        s->peak_entries = s->physical_entries;
+}
+
+uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
+                             uint32_t n_tokens)
+{
+    uint32_t n_layers = rank->config->n_layers;
+    uint32_t need = (pages_for(seq->n_logical + n_tokens) - pages_for(seq->n_logical)) * n_layers;
+    uint32_t limit = sc_recipe_compressed_limit(&seq->recipe, seq->prompt_len, seq->n_logical);
+
+    /* Cores are written before the exact pages they replace are given back, one epoch at a time. In the
+     * worst case every token of an epoch (and of a chunk begun before it) stays alone. */
+    if (limit > seq->epoch_done)
+        for (uint32_t l = 0; l < n_layers; l++)
+            if (!sc_recipe_layer_is_exact(&seq->recipe, l))
+                need += pages_for(seq->recipe.epoch + SC_CHUNK_MAX) + EPOCH_SLACK_PAGES;
+    return need;
+}

@@ -1,0 +1,79 @@
+"""Greedy tokens of real and random models against their references, on 1, 2 and 4 ranks."""
+
+import json
+import unittest
+
+import harness as h
+from harness import ask, compressed, exact, prompt_ids
+
+STORIES = h.FIXTURES / "stories260K" / "hf"
+PRECISE = ("--weight-dtype", "f32", "--kv-dtype", "f32")
+
+
+class Ranks(unittest.TestCase):
+    def serve(self, model, ranks, args=PRECISE):
+        daemon = h.Daemon(model, ("--tensor-parallel", str(ranks), *args))
+        self.addCleanup(daemon.kill)
+        self.assertEqual(daemon.client.info().tensor_parallel, ranks)
+        return daemon
+
+    def end(self, daemon):
+        info = daemon.client.info()
+        self.assertEqual(info.pages_free, info.pages_total)
+        self.assertEqual(daemon.stop(), 0, daemon.tail())
+
+    def greedy(self, daemon, ids, count, kv):
+        answer = daemon.client.generate(
+            ask(ids=ids, kv=kv, sampling={"max_tokens": count}), timeout=600
+        )
+        return list(answer.outputs[0].token_ids), answer
+
+    @unittest.skipUnless(STORIES.is_dir(), "the stories260K fixture is not beside the checkout")
+    def test_stories_tells_the_story_of_the_reference(self):
+        ids = json.loads((STORIES / "expected_greedy.json").read_text())["ids"]
+        for ranks in (1, 2, 4):
+            with self.subTest(ranks=ranks):
+                daemon = self.serve(STORIES, ranks)
+                got, _ = self.greedy(daemon, ids[:1], len(ids) - 1, exact())
+                self.assertEqual(got, ids[1:])
+                # The same in the middle of the story: reading equals having written.
+                got, _ = self.greedy(daemon, ids[:60], len(ids) - 60, exact())
+                self.assertEqual(got, ids[60:])
+                self.end(daemon)
+
+    @unittest.skipUnless(STORIES.is_dir(), "the stories260K fixture is not beside the checkout")
+    def test_stories_with_the_default_types_tells_a_story(self):
+        daemon = self.serve(STORIES, 1, args=())
+        answer = daemon.client.generate(ask(text="Once upon a time", kv=exact()))
+        self.assertRegex(answer.outputs[0].text.decode(), r"^,? there was|^ ?[A-Za-z, .]+$")
+        self.end(daemon)
+
+    def test_every_golden_model_continues_as_transformers_does(self):
+        for folder in sorted(h.GOLDEN.iterdir()):
+            if not (folder / "golden.json").exists():
+                continue
+            golden = json.loads((folder / "golden.json").read_text())
+            prompt = golden["prompts"][golden["greedy"]["prompt"]]["ids"]
+            want = golden["greedy"]["ids"]
+            for ranks in (1, 2, 4):
+                with self.subTest(model=folder.name, ranks=ranks):
+                    daemon = self.serve(folder, ranks)
+                    got, _ = self.greedy(daemon, prompt, len(want), exact())
+                    self.assertEqual(got, want)
+                    self.end(daemon)
+
+    def test_ranks_agree_on_what_is_merged(self):
+        """Cores come from integer sums: as many, and in this model the same tokens, on any ranks."""
+        ids, seen = prompt_ids(4, 400), []
+        for ranks in (1, 2, 4):
+            daemon = self.serve(h.GOLDEN / "llama31", ranks)
+            got, answer = self.greedy(daemon, ids, 24, compressed())
+            self.assertLess(answer.receipt.physical_entries, answer.receipt.exact_entries)
+            seen.append((got, answer.receipt.cores, answer.receipt.physical_entries))
+            self.end(daemon)
+        self.assertEqual(seen[0], seen[1])
+        self.assertEqual(seen[0], seen[2])
+
+
+if __name__ == "__main__":
+    h.main()
