@@ -9,14 +9,14 @@
 
 #include "model/tokenizer_internal.h"
 
-static enum sc_status parse_json(const char *text, size_t len, const char *name, json_t **ret_root,
-                                 struct sc_err *err)
+static enum sc_status parse_json(const char *text, size_t len, const char *name, size_t flags,
+                                 json_t **ret_root, struct sc_err *err)
 {
     json_error_t why;
     if (len > SC_TOKENIZER_FILE_BYTES_MAX)
         return sc_fail(err, SC_ERANGE, "%s: %zu bytes, limit %zu", name, len,
                        SC_TOKENIZER_FILE_BYTES_MAX);
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | flags, &why);
     if (!root)
         return sc_fail(err, SC_EFORMAT, "%s: line %d: %.160s", name, why.line, why.text);
     if (!json_is_object(root)) {
@@ -67,9 +67,11 @@ enum sc_status sc_tokenizer_open_memory(const char *json, size_t len, const char
     if (!tok)
         st = sc_fail(err, SC_ENOMEM, "tokenizer: out of memory");
     if (st == SC_OK)
-        st = parse_json(json, len, "tokenizer.json", &root, err);
+        st = parse_json(json, len, "tokenizer.json", 0, &root, err);
+    /* model_max_length is often 1e30, written as an integer. */
     if (st == SC_OK && config_json)
-        st = parse_json(config_json, config_len, "tokenizer_config.json", &config, err);
+        st = parse_json(config_json, config_len, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL,
+                        &config, err);
     if (st == SC_OK) {
         st = build(tok, root, config, err);
         if (st != SC_OK)

@@ -79,21 +79,24 @@ static int32_t trie_longest(const struct sc_tok_trie *t, const char *text, size_
     return found;
 }
 
-/* The id a token gets: its own in the vocabulary, or the next after the largest. The "id" in the
- * file must say the same, or the file means something else than what it would do elsewhere. */
-static enum sc_status token_id(const struct sc_tok_added *a, struct sc_tok_vocab *v,
-                               const char *content, size_t len, json_int_t file_id,
-                               uint32_t *ret_id, struct sc_err *err)
+/* The id a token gets: its own in the vocabulary, or else the next after the largest. The "id" in
+ * the file is not what counts elsewhere either, but it has to agree: with the vocabulary's, or with
+ * its place in the list. Tokens that are in the vocabulary although the list gave them an id of
+ * their own shift those after them. */
+static enum sc_status token_id(struct sc_tok_added *a, struct sc_tok_vocab *v, const char *content,
+                               size_t len, json_int_t file_id, uint32_t *ret_id, struct sc_err *err)
 {
     int32_t found = sc_tok_vocab_find(v, content, len);
-    uint32_t id = a->next_id > v->n_model ? a->next_id : v->n_model;
-    if (found >= 0)
-        id = (uint32_t)found;
-    if (file_id != (json_int_t)id)
-        return sc_fail(err, SC_EFORMAT, "added token \"%.40s\": id %lld, but its place gives %u",
-                       content, (long long)file_id, id);
-    *ret_id = id;
-    return found >= 0 ? SC_OK : sc_tok_vocab_add(v, content, len, id, 0, err);
+    uint32_t next = a->next_id > v->n_model ? a->next_id : v->n_model;
+    json_int_t place = (json_int_t)next + a->n_shifted;
+    json_int_t id = found >= 0 ? found : (json_int_t)next;
+    if (file_id != id && file_id != place)
+        return sc_fail(err, SC_EFORMAT, "added token \"%.40s\": id %lld, but its place gives %lld",
+                       content, (long long)file_id, (long long)id);
+    if (found >= 0 && file_id != id)
+        a->n_shifted++;
+    *ret_id = (uint32_t)id;
+    return found >= 0 ? SC_OK : sc_tok_vocab_add(v, content, len, (uint32_t)id, 0, err);
 }
 
 static enum sc_status load_flags(struct sc_tok_added_token *t, const json_t *obj,
@@ -108,7 +111,8 @@ static enum sc_status load_flags(struct sc_tok_added_token *t, const json_t *obj
     if (st == SC_OK)
         st = sc_tok_json_bool(obj, where, "rstrip", false, &t->rstrip, err);
     if (st == SC_OK)
-        st = sc_tok_json_bool(obj, where, "normalized", !t->special, &t->normalized, err);
+        st = sc_tok_json_bool(obj, where, "normalized", !t->special, &t->in_normalized, err);
+    t->in_raw = !t->in_normalized;
     return st;
 }
 
@@ -132,15 +136,20 @@ static enum sc_status add(struct sc_tok_added *a, struct sc_tok_vocab *v, const 
     if (token.id >= a->next_id)
         a->next_id = token.id + 1;
     uint8_t *flags = &v->entries[token.id].flags;
-    bool again = *flags & SC_TOK_ADDED;
+    bool again = *flags & SC_TOK_ADDED, was_special = *flags & SC_TOK_SPECIAL;
     *flags |= SC_TOK_ADDED;
     if (token.special)
         *flags |= SC_TOK_SPECIAL; /* once special, always special */
     for (size_t i = 0; again && i < a->n; i++) {
-        if (a->tokens[i].id == token.id) {
-            a->tokens[i] = token; /* the later entry's flags count */
-            return SC_OK;
-        }
+        struct sc_tok_added_token *old = &a->tokens[i];
+        if (old->id != token.id)
+            continue;
+        /* The later flags count, but the pass that finds a special token is its first one's. */
+        token.in_raw = old->in_raw || (!was_special && token.in_raw);
+        token.in_normalized = old->in_normalized || (!was_special && token.in_normalized);
+        token.special |= was_special;
+        *old = token;
+        return SC_OK;
     }
     if (a->n == SC_TOK_ADDED_MAX)
         return sc_fail(err, SC_ERANGE, "added_tokens: over %zu", SC_TOK_ADDED_MAX);
@@ -213,23 +222,26 @@ static enum sc_status load_config(struct sc_tok_added *a, struct sc_tok_vocab *v
     return st == SC_OK ? st : sc_err_prefix(err, st, "tokenizer_config.json");
 }
 
-static enum sc_status index_token(struct sc_tok_added *a, const struct sc_tok_vocab *v,
+static enum sc_status index_token(struct sc_tok_added *a, struct sc_tok_vocab *v,
                                   const struct sc_tok_normalizer *norm, size_t i,
                                   struct sc_err *err)
 {
     const struct sc_tok_added_token *t = &a->tokens[i];
     const char *text = sc_tok_text(v, t->id);
     size_t len = v->entries[t->id].text_len;
-    if (!t->normalized)
-        return trie_add(&a->raw, text, len, (int32_t)i, err);
+    enum sc_status st = t->in_raw ? trie_add(&a->raw, text, len, (int32_t)i, err) : SC_OK;
+    if (st != SC_OK || !t->in_normalized)
+        return st;
     struct sc_text bufs[2] = {{0}, {0}};
     struct sc_tok_matcher matcher = {0};
-    enum sc_status st = sc_tok_normalize(norm, &matcher, bufs, text, len, &text, &len, err);
+    st = sc_tok_normalize(norm, &matcher, bufs, text, len, &text, &len, err);
     if (st == SC_OK && len == 0)
         st = sc_fail(err, SC_ENOTSUP, "added token %u: nothing is left of it when normalized",
                      t->id);
     if (st == SC_OK)
         st = trie_add(&a->normalized, text, len, (int32_t)i, err);
+    if (st == SC_OK && (text == bufs[0].bytes || text == bufs[1].bytes))
+        st = sc_tok_vocab_see(v, t->id, text, len, err);
     sc_tok_matcher_fini(&matcher);
     sc_text_fini(&bufs[0]);
     sc_text_fini(&bufs[1]);

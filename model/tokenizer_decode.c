@@ -48,7 +48,7 @@ static const struct sc_tok_entry *entry(const struct sc_tokenizer *tok, int32_t 
     if (id < 0 || (uint32_t)id >= tok->vocab.n)
         return NULL;
     const struct sc_tok_entry *e = &tok->vocab.entries[id];
-    if (!(e->flags & SC_TOK_EXISTS) || (skip_special && (e->flags & SC_TOK_SPECIAL)))
+    if (!(e->flags & SC_TOK_EXISTS) || (skip_special && (e->flags & SC_TOK_DROPPED)))
         return NULL;
     return e;
 }
@@ -59,9 +59,9 @@ static enum sc_status put_first_metaspace(const struct sc_tokenizer *tok,
                                           struct sc_err *err)
 {
     const struct sc_tok_pretok_step *m = &tok->decoder.metaspace;
-    const char *text = tok->vocab.blob.bytes + e->text_at;
+    const char *text = tok->vocab.blob.bytes + e->seen_at;
     enum sc_status st = SC_OK;
-    for (size_t pos = 0; st == SC_OK && pos < e->text_len;) {
+    for (size_t pos = 0; st == SC_OK && pos < e->seen_len;) {
         size_t start = pos;
         sc_utf8_next(text, &pos);
         if (pos - start != m->replacement_len ||

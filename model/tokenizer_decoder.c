@@ -227,14 +227,18 @@ enum sc_status sc_tok_decoder_bytes(const struct sc_tok_decoder *d, struct sc_to
         struct sc_tok_entry *e = &v->entries[id];
         if (!(e->flags & SC_TOK_EXISTS))
             continue;
+        const char *seen = v->blob.bytes + e->seen_at;
+        int32_t known = sc_tok_vocab_find(v, seen, e->seen_len);
+        if (known >= 0 && (v->entries[known].flags & SC_TOK_SPECIAL))
+            e->flags |= SC_TOK_DROPPED;
         token.len = 0;
-        st = token_bytes(d, sc_tok_text(v, id), e->text_len, scratch, &token, &e->flags, err);
+        st = token_bytes(d, seen, e->seen_len, scratch, &token, &e->flags, err);
         if (st != SC_OK)
             break;
-        e->bytes_at = e->text_at;
+        e->bytes_at = e->seen_at;
         e->bytes_len = (uint32_t)token.len;
-        if (token.len == e->text_len &&
-            (token.len == 0 || memcmp(token.bytes, sc_tok_text(v, id), token.len) == 0))
+        if (token.len == e->seen_len &&
+            (token.len == 0 || memcmp(token.bytes, seen, token.len) == 0))
             continue;
         if (v->blob.len + token.len + 1 > UINT32_MAX)
             st = sc_fail(err, SC_ERANGE, "decoder: the tokens are over %u bytes", UINT32_MAX);

@@ -46,11 +46,13 @@ enum {
     SC_TOK_IN_MODEL = 2, /* BPE may produce it */
     SC_TOK_ADDED = 4,
     SC_TOK_SPECIAL = 8,
-    SC_TOK_BYTE = 16 /* a <0xNN> token that the decoder takes as one byte */
+    SC_TOK_BYTE = 16,   /* a <0xNN> token that the decoder takes as one byte */
+    SC_TOK_DROPPED = 32 /* what the decoder sees is a special token's text */
 };
 
 struct sc_tok_entry {
     uint32_t text_at, text_len;   /* the token as the file spells it, in blob */
+    uint32_t seen_at, seen_len;   /* what the decoder sees: its normalized form, if it has one */
     uint32_t bytes_at, bytes_len; /* what it stands for, in blob; filled by the decoder's load */
     uint8_t flags;
 };
@@ -71,6 +73,9 @@ enum sc_status sc_tok_vocab_add(struct sc_tok_vocab *v, const char *text, size_t
 int32_t sc_tok_vocab_find(const struct sc_tok_vocab *v, const char *text, size_t len);
 /* As find, only among the model's own tokens. */
 int32_t sc_tok_vocab_find_model(const struct sc_tok_vocab *v, const char *text, size_t len);
+/* Makes text what the decoder sees of token id. */
+enum sc_status sc_tok_vocab_see(struct sc_tok_vocab *v, uint32_t id, const char *text, size_t len,
+                                struct sc_err *err) SC_MUST_CHECK;
 void sc_tok_vocab_fini(struct sc_tok_vocab *v);
 
 static inline const char *sc_tok_text(const struct sc_tok_vocab *v, uint32_t id)
@@ -131,7 +136,8 @@ enum sc_tok_norm_kind {
     SC_TOK_NORM_REPLACE,
     SC_TOK_NORM_LOWERCASE,
     SC_TOK_NORM_STRIP,
-    SC_TOK_NORM_STRIP_ACCENTS
+    SC_TOK_NORM_STRIP_ACCENTS,
+    SC_TOK_NORM_BYTE_MAP
 };
 
 struct sc_tok_norm_step {
@@ -204,6 +210,8 @@ enum sc_status sc_tok_metaspace_load(const json_t *obj, const char *where,
 
 /* The code point that stands for a byte in byte-level vocabularies, and back (-1: none). */
 uint32_t sc_tok_byte_to_char(uint8_t byte);
+enum sc_status sc_tok_byte_map(const char *text, size_t len, struct sc_text *out,
+                               struct sc_err *err) SC_MUST_CHECK; /* appends */
 int sc_tok_char_to_byte(uint32_t cp);
 
 /* ---------------------------------------------------------------------------------------- BPE */
@@ -291,7 +299,8 @@ static inline const struct sc_tok_merge *sc_tok_bpe_merge(const struct sc_tok_bp
 
 struct sc_tok_added_token {
     uint32_t id;
-    bool single_word, lstrip, rstrip, normalized, special;
+    bool single_word, lstrip, rstrip, special;
+    bool in_raw, in_normalized; /* which pass finds it; both when the files disagree */
 };
 
 struct sc_tok_trie_node {
@@ -309,7 +318,8 @@ struct sc_tok_trie {
 struct sc_tok_added {
     struct sc_tok_added_token *tokens;
     size_t n, cap;
-    uint32_t next_id; /* one past the largest id so far */
+    uint32_t next_id;   /* one past the largest id so far */
+    uint32_t n_shifted; /* tokens of the vocabulary that the list numbered anew */
     struct sc_tok_trie raw, normalized;
 };
 
@@ -369,7 +379,7 @@ struct sc_tok_decoder {
 
 enum sc_status sc_tok_decoder_load(struct sc_tok_decoder *d, const json_t *obj,
                                    struct sc_err *err) SC_MUST_CHECK;
-/* Fills bytes_at and bytes_len of every entry. */
+/* Fills bytes_at, bytes_len and the decoder's flags of every entry. */
 enum sc_status sc_tok_decoder_bytes(const struct sc_tok_decoder *d, struct sc_tok_vocab *v,
                                     struct sc_err *err) SC_MUST_CHECK;
 void sc_tok_decoder_fini(struct sc_tok_decoder *d);

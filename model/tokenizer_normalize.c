@@ -69,6 +69,10 @@ static enum sc_status load_step(struct sc_tok_norm_step *s, const json_t *obj, c
         s->kind = SC_TOK_NORM_STRIP_ACCENTS;
         return SC_OK;
     }
+    if (strcmp(type, "ByteLevel") == 0) {
+        s->kind = SC_TOK_NORM_BYTE_MAP;
+        return SC_OK;
+    }
     return sc_fail(err, SC_ENOTSUP, "normalizer: type %.40s is not supported", type);
 }
 
@@ -215,7 +219,15 @@ enum sc_status sc_tok_normalize(const struct sc_tok_normalizer *n, struct sc_tok
         case SC_TOK_NORM_STRIP_ACCENTS:
             st = strip_accents(text, len, out, err);
             break;
+        case SC_TOK_NORM_BYTE_MAP:
+            st = sc_tok_byte_map(text, len, out, err);
+            break;
         }
+        if (st == SC_OK)
+            st = sc_text_append(out, "", 0, err); /* there are bytes, even when none are left */
+        if (st == SC_OK && out->len > SC_TOK_NORMALIZED_BYTES_MAX)
+            st = sc_fail(err, SC_ERANGE, "normalized text: %zu bytes, limit %zu", out->len,
+                         (size_t)SC_TOK_NORMALIZED_BYTES_MAX);
         if (st != SC_OK)
             return st;
         text = out->bytes;

@@ -256,3 +256,15 @@ int sc_tok_char_to_byte(uint32_t cp)
             return b;
     return -1;
 }
+
+enum sc_status sc_tok_byte_map(const char *text, size_t len, struct sc_text *out,
+                               struct sc_err *err)
+{
+    enum sc_status st = SC_OK;
+    for (size_t i = 0; st == SC_OK && i < len; i++) {
+        char bytes[4];
+        unsigned n = sc_utf8_put(bytes, sc_tok_byte_to_char((uint8_t)text[i]));
+        st = sc_text_append(out, bytes, n, err);
+    }
+    return st;
+}

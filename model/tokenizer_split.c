@@ -111,19 +111,6 @@ static enum sc_status metaspace(struct sc_tok_call *c, const struct sc_tok_preto
     return st;
 }
 
-static enum sc_status byte_map(struct sc_tok_call *c, const char *text, size_t len,
-                               struct sc_text *out)
-{
-    enum sc_status st = SC_OK;
-    out->len = 0;
-    for (size_t i = 0; st == SC_OK && i < len; i++) {
-        char bytes[4];
-        unsigned n = sc_utf8_put(bytes, sc_tok_byte_to_char((uint8_t)text[i]));
-        st = sc_text_append(out, bytes, n, c->err);
-    }
-    return st;
-}
-
 static enum sc_status run(struct sc_tok_call *c, size_t step, const char *text, size_t len,
                           bool origin)
 {
@@ -149,7 +136,8 @@ static enum sc_status run(struct sc_tok_call *c, size_t step, const char *text, 
         st = metaspace(c, &p->steps[step], text, len, origin, out);
         break;
     case SC_TOK_PRETOK_BYTE_MAP:
-        st = byte_map(c, text, len, out);
+        out->len = 0;
+        st = sc_tok_byte_map(text, len, out, c->err);
         break;
     }
     if (st != SC_OK)

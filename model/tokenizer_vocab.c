@@ -157,6 +157,8 @@ enum sc_status sc_tok_vocab_add(struct sc_tok_vocab *v, const char *text, size_t
     struct sc_tok_entry *e = &v->entries[id];
     e->text_at = (uint32_t)v->blob.len;
     e->text_len = (uint32_t)len;
+    e->seen_at = e->text_at;
+    e->seen_len = e->text_len;
     st = sc_text_append(&v->blob, text, len + 1, err); /* with its NUL */
     if (st != SC_OK)
         return st;
@@ -168,6 +170,22 @@ enum sc_status sc_tok_vocab_add(struct sc_tok_vocab *v, const char *text, size_t
             v->max_model_bytes = (uint32_t)len;
     }
     put_slot(v, id);
+    return SC_OK;
+}
+
+enum sc_status sc_tok_vocab_see(struct sc_tok_vocab *v, uint32_t id, const char *text, size_t len,
+                                struct sc_err *err)
+{
+    size_t at = v->blob.len;
+    enum sc_status st = sc_text_append(&v->blob, text, len, err);
+    if (st == SC_OK)
+        st = sc_text_append(&v->blob, "", 1, err);
+    if (st == SC_OK && v->blob.len > UINT32_MAX)
+        st = sc_fail(err, SC_ERANGE, "vocabulary: over %u bytes", UINT32_MAX);
+    if (st != SC_OK)
+        return st;
+    v->entries[id].seen_at = (uint32_t)at;
+    v->entries[id].seen_len = (uint32_t)len;
     return SC_OK;
 }
 

@@ -160,6 +160,7 @@ static void *thread_main(void *arg)
         if (s->failed)
             end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
         sc_plan_admit(s);
+        publish(s, false); /* who was admitted makes room in the queue before the step ends */
         publish(s, step(s));
     }
     end_running(s, SC_EUNAVAIL, "the server is shutting down");

@@ -203,22 +203,23 @@ L0, L1, L2, L3, L4 = range(5)
 BLANK_MIN = 16  # shortest chunk that a blank line ends
 SENTENCE_ENDS = set(".!?…。！？｡؟۔।॥")
 CLAUSE_ENDS = set(",;:，；：、)]")
+CLOSERS = "\"')]}”’»」』"  # may stand between the end of a sentence and the end of the token
 
 
 BLANKS = " \t\r\n\v\f"
 
 
 def token_class(text, ends_turn=False):
-    """Class of a token by its decoded text; ends_turn: a chat-turn or end-of-text token."""
+    """Class of a token by its decoded text; ends_turn: a special token."""
     if ends_turn:
         return L0
     body = text.rstrip(BLANKS)
-    tail = text[len(body) :]
-    if tail.count("\n") >= 2 or body.endswith("```"):
+    newlines = text.count("\n")
+    if newlines >= 2 or body.endswith("```"):
         return L0
-    if "\n" in tail or (body and body[-1] in SENTENCE_ENDS):
+    if newlines == 1 or body.rstrip(CLOSERS)[-1:] in SENTENCE_ENDS:
         return L1
-    if body and body[-1] in CLAUSE_ENDS:
+    if body[-1:] in CLAUSE_ENDS:
         return L2
     return L3 if text.startswith(" ") else L4
 
@@ -227,7 +228,8 @@ def class_at(texts, turns, i):
     """Class of token i among its neighbours, or None while the next token, which may veto, is unknown."""
     text = texts[i]
     if not turns[i]:
-        if i > 0 and texts[i - 1].endswith("\n") and "\n" in text and not text.strip(BLANKS):
+        before = texts[i - 1].rstrip(" \t") if i > 0 else ""
+        if before.endswith("\n") and "\n" in text and not text.strip(BLANKS):
             return L0
         if text.endswith((".", ",", ":")):
             if i + 1 == len(texts):
@@ -251,7 +253,7 @@ def next_end(classes, turns, start, limits, chunking, boundary):
         if kind is None:
             return None
         if chunking == "packed":
-            closes = (kind == L0 and length >= BLANK_MIN) or (kind == L1 and length >= target)
+            closes = (kind == L0 and length >= BLANK_MIN) or (kind <= L1 and length >= target)
         else:
             closes = kind <= (L1 if chunking == "sentence" else L2)
         if closes:
@@ -262,7 +264,7 @@ def next_end(classes, turns, start, limits, chunking, boundary):
 
 
 def overflow_end(classes, start, low, high):
-    sentences = [i for i in range(start + low - 1, start + high) if classes[i] == L1]
+    sentences = [i for i in range(start + low - 1, start + high) if classes[i] <= L1]
     if sentences:
         return sentences[-1] + 1
     for kind in (L1, L2, L3):

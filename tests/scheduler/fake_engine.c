@@ -117,8 +117,8 @@ static void check_run(struct checker *c, const struct sc_plan_run *run, const st
     require(c, run->pos0 == q->len, "pos0 is not the length", run->slot, run->pos0);
     require(c, end <= sc_recipe_next_cut(&q->recipe, q->prompt_len, run->pos0), "crosses a cut",
             run->slot, run->pos0);
-    require(c, run->pos0 >= q->prompt_len || end <= q->prompt_len, "crosses the prompt's end", run->slot,
-            run->pos0);
+    require(c, run->pos0 >= q->prompt_len || end <= q->prompt_len, "crosses the prompt's end",
+            run->slot, run->pos0);
     require(c, end <= c->e->opts.max_context, "beyond the context", run->slot, end);
     require(c, run->sampler == NULL || run->want == SC_LOGITS_LAST, "a sampler without logits",
             run->slot, 0);
@@ -135,7 +135,8 @@ static const struct sc_plan_open *find_open(const struct sc_plan *plan, uint32_t
     return NULL;
 }
 
-/* False: the plan is wrong. *ret_needed: pages that its runs take, *ret_freed: that its closes give. */
+/* False: the plan is wrong. *ret_needed: pages that its runs take, *ret_freed: that its closes
+ * give. */
 static bool check_plan(struct sc_engine *e, const struct sc_plan *plan, uint64_t *ret_needed,
                        uint64_t *ret_freed)
 {
@@ -274,7 +275,8 @@ static void count_step(struct sc_engine *e, const struct sc_plan *plan)
     c->steps++;
     c->runs += plan->n_runs;
     for (uint32_t i = 0; i < plan->n_runs; i++)
-        c->max_block = plan->runs[i].n_tokens > c->max_block ? plan->runs[i].n_tokens : c->max_block;
+        c->max_block =
+            plan->runs[i].n_tokens > c->max_block ? plan->runs[i].n_tokens : c->max_block;
     c->open_seqs = 0;
     for (uint32_t i = 0; i < e->opts.max_seqs; i++)
         c->open_seqs += e->seqs[i].open;

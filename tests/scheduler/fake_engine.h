@@ -1,10 +1,11 @@
-/* tests/scheduler/fake_engine.h - stands in for shard/engine.c: a toy model on a strict plan checker.
+/* tests/scheduler/fake_engine.h - stands in for shard/engine.c: a toy model on a strict plan
+ * checker.
  *
  * The next token's logits are a hash of everything the sequence was fed, with positions, recipe and
  * prompt_len, so that a mistake in order, position, preemption or resume changes the output. Pages
- * are counted as a real pool counts them. A plan that breaks a rule of shard/engine.h is refused and
- * remembered (fake_violation).
- * Threads: the engine.h calls from the scheduler's thread, the fake_ ones from the test's.
+ * are counted as a real pool counts them. A plan that breaks a rule of shard/engine.h is refused
+ * and remembered (fake_violation). Threads: the engine.h calls from the scheduler's thread, the
+ * fake_ ones from the test's.
  */
 #ifndef SC_TESTS_SCHEDULER_FAKE_ENGINE_H
 #define SC_TESTS_SCHEDULER_FAKE_ENGINE_H
@@ -25,11 +26,12 @@ void fake_set_script(struct sc_engine *engine, const int32_t *tokens, uint32_t n
 /* The n-th step from now (1: the next) fails with that status; every sequence is lost. */
 void fake_fail_step(struct sc_engine *engine, uint32_t n, enum sc_status status);
 void fake_fail_reset(struct sc_engine *engine, bool fail);
-void fake_refuse_steps(struct sc_engine *engine, uint32_t n); /* so many steps say SC_EFULL */
+void fake_refuse_steps(struct sc_engine *engine, uint32_t n);  /* so many steps say SC_EFULL */
 void fake_nan_at(struct sc_engine *engine, uint32_t position); /* of the next sampled token; once */
 void fake_sleep(struct sc_engine *engine, uint32_t step_us);
 
-/* Steps stop at their begin from now on; wait_held returns when one stands there (so one must come). */
+/* Steps stop at their begin from now on; wait_held returns when one stands there (so one must
+ * come). */
 void fake_hold(struct sc_engine *engine);
 void fake_wait_held(struct sc_engine *engine);
 void fake_release(struct sc_engine *engine);

@@ -142,7 +142,8 @@ static void take_done(struct client *c, const struct sc_event *ev)
     complain(c, ev->completion_tokens != c->n_tokens, "completion_tokens is not the deltas' sum");
     complain(c, (ev->finish == SC_FINISH_ERROR) != (ev->status != SC_OK), "finish and status");
     complain(c, ev->finish == SC_FINISH_NONE, "DONE without a finish");
-    complain(c, ev->status != SC_OK && (ev->error == NULL || ev->error[0] == '\0'), "no error text");
+    complain(c, ev->status != SC_OK && (ev->error == NULL || ev->error[0] == '\0'),
+             "no error text");
     snprintf(c->error, sizeof(c->error), "%s", ev->error != NULL ? ev->error : "");
     snprintf(c->stop_string, sizeof(c->stop_string), "%s",
              ev->stop_string != NULL ? ev->stop_string : "");

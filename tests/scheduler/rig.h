@@ -1,8 +1,9 @@
-/* tests/scheduler/rig.h - a scheduler on the fake engine, and clients that check what they are told.
+/* tests/scheduler/rig.h - a scheduler on the fake engine, and clients that check what they are
+ * told.
  *
- * The tokenizer is byte-level: id b is byte b; RIG_WORD is "hello", RIG_EOS is special. A client fails
- * its test (in client_wait or rig_close) when events come after DONE, progress goes back, text is not
- * UTF-8, or token counts do not agree.
+ * The tokenizer is byte-level: id b is byte b; RIG_WORD is "hello", RIG_EOS is special. A client
+ * fails its test (in client_wait or rig_close) when events come after DONE, progress goes back,
+ * text is not UTF-8, or token counts do not agree.
  */
 #ifndef SC_TESTS_SCHEDULER_RIG_H
 #define SC_TESTS_SCHEDULER_RIG_H

@@ -210,6 +210,8 @@ static void chunks_end_where_the_reference_ends_them(void **state)
         n_chunks += compare_ends(table, &all[i], i, json_object_get(line, "ends"));
         json_decref(line);
     }
+    while (fgetc(pipe) != EOF)
+        ; /* the newline of the last answer: closing before it would kill the writer */
     assert_int_equal(pclose(pipe), 0);
     assert_int_equal(unlink(path), 0);
     print_message("%u sequences, %u chunks\n", N_SEQUENCES, n_chunks);
