@@ -9,7 +9,7 @@
 
 #define CLUSTERS_MAX 256 /* labels are bytes */
 
-/* The page, with DATA_MARK where the reply goes: inspect_page.html, embedded by the build. */
+/* The page, with marks where title and reply go: inspect_page.html, embedded by the build. */
 extern const unsigned char sc_inspect_page[];
 extern const size_t sc_inspect_page_bytes;
 #define TITLE_MARK "@TITLE@"
@@ -235,36 +235,47 @@ static void write_escaped(FILE *out, const char *text)
     }
 }
 
+/* Slashes are escaped, so that no text can end the script element it lies in; "<!--" and "<script"
+ * would change how its end is found, so < is an escape too. */
+static void write_data(FILE *out, const char *json)
+{
+    for (; *json != '\0'; json++) {
+        if (*json == '<')
+            (void)fputs("\\u003c", out);
+        else
+            (void)fputc(*json, out);
+    }
+}
+
+static bool starts_with(const char *at, const char *end, const char *mark)
+{
+    return (size_t)(end - at) >= strlen(mark) && memcmp(at, mark, strlen(mark)) == 0;
+}
+
 enum sc_status sc_inspect_write_html(FILE *out, const char *title,
                                      const Semanticache__V1__InspectCacheResponse *reply,
                                      struct sc_err *err)
 {
-    const char *page = (const char *)sc_inspect_page;
-    const char *end = page + sc_inspect_page_bytes;
-    const char *at_title = memmem(page, sc_inspect_page_bytes, TITLE_MARK, strlen(TITLE_MARK));
-    const char *at_data = memmem(page, sc_inspect_page_bytes, DATA_MARK, strlen(DATA_MARK));
-    SC_ASSERT(at_title != NULL && at_data != NULL && at_title < at_data);
+    const char *at = (const char *)sc_inspect_page;
+    const char *end = at + sc_inspect_page_bytes;
     json_t *json = sc_json_message(&reply->base);
-    /* Slashes are escaped, so that no text can end the script element it lies in; "<!--" and
-     * "<script" would change how its end is found, hence ASCII with < as an escape. */
-    char *data = json != NULL
-                     ? json_dumps(json, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_ESCAPE_SLASH)
-                     : NULL;
+    char *data = NULL;
+    if (json != NULL)
+        data = json_dumps(json, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_ESCAPE_SLASH);
     json_decref(json);
     if (data == NULL)
         return sc_fail(err, SC_ENOMEM, "page: no memory");
-    const char *after_title = at_title + strlen(TITLE_MARK);
-    const char *after_data = at_data + strlen(DATA_MARK);
-    (void)fwrite(page, 1, (size_t)(at_title - page), out);
-    write_escaped(out, title);
-    (void)fwrite(after_title, 1, (size_t)(at_data - after_title), out);
-    for (const char *p = data; *p != '\0'; p++) {
-        if (*p == '<')
-            (void)fputs("\\u003c", out);
-        else
-            (void)fputc(*p, out);
+    while (at < end) {
+        if (starts_with(at, end, TITLE_MARK)) {
+            write_escaped(out, title);
+            at += strlen(TITLE_MARK);
+        } else if (starts_with(at, end, DATA_MARK)) {
+            write_data(out, data);
+            at += strlen(DATA_MARK);
+        } else {
+            (void)fputc(*at++, out);
+        }
     }
-    (void)fwrite(after_data, 1, (size_t)(end - after_data), out);
     free(data);
     if (fflush(out) != 0 || ferror(out))
         return sc_fail(err, SC_EIO, "page: %s", strerror(errno));

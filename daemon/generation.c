@@ -270,6 +270,7 @@ static struct sc_generation *create(struct sc_app *app, struct sc_rpc *rpc,
     g->start_us = opts->start_us;
     (void)pthread_mutex_init(&g->mu, NULL);
     g->n_outputs = n;
+    g->n_submitted = n; /* until we know better: nothing is over before all were submitted */
     for (uint32_t i = 0; i < n; i++) {
         g->outputs[i].g = g;
         g->outputs[i].index = i;
@@ -298,15 +299,10 @@ static enum sc_status submit(struct sc_generation *g, struct sc_output *out,
     opts.ctx = out;
     opts.on_chunk = g->inspect != NULL ? on_chunk : NULL;
     sc_generation_ref(g);
-    (void)pthread_mutex_lock(&g->mu);
-    g->n_submitted++;
-    (void)pthread_mutex_unlock(&g->mu);
     st = sc_sched_submit(g->app->sched, &opts, &request, err);
     (void)pthread_mutex_lock(&g->mu);
     if (st == SC_OK)
         out->request = request;
-    else
-        g->n_submitted--;
     (void)pthread_mutex_unlock(&g->mu);
     if (st != SC_OK)
         sc_generation_unref(g);
@@ -318,15 +314,22 @@ static void submit_all(struct sc_generation *g, const struct sc_request_opts *op
 {
     struct sc_err err = SC_ERR_INIT;
     enum sc_status st = SC_OK;
-    bool cancel;
+    bool cancel, over;
+    uint32_t n = 0;
 
-    for (uint32_t i = 0; i < g->n_outputs && st == SC_OK; i++)
-        st = submit(g, &g->outputs[i], opts, &err);
+    while (n < g->n_outputs && st == SC_OK) {
+        st = submit(g, &g->outputs[n], opts, &err);
+        n += st == SC_OK ? 1 : 0;
+    }
     (void)pthread_mutex_lock(&g->mu);
+    g->n_submitted = n;
     if (st != SC_OK)
         note_error_locked(g, st, err.text);
+    over = g->n_done == n;
     cancel = g->cancel_wanted || st != SC_OK; /* also: it was wanted before there was a request */
     (void)pthread_mutex_unlock(&g->mu);
+    if (over)
+        sc_registry_remove(&g->app->registry, &g->entry);
     if (cancel)
         sc_generation_cancel(g);
     if (st != SC_OK)

@@ -296,25 +296,26 @@ class Maker:
             ends.append(len(ids))
         return ids, ends
 
-    def pairs(self, n_tokens, n_facts, gap, few):
-        """Bare facts, "Marlow green Tobias baker", and then the same again in another order. With
-        `gap` a word stands in between, "Marlow is green". `few` takes all from a small pool. Teaches the look-up that questions need."""
+    def pairs(self, n_tokens, n_facts, level):
+        """Bare facts, "Marlow green Tobias baker", and then the same again in another order. Teaches
+        the look-up that questions need. Level 1 takes all words from a small pool; level 2 from all,
+        and may put "is" between key and value; level 3 may ask with "Marlow?\\nAnswer: green"."""
         rng = self.rng
-        pool = TOWNS[:24] if few else PEOPLE + TOWNS + SHIPS
-        values = COLOURS if few else COLOURS + TRADES + GOODS + MONTHS
-        keys = rng.sample(pool, n_facts)
-        mid = self.enc(" is") if gap else []
-        pairs = []
-        for k in keys:
-            v = rng.choice(values)
-            pairs.append(self.enc(" " + k) + mid + self.enc(" " + v))
-        ids = [self.bos]
-        for x in pairs:
-            ids += x
+        pool = TOWNS[:24] if level == 1 else PEOPLE + TOWNS + SHIPS
+        values = COLOURS if level == 1 else COLOURS + TRADES + GOODS + MONTHS
+        mid = self.enc(" is") if level > 1 and rng.random() < 0.6 else []
+        end = self.enc(".") if level > 2 and rng.random() < 0.6 else []
+        ask = self.enc("?") + self.enc(ANSWER_PREFIX) if level > 2 and rng.random() < 0.7 else mid
+        stop = [self.eos] if ask is not mid else end
+        ids, again = [self.bos], []
+        for k in rng.sample(pool, n_facts):
+            k, v = self.enc(" " + k), self.enc(" " + rng.choice(values))
+            ids += k + mid + v + end
+            again.append(k + ask + v + stop)
         w = [0.0] * len(ids)
         while len(ids) < n_tokens:
-            x = rng.choice(pairs)
-            ids, w = ids + x, w + [0.0] * (len(x) - 1) + [1.0]
+            x = rng.choice(again)
+            ids, w = ids + x, w + [0.0] * (len(x) - 1 - len(stop)) + [1.0] + [0.01] * len(stop)
         return ids[:n_tokens], w[:n_tokens], 1, []
 
     def sample(self, n_tokens, n_facts, n_questions, shared=0.0, plain=False, lm=0.1):

@@ -41,15 +41,16 @@ SINK, WINDOW, EPOCH = 16, 256, 512
 REGEX = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+"
          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 
-# (share of the time, tokens a sample, samples a step, facts, questions, shared keys, plain facts, mixed-in earlier stage)
+# share of the time, tokens a sample, samples a step, facts, questions, shared keys, plain facts, positions up to
 STAGES = [
-    (0.08, 128, 32, (3, 3), 3, 0.0, True),
-    (0.09, 256, 16, (5, 6), 5, 0.0, True),
-    (0.12, 288, 16, (4, 8), 8, 0.1, False),
-    (0.17, 512, 10, (4, 12), 10, 0.15, False),
-    (0.20, 1024, 5, (4, 12), 12, 0.15, False),
-    (0.34, 0, 1, (4, 12), 12, 0.15, False),
+    (0.12, 128, 20, (3, 4), 3, 0.0, True, 0),
+    (0.12, 224, 14, (4, 6), 5, 0.0, True, 1024),
+    (0.14, 320, 12, (4, 8), 8, 0.1, False, 4096),
+    (0.16, 512, 8, (4, 12), 10, 0.15, False, 16384),
+    (0.18, 1024, 4, (4, 12), 12, 0.15, False, 16384),
+    (0.28, 0, 1, (4, 12), 12, 0.15, False, 16384),
 ]
+BARE_STEPS = 250  # at most, for each of the three levels of bare pairs that come first
 
 
 # ---- tokenizer ------------------------------------------------------------------------------------
@@ -451,7 +452,7 @@ class Muon:
 def positions(rng, n, ends, limit):
     """Positions 0..n-1 with a few random jumps at sentence ends, below `limit`; or none at all."""
     pos = torch.arange(n)
-    if not ends or rng.random() < 0.25:
+    if not ends or limit <= n or rng.random() < 0.25:
         return pos
     room = rng.randrange(0, limit - n)
     cuts = sorted(rng.random() for _ in range(rng.randint(0, 4)))
@@ -462,16 +463,16 @@ def positions(rng, n, ends, limit):
 
 
 def batch(maker, stage, long_tokens=0, bare=0):
-    _, n, size, facts, n_q, shared, plain = stage
+    _, n, size, facts, n_q, shared, plain, reach = stage
     n = long_tokens or n
     size = 1 if long_tokens else size
     rng, rows = maker.rng, []
     for _ in range(size):
         if bare:
-            ids, w, d, ends = maker.pairs(n, rng.randint(*facts), bare > 1 and rng.random() < 0.5, bare == 1)
+            ids, w, d, ends = maker.pairs(n, rng.randint(*facts), bare)
         else:
             ids, w, d, ends = maker.sample(n, rng.randint(*facts), n_q, shared, plain)
-        rows.append((ids, w, d, positions(rng, n, ends, MAX_POS)))
+        rows.append((ids, w, d, positions(rng, n, ends, reach)))
     ids = torch.tensor([r[0] for r in rows])
     w = torch.tensor([r[1] for r in rows])
     return ids, w, rows[0][2], torch.stack([r[3] for r in rows])
@@ -542,40 +543,45 @@ def train(args):
     adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     squeeze = Squeeze()
     total = args.minutes * 60.0
-    t0, step, seen, stage_i, acc = time.time(), 0, 0, args.first_stage, None
-    skipped = sum(s[0] for s in STAGES[:args.first_stage])
-    share = 1.0 - skipped
-    ends = [(sum(s[0] for s in STAGES[args.first_stage:i + 1]) / share) * total for i in range(len(STAGES))]
+    t0, step, seen, stage_i, acc = time.time(), 0, 0, args.first_stage, 0.0
+    bare, bare_from = (0 if args.resume else 1), 0
+    ends = []
+
+    def plan():  # when each stage ends, out of the time that is left now
+        el, left = time.time() - t0, sum(s[0] for s in STAGES[stage_i:])
+        return [el + (total - el) * sum(s[0] for s in STAGES[stage_i:i + 1]) / left for i in range(len(STAGES))]
+
     while True:
+        if bare and (acc > 0.93 or step - bare_from >= BARE_STEPS):
+            bare, bare_from, acc = (bare + 1) % 4, step, 0.0
+        if not bare and not ends:
+            ends = plan()
         el = time.time() - t0
-        if el >= ends[stage_i] or el >= total:
+        if not bare and (el >= ends[stage_i] or (stage_i < 3 and acc > 0.97)):
             with torch.no_grad():
                 n = STAGES[stage_i][1] or 4096
                 a, _ = evaluate(p, tok, probe, n, 6, 6)
             print("stage %d done: exact match %.3f at %d tokens" % (stage_i, a, n), flush=True)
             export(p, tok, args.out, "stage %d" % stage_i)
-            stage_i += 1
-            if stage_i >= len(STAGES) or el >= total:
+            stage_i, acc = stage_i + 1, 0.0
+            if stage_i >= len(STAGES):
                 break
+            ends = plan()
         st = STAGES[stage_i]
         # one step in four is from an earlier stage, so nothing is forgotten
         if stage_i and maker.rng.random() < 0.25:
             st = STAGES[maker.rng.randrange(max(0, stage_i - 2), stage_i)]
         sq = None
         frac = (time.time() - t0) / total
-        if st[1] == 0:
+        if bare or (stage_i == 0 and maker.rng.random() < 0.2):
+            parts = [batch(maker, (0, 40, 32, (4, 4), 0, 0, True, 0), bare=bare or 3)]
+        elif st[1] == 0:
             n = maker.rng.choice([1024, 1536, 2048, 3072, 4096, 6144])
             sq = squeeze if maker.rng.random() < 0.75 else None
             squeeze.pick = maker.rng.randrange(3)
             parts = [batch(maker, st, n) for _ in range(max(1, 4096 // n))]
         else:
-            bare = 0
-            if step < 300:
-                bare = 1 if step < 100 else 2
-                bare = bare if step < 200 or step % 2 else 0
-            if bare:
-                st = (0, 32, 40, (4, 4), 0, 0, True)
-            parts = [batch(maker, st, bare=bare)]
+            parts = [batch(maker, st)]
         warm = min(1.0, (step + 1) / 30)
         lr = warm * (1.0 if frac < 0.6 else max(0.04, (1 - frac) / 0.4)) * args.lr
         for t in p.values():
@@ -592,10 +598,10 @@ def train(args):
             g["lr"] = 4e-3 * lr
         adam.step()
         step += 1
-        acc = hit if acc is None else 0.95 * acc + 0.05 * hit
+        acc = 0.95 * acc + 0.05 * hit
         if step % 20 == 0:
-            print("%5.1f min step %d stage %d tokens %.2fM loss %.3f answers %.3f hit %.3f (mean %.3f) lr %.2f g %.1f" %
-                  ((time.time() - t0) / 60, step, stage_i, seen / 1e6, ls, an, hit, acc, lr, gn), flush=True)
+            print("%5.1f min step %d stage %g tokens %.2fM loss %.3f answers %.3f hit %.3f (mean %.3f) lr %.2f g %.1f" %
+                  ((time.time() - t0) / 60, step, stage_i - bare / 10, seen / 1e6, ls, an, hit, acc, lr, gn), flush=True)
     return p, tok
 
 

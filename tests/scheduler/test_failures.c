@@ -138,7 +138,6 @@ static void broken_logits_end_their_own_request_alone(void **state)
     fake_nan_at(rig.engine, 37); /* only the prompt of 30 samples there: the other starts at 40 */
     fake_hold(rig.engine);
     client_submit(&rig, &c[0], client_opts(prompt, 30, 50));
-    c[0].progress = 0;
     struct sc_request_opts opts = client_opts(prompt, 40, 50);
     opts.ignore_eos = true;
     client_submit(&rig, &c[1], opts);

@@ -218,6 +218,26 @@ static void nothing_stops_before_min_tokens(void **state)
     client_fini(&c);
 }
 
+/* All bytes but a few are in the prompt: with a penalty that strong only the others can win. */
+static void the_repetition_penalty_sees_the_prompt(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct client c;
+    int32_t prompt[250];
+    for (int32_t i = 0; i < 250; i++)
+        prompt[i] = i;
+    struct sc_request_opts opts = client_opts(prompt, 250, 3);
+    opts.sampling.repetition_penalty = 100.0f;
+    opts.ignore_eos = true;
+    rig_open(&rig, &(struct rig_opts){0});
+    client_run(&rig, &c, opts);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_true(c.tokens[i] >= 250);
+    client_fini(&c);
+    rig_close(&rig);
+}
+
 static void max_tokens_zero_fills_the_context(void **state)
 {
     (void)state;
@@ -437,6 +457,7 @@ int main(void)
         cmocka_unit_test(ignore_eos_goes_on),
         cmocka_unit_test(stop_ids_end_it_too),
         cmocka_unit_test(nothing_stops_before_min_tokens),
+        cmocka_unit_test(the_repetition_penalty_sees_the_prompt),
         cmocka_unit_test(max_tokens_zero_fills_the_context),
         cmocka_unit_test(prefill_only_ends_after_the_prompt),
         cmocka_unit_test(auto_compresses_long_prompts_where_it_can),

@@ -14,7 +14,7 @@
 #include "shard/sampler.h"
 
 #define VOCAB   48u
-#define N_DRAWS 40000u
+#define N_DRAWS 20000u
 
 static const struct sc_sampling greedy = SC_SAMPLING_GREEDY;
 

@@ -1,0 +1,42 @@
+#include "daemon/services.h"
+
+#include "daemon/convert.h"
+#include "semanticache/v1/documents.pb-c.h"
+
+#define NO_DOCUMENTS "documents are not kept yet; send text or token_ids to Inference"
+
+static const struct sc_service_method documents[] = {
+    {.name = "PutDocument", .missing = NO_DOCUMENTS},
+    {.name = "GetDocument", .missing = NO_DOCUMENTS},
+    {.name = "ListDocuments", .missing = NO_DOCUMENTS},
+    {.name = "PinDocument", .missing = NO_DOCUMENTS},
+    {.name = "DeleteDocument", .missing = NO_DOCUMENTS},
+};
+
+const struct sc_service sc_service_documents = {
+    &semanticache__v1__documents__descriptor,
+    documents,
+    SC_ARRAY_LEN(documents),
+};
+
+const struct sc_service *const sc_services[] = {
+    &sc_service_inference, &sc_service_documents,     &sc_service_control,
+    &sc_service_health,    &sc_service_reflection_v1, &sc_service_reflection_v1alpha,
+};
+const size_t sc_n_services = SC_ARRAY_LEN(sc_services);
+
+bool sc_service_is_served(const struct sc_service *service)
+{
+    for (size_t i = 0; i < service->n_methods; i++) {
+        if (service->methods[i].handler != NULL)
+            return true;
+    }
+    return false;
+}
+
+struct sc_convert sc_app_convert(const struct sc_app *app)
+{
+    return (struct sc_convert){.model = app->model,
+                               .config = app->config,
+                               .max_context = app->engine_info.max_context};
+}

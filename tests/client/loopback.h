@@ -1,0 +1,34 @@
+/* tests/client/loopback.h - a gRPC server of one thread that answers from a script.
+ *
+ * Threads: start and stop from the test; respond runs on the server's thread, one call at a time.
+ */
+#ifndef SC_TESTS_CLIENT_LOOPBACK_H
+#define SC_TESTS_CLIENT_LOOPBACK_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LOOPBACK_MESSAGES_MAX 16
+
+struct loopback_answer {
+    const ProtobufCMessage *messages[LOOPBACK_MESSAGES_MAX]; /* sent in order */
+    size_t n_messages;
+    const char *raw; /* or these bytes as the only message */
+    int code;
+    const char *text;
+    bool hang; /* after the messages: no status until the client goes away */
+};
+
+typedef void loopback_fn(void *ctx, const char *method, const uint8_t *request, size_t len,
+                         struct loopback_answer *answer);
+
+struct loopback;
+
+struct loopback *loopback_start(loopback_fn *respond, void *ctx);
+void loopback_stop(struct loopback *server);
+const char *loopback_address(const struct loopback *server);
+unsigned loopback_cancelled(struct loopback *server); /* calls that the client cancelled */
+
+#endif
