@@ -1,6 +1,6 @@
 /* bench/cpu_kernels.c - how fast the kernels of the CPU backend are on this machine.
  *
- *   bench-cpu-kernels [threads]
+ *   bench-cpu-kernels [threads [first instruction set, 0 to 3]]
  *
  * Every instruction set that runs here: dense products of a 2048 x 2048 matrix with 1, 64 and 512
  * rows, attention of one decode step over 8192 entries, and prefill attention of 512 rows; 32
@@ -196,7 +196,8 @@ int main(int argc, char **argv)
     b.x = random_floats((size_t)ROWS * DIM);
     b.y = random_floats((size_t)ROWS * DIM);
     printf("%u thread(s)\n", opts.n_threads);
-    for (b.isa = SC_CPU_ISA_PLAIN; b.isa <= sc_cpu_isa_best(); b.isa++) {
+    for (b.isa = argc > 2 ? (enum sc_cpu_isa)strtoul(argv[2], NULL, 10) : SC_CPU_ISA_PLAIN;
+         b.isa <= sc_cpu_isa_best(); b.isa++) {
         must(sc_cpu_backend_open_isa(&opts, b.isa, &b.be, &err), &err);
         if (b.isa != SC_CPU_ISA_AVX512BF16)
             bench_matmul(&b, SC_DTYPE_F32);

@@ -18,16 +18,14 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
     [SC_CMD_GENERATE] =
         {"generate", "--prompt TEXT | --prompt-file FILE | --token-ids IDS [options]",
          "continue a prompt; the text goes to stdout as it comes",
-         "The prompt is sent as it is. A receipt follows on stderr: the finish reason, token "
-         "counts,\n"
-         "what the KV cache kept, and timings. With --json nothing is streamed and one object is\n"
+         "The prompt is sent as it is. A receipt follows on stderr: token counts, what the KV\n"
+         "cache kept, and timings. With --json nothing is streamed and one object is\n"
          "printed at the end.\n",
          0, 0},
     [SC_CMD_ASK] =
         {"ask", "--document FILE [options] QUESTION", "ask a question about a document",
-         "The prompt is DOCUMENT, question prefix, QUESTION, answer prefix, in this order and "
-         "with\n"
-         "nothing added. The prefixes and the stop strings come from the defaults, then from the\n"
+         "The prompt is DOCUMENT without newlines at its end, question prefix, QUESTION, answer\n"
+         "prefix, in this order. Prefixes and stop strings come from the defaults, then from the\n"
          "file of --prompt-format, then from --question-prefix, --answer-prefix and --stop.\n",
          1, 1},
     [SC_CMD_TOKENIZE] = {"tokenize", "--text TEXT | --file FILE | --detokenize --token-ids IDS",

@@ -160,8 +160,11 @@ enum sc_status sc_prompt_build(struct sc_arena *arena, const struct sc_prompt_fo
                                const struct sc_text *document, const char *question,
                                struct sc_text *ret_prompt, struct sc_err *err)
 {
+    size_t document_len = document->len;
+    while (document_len > 0 && document->bytes[document_len - 1] == '\n')
+        document_len--;
     const struct sc_text parts[] = {
-        *document,
+        {document->bytes, document_len},
         {format->question_prefix, strlen(format->question_prefix)},
         {question, strlen(question)},
         {format->answer_prefix, strlen(format->answer_prefix)},

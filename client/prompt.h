@@ -40,7 +40,8 @@ enum sc_status sc_prompt_format_parse(struct sc_arena *arena, const char *json, 
                                       struct sc_prompt_format *format,
                                       struct sc_err *err) SC_MUST_CHECK;
 
-/* document, question_prefix, question, answer_prefix: nothing added, nothing trimmed. */
+/* document, question_prefix, question, answer_prefix. Newlines at the document's end, which text
+ * files have and texts do not, are left out; nothing else is trimmed and nothing added. */
 enum sc_status sc_prompt_build(struct sc_arena *arena, const struct sc_prompt_format *format,
                                const struct sc_text *document, const char *question,
                                struct sc_text *ret_prompt, struct sc_err *err) SC_MUST_CHECK;

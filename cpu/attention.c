@@ -3,44 +3,63 @@
 struct attn_work {
     struct sc_cpu_device *dev;
     const struct sc_attn_args *a;
-    uint32_t group;        /* query heads per KV head */
-    uint32_t block_tokens; /* tokens of one task */
-    uint32_t n_blocks;     /* of all sequences */
+    uint32_t group;       /* query heads per KV head */
+    uint32_t most_tokens; /* of one task */
+    uint32_t most_heads;  /* KV heads of one task */
 };
 
-static uint32_t blocks_of(const struct attn_work *w, const struct sc_attn_seq *seq)
+/* How one sequence is cut: blocks of tokens x parts of the KV heads. */
+struct cut {
+    uint32_t block_tokens, n_blocks;
+    uint32_t part_heads, n_parts;
+};
+
+static struct cut cut_seq(const struct attn_work *w, const struct sc_attn_seq *seq)
 {
-    return (seq->n_rows + w->block_tokens - 1) / w->block_tokens;
+    struct cut c;
+    c.block_tokens = seq->n_rows < w->most_tokens ? seq->n_rows : w->most_tokens;
+    if (c.block_tokens == 0)
+        return (struct cut){0, 0, 0, 0};
+    c.n_blocks = (seq->n_rows + c.block_tokens - 1) / c.block_tokens;
+    c.part_heads = SC_CPU_QUERIES / (w->group * c.block_tokens);
+    if (c.part_heads > w->most_heads)
+        c.part_heads = w->most_heads;
+    c.n_parts = (w->a->n_kv_heads + c.part_heads - 1) / c.part_heads;
+    return c;
 }
 
-/* Task: one KV head and one block of one sequence's rows. Long blocks of a prompt come last in a
- * sequence and cost most, so tasks run from the last block to the first. */
+/* Task: some KV heads and one block of one sequence's rows. The last block of a prompt costs most
+ * and goes first. */
 static void attn_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct attn_work *w = ctx;
     const struct sc_attn_args *a = w->a;
-    uint32_t head = task % a->n_kv_heads, block = w->n_blocks - 1 - task / a->n_kv_heads;
     const struct sc_attn_seq *seq = a->seqs;
+    struct cut c = cut_seq(w, seq);
     struct sc_cpu_attn attn;
-    uint32_t row;
+    size_t row, first;
 
-    while (block >= blocks_of(w, seq)) {
-        block -= blocks_of(w, seq);
-        seq++;
+    while (task >= c.n_blocks * c.n_parts) {
+        task -= c.n_blocks * c.n_parts;
+        c = cut_seq(w, ++seq);
     }
     attn.pool = a->pool;
     attn.seq = seq;
-    attn.head = head;
-    attn.token0 = block * w->block_tokens;
+    attn.head0 = task % c.n_parts * c.part_heads;
+    attn.n_heads = a->n_kv_heads - attn.head0;
+    if (attn.n_heads > c.part_heads)
+        attn.n_heads = c.part_heads;
+    attn.token0 = (c.n_blocks - 1 - task / c.n_parts) * c.block_tokens;
     attn.n_tokens = seq->n_rows - attn.token0;
-    if (attn.n_tokens > w->block_tokens)
-        attn.n_tokens = w->block_tokens;
+    if (attn.n_tokens > c.block_tokens)
+        attn.n_tokens = c.block_tokens;
     attn.group = w->group;
-    row = seq->row0 + attn.token0;
+    row = (size_t)seq->row0 + attn.token0;
+    first = (size_t)attn.head0 * w->group * a->head_dim;
     attn.q_stride = a->q_stride;
     attn.out_stride = (size_t)a->n_heads * a->head_dim;
-    attn.q = a->q + row * attn.q_stride + (size_t)head * w->group * a->head_dim;
-    attn.out = a->out + row * attn.out_stride + (size_t)head * w->group * a->head_dim;
+    attn.q = a->q + row * attn.q_stride + first;
+    attn.out = a->out + row * attn.out_stride + first;
     attn.scale = a->scale;
     w->dev->kernels.attention(&attn, &w->dev->scratch[thread]);
 }
@@ -52,6 +71,9 @@ static enum sc_status check_seq(const struct sc_attn_args *a, uint32_t i, struct
     uint32_t n_core_pages = seq->n_cores / SC_PAGE_ENTRIES + (seq->n_cores % SC_PAGE_ENTRIES != 0);
     enum sc_status st;
 
+    if ((uint64_t)seq->n_cores > (uint64_t)a->pool->n_pages * SC_PAGE_ENTRIES)
+        return sc_fail(err, SC_EINVAL, "attention: sequence %u: %u cores in a pool of %u pages", i,
+                       seq->n_cores, a->pool->n_pages);
     if (end > UINT32_MAX || seq->n_rows > SC_CPU_ROWS_MAX || seq->exact_lo > seq->pos0)
         return sc_fail(err, SC_EINVAL, "attention: sequence %u: %u rows at %u, exact from %u", i,
                        seq->n_rows, seq->pos0, seq->exact_lo);
@@ -70,12 +92,22 @@ static enum sc_status check_seq(const struct sc_attn_args *a, uint32_t i, struct
     return st;
 }
 
+/* Few sequences: cut heads apart until every thread has about two tasks. */
+static uint32_t heads_of_task(const struct attn_work *w)
+{
+    uint32_t n_threads = sc_cpu_threads_count(w->dev->threads), n_kv = w->a->n_kv_heads;
+    uint32_t n_seqs = w->a->n_seqs == 0 ? 1 : w->a->n_seqs, parts = 2 * n_threads / n_seqs;
+    if (n_threads == 1 || parts < 2)
+        return n_kv;
+    return parts > n_kv ? 1 : n_kv / parts;
+}
+
 enum sc_status sc_cpu_attention(struct sc_backend *be, const struct sc_attn_args *a,
                                 struct sc_err *err)
 {
     struct attn_work w = {.dev = sc_cpu_device(be), .a = a};
     enum sc_status st = sc_cpu_check_pool("attention", a->pool, a->n_kv_heads, a->head_dim, err);
-    uint64_t n_blocks = 0;
+    uint64_t n_tasks = 0;
 
     if (st != SC_OK)
         return st;
@@ -86,17 +118,18 @@ enum sc_status sc_cpu_attention(struct sc_backend *be, const struct sc_attn_args
                        "attention: %u heads of %u over %u KV heads (at most %u each), q stride %u",
                        a->n_heads, a->head_dim, a->n_kv_heads, SC_CPU_GROUP_MAX, a->q_stride);
     w.group = a->n_heads / a->n_kv_heads;
-    w.block_tokens = SC_CPU_QUERIES / w.group;
+    w.most_tokens = SC_CPU_QUERIES / w.group;
+    w.most_heads = heads_of_task(&w);
     for (uint32_t i = 0; i < a->n_seqs; i++) {
+        struct cut c = cut_seq(&w, &a->seqs[i]);
         st = check_seq(a, i, err);
         if (st != SC_OK)
             return st;
-        n_blocks += blocks_of(&w, &a->seqs[i]);
+        n_tasks += (uint64_t)c.n_blocks * c.n_parts;
     }
-    if (n_blocks * a->n_kv_heads > UINT32_MAX)
+    if (n_tasks > UINT32_MAX)
         return sc_fail(err, SC_EINVAL, "attention: %llu blocks of rows",
-                       (unsigned long long)n_blocks);
-    w.n_blocks = (uint32_t)n_blocks;
-    sc_cpu_threads_run(w.dev->threads, attn_task, &w, w.n_blocks * a->n_kv_heads);
+                       (unsigned long long)n_tasks);
+    sc_cpu_threads_run(w.dev->threads, attn_task, &w, (uint32_t)n_tasks);
     return SC_OK;
 }

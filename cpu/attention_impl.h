@@ -21,8 +21,7 @@ INLINE uint32_t query_stride(uint32_t dim_pad)
 
 /* Scores of nq queries into p [nq][32]. */
 INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const float *bias,
-                    const float *q, uint32_t stride, uint32_t head_dim, const uint8_t *next,
-                    float *p)
+                    const float *q, uint32_t stride, uint32_t head_dim, float *p)
 {
     for (int col = 0; col < 2; col += QK_COLS) {
         vf s[AT_TILE][QK_COLS];
@@ -42,10 +41,6 @@ INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const f
                     k[c] = v_low((const uint16_t *)(const void *)block + d * 32);
                 else
                     k[c] = v_high((const uint16_t *)(const void *)block + d * 32);
-            }
-            if (next != NULL) {
-                v_prefetch(next + d * 128u);
-                v_prefetch(next + d * 128u + 64);
             }
 #pragma GCC unroll 12
             for (int i = 0; i < nq; i++) {
@@ -69,16 +64,16 @@ INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const f
 INLINE void pv_columns(const int nq, const int nc, const bool bf16, const uint8_t *v,
                        uint32_t dim_pad, struct range r, const float *p, float *o)
 {
-    vf acc[AT_TILE][PV_COLS];
+    vf acc[AT_TILE][PV_WIDE];
 #pragma GCC unroll 12
     for (int i = 0; i < nq; i++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int c = 0; c < nc; c++)
             acc[i][c] = v_load(o + (uint32_t)i * query_stride(dim_pad) + 16 * c);
     }
     for (uint32_t e = r.lo; e < r.hi; e++) {
-        vf x[PV_COLS];
-#pragma GCC unroll 2
+        vf x[PV_WIDE];
+#pragma GCC unroll 4
         for (int c = 0; c < nc; c++) {
             if (!bf16)
                 x[c] = v_load((const float *)(const void *)v + e * dim_pad + 16 * c);
@@ -90,14 +85,14 @@ INLINE void pv_columns(const int nq, const int nc, const bool bf16, const uint8_
 #pragma GCC unroll 12
         for (int i = 0; i < nq; i++) {
             vf w = v_set1(p[32 * i + (int)e]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int c = 0; c < nc; c++)
                 acc[i][c] = v_fma(x[c], w, acc[i][c]);
         }
     }
 #pragma GCC unroll 12
     for (int i = 0; i < nq; i++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int c = 0; c < nc; c++)
             v_store(o + (uint32_t)i * query_stride(dim_pad) + 16 * c, acc[i][c]);
     }
@@ -108,9 +103,14 @@ INLINE void pv_tile(const int nq, const bool bf16, const uint8_t *v, uint32_t di
 {
     uint32_t d = 0;
     /* Sixteen dimensions take 64 bytes: of one f32 entry, or of a pair of bf16 entries. */
+    if (nq * PV_WIDE <=
+        AT_TILE * PV_COLS) { /* few queries: read whole rows of V, in memory order */
+        for (; d + 16 * PV_WIDE <= dim_pad; d += 16 * PV_WIDE)
+            pv_columns(nq, PV_WIDE, bf16, v + d * 4u, dim_pad, r, p, o + d);
+    }
     for (; d + 16 * PV_COLS <= dim_pad; d += 16 * PV_COLS)
         pv_columns(nq, PV_COLS, bf16, v + d * 4u, dim_pad, r, p, o + d);
-    if (d < dim_pad)
+    for (; d < dim_pad; d += 16)
         pv_columns(nq, 1, bf16, v + d * 4u, dim_pad, r, p, o + d);
 }
 
@@ -123,15 +123,15 @@ INLINE void pv_tile(const int nq, const bool bf16, const uint8_t *v, uint32_t di
 #endif
 
 static void qk(uint32_t nq, bool bf16, const uint8_t *block, const float *bias, const float *q,
-               uint32_t stride, uint32_t head_dim, const uint8_t *next, float *p)
+               uint32_t stride, uint32_t head_dim, float *p)
 {
     switch (nq) {
 #define QK_CASE(n)                                                                                 \
     case n:                                                                                        \
         if (bf16)                                                                                  \
-            qk_tile(n, true, block, bias, q, stride, head_dim, next, p);                           \
+            qk_tile(n, true, block, bias, q, stride, head_dim, p);                                 \
         else                                                                                       \
-            qk_tile(n, false, block, bias, q, stride, head_dim, next, p);                          \
+            qk_tile(n, false, block, bias, q, stride, head_dim, p);                                \
         break;
         AT_CASES(QK_CASE)
 #undef QK_CASE
@@ -205,8 +205,7 @@ static struct range exact_range(const struct sc_cpu_attn *a, uint32_t page, uint
 }
 
 struct page_ref {
-    uint8_t *block;
-    const uint8_t *next; /* the block that comes after, or NULL */
+    uint8_t *block;      /* of one KV head */
     uint32_t exact_page; /* absolute number */
     bool is_core;
     struct range cores; /* when is_core: the same for all */
@@ -217,10 +216,10 @@ static struct range page_range(const struct sc_cpu_attn *a, const struct page_re
     return pg->is_core ? pg->cores : exact_range(a, pg->exact_page, t);
 }
 
-/* Queries q0 .. q0 + nq of the block against one page. Neighbouring queries of one token, or of
- * tokens that see the same entries, go together. */
+/* Queries q0 .. q0 + nq of one head against one page; base: the head's first query in scratch.
+ * Neighbouring queries of one token, or of tokens that see the same entries, go together. */
 static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
-                        const struct page_ref *pg, uint32_t q0, uint32_t nq)
+                        const struct page_ref *pg, uint32_t base, uint32_t q0, uint32_t nq)
 {
     const struct sc_kv_pool *pool = a->pool;
     bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
@@ -230,17 +229,17 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
 
     if (last.hi == 0 || r.lo == SC_PAGE_ENTRIES)
         return; /* ranges only move upwards from token to token: nobody sees this page */
-    qk(nq, bf16, pg->block, sc_cpu_kv_bias(pool, pg->block), s->attn.q + q0 * stride, stride,
-       pool->spec.head_dim, q0 == 0 ? pg->next : NULL, s->attn.p);
+    qk(nq, bf16, pg->block, sc_cpu_kv_bias(pool, pg->block), s->attn.q + (base + q0) * stride,
+       stride, pool->spec.head_dim, s->attn.p);
     for (uint32_t i = q0; i < end;) {
         bool same = r.lo == last.lo && r.hi == last.hi;
         uint32_t stop = same || (t + 1) * a->group > end ? end : (t + 1) * a->group;
         float *p = s->attn.p + (i - q0) * SC_PAGE_ENTRIES;
-        float *o = s->attn.o + i * stride;
+        float *o = s->attn.o + (base + i) * stride;
         if (r.lo < r.hi) {
             for (uint32_t j = i; j < stop; j++)
-                weigh(p + (j - i) * SC_PAGE_ENTRIES, r, &s->attn.top[j], s->attn.sum + j * 16,
-                      s->attn.o + j * stride, pool->dim_pad);
+                weigh(p + (j - i) * SC_PAGE_ENTRIES, r, &s->attn.top[base + j],
+                      s->attn.sum + (base + j) * 16, o + (j - i) * stride, pool->dim_pad);
             pv(stop - i, bf16, pg->block + pool->v_offset, pool->dim_pad, r, p, o);
         }
         i = stop;
@@ -249,20 +248,33 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     }
 }
 
-static void attend_page(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
-                        const struct page_ref *pg)
+/* The heads' blocks of one page lie one after the other, and are read in that order. */
+static void attend_page(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s, uint32_t page,
+                        struct page_ref *pg)
 {
     uint32_t n_queries = a->n_tokens * a->group;
-    for (uint32_t q0 = 0; q0 < n_queries; q0 += AT_TILE)
-        attend_tile(a, s, pg, q0, n_queries - q0 < AT_TILE ? n_queries - q0 : AT_TILE);
+    for (uint32_t h = 0; h < a->n_heads; h++) {
+        pg->block = sc_cpu_kv_block(a->pool, page, a->head0 + h);
+        for (uint32_t q0 = 0; q0 < n_queries; q0 += AT_TILE)
+            attend_tile(a, s, pg, h * n_queries, q0,
+                        n_queries - q0 < AT_TILE ? n_queries - q0 : AT_TILE);
+    }
+}
+
+/* Where query i of scratch, [head][token][head of the group], begins in a row-major array. */
+static size_t query_at(const struct sc_cpu_attn *a, uint32_t i, size_t row_stride)
+{
+    uint32_t head = i / (a->n_tokens * a->group), rest = i % (a->n_tokens * a->group);
+    uint32_t column = (head * a->group + rest % a->group) * a->pool->spec.head_dim;
+    return rest / a->group * row_stride + column;
 }
 
 static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
     uint32_t hd = a->pool->spec.head_dim, stride = query_stride(a->pool->dim_pad);
     vf scale = v_set1(a->scale);
-    for (uint32_t i = 0; i < a->n_tokens * a->group; i++) {
-        const float *from = a->q + i / a->group * a->q_stride + i % a->group * hd;
+    for (uint32_t i = 0; i < a->n_heads * a->n_tokens * a->group; i++) {
+        const float *from = a->q + query_at(a, i, a->q_stride);
         float *to = s->attn.q + i * stride;
         for (uint32_t d = 0; d < hd; d += 16) {
             uint32_t n = hd - d < 16 ? hd - d : 16;
@@ -278,8 +290,8 @@ static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 static void store_outputs(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
     uint32_t hd = a->pool->spec.head_dim, stride = query_stride(a->pool->dim_pad);
-    for (uint32_t i = 0; i < a->n_tokens * a->group; i++) {
-        float *to = a->out + i / a->group * a->out_stride + i % a->group * hd;
+    for (uint32_t i = 0; i < a->n_heads * a->n_tokens * a->group; i++) {
+        float *to = a->out + query_at(a, i, a->out_stride);
         const float *from = s->attn.o + i * stride;
         float sum = v_sum(v_load(s->attn.sum + i * 16));
         vf inv = v_set1(sum == 0.0f ? 0.0f : 1.0f / sum); /* all biases -inf: nothing is seen */
@@ -293,35 +305,22 @@ static void store_outputs(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 static void attention(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
     const struct sc_attn_seq *seq = a->seq;
-    uint32_t n_core_pages = (seq->n_cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
-    uint64_t last = (uint64_t)seq->pos0 + a->token0 + a->n_tokens - 1, from = seq->exact_lo;
-    uint64_t first_own = (uint64_t)seq->pos0 + a->token0;
-    struct page_ref pg = {0};
-
-    if (seq->window != 0 && first_own + 1 > seq->window && first_own + 1 - seq->window > from)
-        from = first_own + 1 - seq->window;
-    uint32_t first_page = (uint32_t)(from / SC_PAGE_ENTRIES);
-    uint32_t n_exact = (uint32_t)(last / SC_PAGE_ENTRIES) + 1 - first_page;
+    uint64_t first_own = (uint64_t)seq->pos0 + a->token0, from = seq->exact_lo;
+    uint32_t last_page = (uint32_t)((first_own + a->n_tokens - 1) / SC_PAGE_ENTRIES);
+    struct page_ref pg = {.is_core = true};
 
     load_queries(a, s);
-    for (uint32_t i = 0; i < n_core_pages + n_exact; i++) {
-        uint32_t e = i - n_core_pages, j = i + 1;
-        pg.is_core = i < n_core_pages;
-        pg.block = sc_cpu_kv_block(
-            a->pool, pg.is_core ? seq->core_pages[i] : seq->exact_pages[first_page + e], a->head);
-        pg.next = NULL;
-        if (j < n_core_pages + n_exact)
-            pg.next =
-                sc_cpu_kv_block(a->pool,
-                                j < n_core_pages ? seq->core_pages[j]
-                                                 : seq->exact_pages[first_page + j - n_core_pages],
-                                a->head);
-        pg.exact_page = first_page + e;
-        if (pg.is_core) {
-            uint32_t left = seq->n_cores - i * SC_PAGE_ENTRIES;
-            pg.cores = (struct range){0, left < SC_PAGE_ENTRIES ? left : SC_PAGE_ENTRIES};
-        }
-        attend_page(a, s, &pg);
+    for (uint32_t done = 0; done < seq->n_cores; done += SC_PAGE_ENTRIES) {
+        uint32_t left = seq->n_cores - done;
+        pg.cores = (struct range){0, left < SC_PAGE_ENTRIES ? left : SC_PAGE_ENTRIES};
+        attend_page(a, s, seq->core_pages[done / SC_PAGE_ENTRIES], &pg);
+    }
+    pg.is_core = false;
+    if (seq->window != 0 && first_own + 1 > seq->window && first_own + 1 - seq->window > from)
+        from = first_own + 1 - seq->window;
+    for (uint32_t page = (uint32_t)(from / SC_PAGE_ENTRIES); page <= last_page; page++) {
+        pg.exact_page = page;
+        attend_page(a, s, seq->exact_pages[page], &pg);
     }
     store_outputs(a, s);
 }

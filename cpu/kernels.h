@@ -52,14 +52,16 @@ struct sc_cpu_mm {
     bool first;    /* y holds nothing yet */
 };
 
-/* Queries of n_tokens tokens for one KV head. */
+/* Queries of n_tokens tokens for n_heads KV heads; n_tokens * n_heads * group <= SC_CPU_QUERIES.
+ * Several heads of few tokens go together because their blocks of a page are neighbours in memory.
+ */
 struct sc_cpu_attn {
     const struct sc_kv_pool *pool;
     const struct sc_attn_seq *seq;
-    uint32_t head;             /* KV head */
+    uint32_t head0, n_heads;   /* KV heads */
     uint32_t token0, n_tokens; /* of the sequence's rows */
-    uint32_t group;            /* query heads of this KV head */
-    const float *q;            /* row of token0, first head of the group */
+    uint32_t group;            /* query heads of a KV head */
+    const float *q;            /* row of token0, first query head of head0 */
     float *out;
     size_t q_stride, out_stride;
     float scale;

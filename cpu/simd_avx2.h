@@ -6,6 +6,7 @@
 #define MM_COLS 1
 #define QK_COLS 1
 #define PV_COLS 1
+#define PV_WIDE 2 /* of few queries */
 #define AT_TILE 6
 
 typedef struct {
@@ -150,8 +151,4 @@ INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
 {
     v_quantise8(x.a, cap, p);
     v_quantise8(x.b, cap, p + 8);
-}
-INLINE void v_prefetch(const void *p)
-{
-    _mm_prefetch((const char *)p, _MM_HINT_T0);
 }

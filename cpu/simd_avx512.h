@@ -6,6 +6,7 @@
 #define MM_COLS 4
 #define QK_COLS 2 /* attention: 16-lane columns of 32 entries, and of the head */
 #define PV_COLS 2
+#define PV_WIDE 4  /* of few queries */
 #define AT_TILE 12 /* queries */
 
 typedef __m512 vf;
@@ -118,8 +119,4 @@ INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
     __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_set1_ps((float)cap), _CMP_LT_OQ);
     __m512i n = _mm512_mask_cvtps_epi32(_mm512_set1_epi32(cap), below, x);
     _mm512_storeu_si512(p, _mm512_max_epi32(n, _mm512_setzero_si512()));
-}
-INLINE void v_prefetch(const void *p)
-{
-    _mm_prefetch((const char *)p, _MM_HINT_T0);
 }

@@ -6,6 +6,7 @@
 #define MM_COLS 1
 #define QK_COLS 1
 #define PV_COLS 1
+#define PV_WIDE 1 /* of few queries */
 #define AT_TILE 2
 
 typedef float v4 __attribute__((vector_size(16)));
@@ -151,8 +152,4 @@ INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
     for (int i = 0; i < 16; i++) {
         p[i] = f[i] < (float)cap ? (int32_t)lrintf(f[i] > 0.0f ? f[i] : 0.0f) : cap;
     }
-}
-INLINE void v_prefetch(const void *p)
-{
-    __builtin_prefetch(p);
 }

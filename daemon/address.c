@@ -75,8 +75,9 @@ enum sc_status sc_address_check(const char *address, bool insecure, struct sc_er
         struct sockaddr_un un;
         size_t len = strlen(address + 5);
         if (address[5] != '/' || len >= sizeof(un.sun_path))
-            return sc_fail(err, SC_EINVAL, "\"%s\": an absolute path of at most %zu bytes is needed",
-                           address, sizeof(un.sun_path) - 1);
+            return sc_fail(err, SC_EINVAL,
+                           "\"%s\": an absolute path of at most %zu bytes is needed", address,
+                           sizeof(un.sun_path) - 1);
         return SC_OK;
     }
     st = split(address, host, err);

@@ -17,8 +17,8 @@ bool sc_address_is_loopback(const char *address);
 enum sc_status sc_address_check(const char *address, bool insecure,
                                 struct sc_err *err) SC_MUST_CHECK;
 
-/* gRPC would silently take a live socket away from another daemon: so hold a lock on PATH.lock as long
- * as it is ours. ret_fd is closed to give it back. SC_EEXIST: somebody else has it. */
+/* gRPC would silently take a live socket away from another daemon: so hold a lock on PATH.lock as
+ * long as it is ours. ret_fd is closed to give it back. SC_EEXIST: somebody else has it. */
 enum sc_status sc_address_lock_unix(const char *address, int *ret_fd,
                                     struct sc_err *err) SC_MUST_CHECK;
 

@@ -1,8 +1,8 @@
 /* daemon/app.h - what the daemon is made of, as handlers see it.
  *
- * Life: open (cheap), load (long, on a thread of its own, while the server already answers health checks),
- * then ready. Handlers other than `always` ones run only when load has finished, so they read model,
- * engine facts and sched freely: these do not change any more until all calls are over.
+ * Life: open (cheap), load (long, on a thread of its own, while the server already answers health
+ * checks), then ready. Handlers other than `always` ones run only when load has finished, so they
+ * read model, engine facts and sched freely: these do not change any more until all calls are over.
  * Threads: state, admission and drain wishes are atomic; the rest is written before ready.
  */
 #ifndef SC_DAEMON_APP_H
@@ -40,8 +40,8 @@ struct sc_app {
     struct sc_hash calibration_hash;
     uint32_t calibration_tokens;
 
-    int wake_fd;                         /* eventfd of the main loop */
-    atomic_bool drain_wanted;            /* by Control.Drain; then the loop is woken */
+    int wake_fd;              /* eventfd of the main loop */
+    atomic_bool drain_wanted; /* by Control.Drain; then the loop is woken */
     _Atomic(uint64_t) drain_timeout_us;
 };
 

@@ -126,6 +126,27 @@ static enum sc_status set_number(struct sc_config *config, const struct sc_confi
     return store_number(config, key, number, value, err);
 }
 
+/* Several addresses are written with commas between them. */
+static enum sc_status set_listen(struct sc_config *config, const char *value, struct sc_err *err)
+{
+    char one[SC_CONFIG_PATH_BYTES];
+    enum sc_status st;
+    uint32_t i = 0;
+
+    for (;;) {
+        size_t len = strcspn(value, ",");
+        if (len >= sizeof(one))
+            return sc_fail(err, SC_EINVAL, "server.listen: %zu bytes, limit %zu", len,
+                           sizeof(one) - 1);
+        memcpy(one, value, len);
+        one[len] = '\0';
+        st = store_listen(config, i++, one, err);
+        if (st != SC_OK || value[len] == '\0')
+            return st;
+        value += len + 1;
+    }
+}
+
 enum sc_status sc_config_set(struct sc_config *config, const char *path, const char *value,
                              struct sc_err *err)
 {
@@ -137,7 +158,7 @@ enum sc_status sc_config_set(struct sc_config *config, const char *path, const c
     case SC_CONFIG_STRING:
         return store_string(config, key, value, err);
     case SC_CONFIG_STRINGS:
-        return store_listen(config, 0, value, err);
+        return set_listen(config, value, err);
     case SC_CONFIG_BOOL:
         return set_bool(config, key, value, err);
     case SC_CONFIG_CHOICE:
@@ -309,22 +330,22 @@ enum sc_status sc_config_load(struct sc_config *config, const char *path, struct
 
     if (f == NULL)
         return sc_fail(err, errno == ENOENT ? SC_ENOENT : SC_EIO, "%s: %s", path, strerror(errno));
-    text = malloc(SC_CONFIG_FILE_BYTES_MAX + 1);
+    text = malloc(SC_SETTINGS_BYTES_MAX + 1);
     if (text == NULL) {
         (void)fclose(f);
         return sc_fail(err, SC_ENOMEM, "%s: no memory to read it", path);
     }
-    n = fread(text, 1, SC_CONFIG_FILE_BYTES_MAX + 1, f);
+    n = fread(text, 1, SC_SETTINGS_BYTES_MAX + 1, f);
     if (ferror(f))
         st = sc_fail(err, SC_EIO, "%s: cannot be read", path);
-    else if (n > SC_CONFIG_FILE_BYTES_MAX)
-        st = sc_fail(err, SC_EINVAL, "%s: longer than %u bytes", path, SC_CONFIG_FILE_BYTES_MAX);
+    else if (n > SC_SETTINGS_BYTES_MAX)
+        st = sc_fail(err, SC_EINVAL, "%s: longer than %u bytes", path, SC_SETTINGS_BYTES_MAX);
     else if (memchr(text, 0, n) != NULL)
         st = sc_fail(err, SC_EINVAL, "%s: holds a NUL byte", path);
     else
         st = SC_OK;
     (void)fclose(f);
-    text[n <= SC_CONFIG_FILE_BYTES_MAX ? n : SC_CONFIG_FILE_BYTES_MAX] = '\0';
+    text[n <= SC_SETTINGS_BYTES_MAX ? n : SC_SETTINGS_BYTES_MAX] = '\0';
     if (st == SC_OK)
         st = sc_config_parse(config, text, path, err);
     free(text);

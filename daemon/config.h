@@ -1,9 +1,8 @@
 /* daemon/config.h - the daemon's settings: file (libconfig), then command line.
  *
- * One table (sc_config_keys) names every key with its type, limits and default; parsing, the unknown-key
- * check and the tests that compare the sample file and the man page all read it.
- * Errors are "FILE:LINE: key: what, value, limit".
- * Threads: a plain value, read-only after start.
+ * One table (sc_config_keys) names every key with its type, limits and default; parsing, the
+ * unknown-key check and the tests that compare the sample file and the man page all read it. Errors
+ * are "FILE:LINE: key: what, value, limit". Threads: a plain value, read-only after start.
  */
 #ifndef SC_DAEMON_CONFIG_H
 #define SC_DAEMON_CONFIG_H
@@ -15,9 +14,9 @@
 #include "base/log.h"
 #include "base/status.h"
 
-#define SC_CONFIG_PATH_BYTES 1024u
-#define SC_LISTEN_MAX        8u
-#define SC_CONFIG_FILE_BYTES_MAX (1u << 20)
+#define SC_CONFIG_PATH_BYTES     1024u
+#define SC_LISTEN_MAX            8u
+#define SC_SETTINGS_BYTES_MAX (1u << 20)
 
 enum sc_backend_choice { SC_BACKEND_AUTO, SC_BACKEND_CPU, SC_BACKEND_CUDA };
 enum sc_kv_default { SC_KV_DEFAULT_AUTO, SC_KV_DEFAULT_EXACT, SC_KV_DEFAULT_COMPRESSED };
@@ -25,7 +24,8 @@ enum sc_kv_default { SC_KV_DEFAULT_AUTO, SC_KV_DEFAULT_EXACT, SC_KV_DEFAULT_COMP
 struct sc_config {
     char model_dir[SC_CONFIG_PATH_BYTES];
 
-    char listen[SC_LISTEN_MAX][SC_CONFIG_PATH_BYTES]; /* "127.0.0.1:50051", "[::1]:0", "unix:/path" */
+    char listen[SC_LISTEN_MAX]
+               [SC_CONFIG_PATH_BYTES]; /* "127.0.0.1:50051", "[::1]:0", "unix:/path" */
     uint32_t n_listen;
     bool insecure;
     uint64_t max_message_bytes;
@@ -93,10 +93,10 @@ enum sc_status sc_config_set(struct sc_config *config, const char *key, const ch
 enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *err) SC_MUST_CHECK;
 
 /* "8GiB", "512 MiB", "1000000"; powers of 1024 only, as the suffix says. */
-enum sc_status sc_size_parse(const char *text, uint64_t *ret_bytes, struct sc_err *err)
-    SC_MUST_CHECK;
+enum sc_status sc_size_parse(const char *text, uint64_t *ret_bytes,
+                             struct sc_err *err) SC_MUST_CHECK;
 /* "500ms", "30s", "5min", "1h". */
-enum sc_status sc_duration_parse(const char *text, uint64_t *ret_us, struct sc_err *err)
-    SC_MUST_CHECK;
+enum sc_status sc_duration_parse(const char *text, uint64_t *ret_us,
+                                 struct sc_err *err) SC_MUST_CHECK;
 
 #endif

@@ -43,7 +43,7 @@ const struct sc_config_key sc_config_keys[] = {
     {"engine.weight_dtype", SC_CONFIG_CHOICE, AT(weight_dtype), 0, 0, dtypes, "bf16", false},
     {"engine.stuck_after", SC_CONFIG_DURATION, AT(stuck_after_us), SECOND, DAY, NULL, "60s", false},
 
-    {"kv.memory", SC_CONFIG_SIZE, AT(kv_memory_bytes), KIB * KIB, 1024 * 1024 * GIB, NULL, "1GiB",
+    {"kv.memory", SC_CONFIG_SIZE, AT(kv_memory_bytes), KIB *KIB, 1024 * 1024 * GIB, NULL, "1GiB",
      false},
     {"kv.dtype", SC_CONFIG_CHOICE, AT(kv_dtype), 0, 0, dtypes, "bf16", false},
     {"kv.default_mode", SC_CONFIG_CHOICE, AT(kv_mode), 0, 0, kv_modes, "auto", false},

@@ -41,8 +41,12 @@ static enum sc_status parse_units(const char *text, const struct unit *units, si
 enum sc_status sc_size_parse(const char *text, uint64_t *ret_bytes, struct sc_err *err)
 {
     static const struct unit units[] = {
-        {"", 1},           {"B", 1},          {"KiB", 1ull << 10},
-        {"MiB", 1ull << 20}, {"GiB", 1ull << 30}, {"TiB", 1ull << 40},
+        {"", 1},
+        {"B", 1},
+        {"KiB", 1ull << 10},
+        {"MiB", 1ull << 20},
+        {"GiB", 1ull << 30},
+        {"TiB", 1ull << 40},
     };
 
     return parse_units(text, units, SC_ARRAY_LEN(units), "size such as \"512MiB\" or \"8GiB\"",
@@ -52,8 +56,7 @@ enum sc_status sc_size_parse(const char *text, uint64_t *ret_bytes, struct sc_er
 enum sc_status sc_duration_parse(const char *text, uint64_t *ret_us, struct sc_err *err)
 {
     static const struct unit units[] = {
-        {"us", 1},           {"ms", 1000},         {"s", 1000000},
-        {"min", 60000000ull}, {"h", 3600000000ull},
+        {"us", 1}, {"ms", 1000}, {"s", 1000000}, {"min", 60000000ull}, {"h", 3600000000ull},
     };
 
     return parse_units(text, units, SC_ARRAY_LEN(units),

@@ -153,8 +153,9 @@ static enum sc_status take_counts(const Sampling *p, uint32_t vocab, struct sc_p
         return sc_fail(err, SC_EINVAL, "sampling.prompt_logprobs: %u, limit %u", prompt_logprobs,
                        SC_TOP_LOGPROBS_MAX);
     if (SC_PB_HAS(p, prompt_logprobs))
-        return sc_fail(err, SC_ENOTSUP,
-                       "sampling.prompt_logprobs: log-probabilities of prompts are not available yet");
+        return sc_fail(
+            err, SC_ENOTSUP,
+            "sampling.prompt_logprobs: log-probabilities of prompts are not available yet");
     o->min_tokens = SC_PB_GET(p, min_tokens, 0);
     o->max_tokens = SC_PB_GET(p, max_tokens, 0);
     if (SC_PB_HAS(p, max_tokens) && o->max_tokens == 0)
@@ -188,11 +189,14 @@ enum sc_status sc_convert_sampling(const struct sc_convert *c, const Sampling *s
     enum sc_status st;
 
     sc_default_sampling(&c->model->config, &o->sampling);
-    o->sampling.seed = SC_PB_HAS(p, seed) ? p->seed : random_seed();
     o->ignore_eos = SC_PB_GET(p, ignore_eos, false);
     o->skip_special_tokens = SC_PB_GET(p, skip_special_tokens, true);
     o->include_stop_string = SC_PB_GET(p, include_stop_str_in_output, false);
     st = take_floats(p, &o->sampling, err);
+    /* Greedy needs none: 0, so that the same request gets the same answer to the last field. */
+    o->sampling.seed = SC_PB_HAS(p, seed)               ? p->seed
+                       : o->sampling.temperature > 0.0f ? random_seed()
+                                                        : 0;
     if (st == SC_OK)
         st = take_counts(p, vocab, params, err);
     if (st == SC_OK)
@@ -252,8 +256,9 @@ static enum sc_status refuse_messages(const Semanticache__V1__ChatMessages *mess
         const ProtobufCBinaryData *text = &messages->messages[i]->content;
         size_t valid = sc_utf8_valid_prefix(text->data, text->len);
         if (valid < text->len)
-            return sc_fail(err, SC_EINVAL, "messages[%zu].content: not valid UTF-8 at byte %zu of %zu",
-                           i, valid, text->len);
+            return sc_fail(err, SC_EINVAL,
+                           "messages[%zu].content: not valid UTF-8 at byte %zu of %zu", i, valid,
+                           text->len);
     }
     return sc_fail(err, SC_ENOTSUP,
                    "messages: chat prompts are not available yet; send text or token_ids");
@@ -286,8 +291,9 @@ static enum sc_status take_prompt(const struct sc_convert *c,
 
     switch (request->prompt_case) {
     case SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_TEXT:
-        st = sc_convert_text(c, "text", &request->text, SC_PB_GET(request, add_special_tokens, true),
-                             SC_PB_GET(request, parse_special_tokens, true), &params->prompt, err);
+        st =
+            sc_convert_text(c, "text", &request->text, SC_PB_GET(request, add_special_tokens, true),
+                            SC_PB_GET(request, parse_special_tokens, true), &params->prompt, err);
         break;
     case SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS:
         st = take_ids(c, request->token_ids, params, err);
@@ -299,7 +305,8 @@ static enum sc_status take_prompt(const struct sc_convert *c,
                        "documents: prompts made of stored documents are not available yet; send "
                        "text or token_ids");
     default:
-        return sc_fail(err, SC_EINVAL, "prompt: none of text, token_ids, messages, documents is set");
+        return sc_fail(err, SC_EINVAL,
+                       "prompt: none of text, token_ids, messages, documents is set");
     }
     return st == SC_OK ? finish_prompt(c, params, err) : st;
 }
@@ -354,9 +361,9 @@ enum sc_status sc_convert_inspect(const struct sc_convert *c,
     if (st == SC_OK)
         st = sc_convert_kv(c, request->kv, SC_KV_CHOICE_COMPRESSED, &ret_params->opts, err);
     if (st == SC_OK && request->prompt_case == SEMANTICACHE__V1__INSPECT_CACHE_REQUEST__PROMPT_TEXT)
-        st = sc_convert_text(c, "text", &request->text, SC_PB_GET(request, add_special_tokens, true),
-                             SC_PB_GET(request, parse_special_tokens, true), &ret_params->prompt,
-                             err);
+        st = sc_convert_text(
+            c, "text", &request->text, SC_PB_GET(request, add_special_tokens, true),
+            SC_PB_GET(request, parse_special_tokens, true), &ret_params->prompt, err);
     else if (st == SC_OK &&
              request->prompt_case == SEMANTICACHE__V1__INSPECT_CACHE_REQUEST__PROMPT_TOKEN_IDS)
         st = take_ids(c, request->token_ids, ret_params, err);

@@ -1,8 +1,8 @@
 /* daemon/convert.h - from requests on the wire to what the scheduler takes.
  *
- * Every field is checked here; a refusal names the field as the client wrote it ("sampling.top_p"), its
- * value and the limit. Absent fields get their defaults: generation_config.json's where it has them.
- * Memory: a params owns its arrays; sc_params_fini frees them. Threads: pure functions.
+ * Every field is checked here; a refusal names the field as the client wrote it ("sampling.top_p"),
+ * its value and the limit. Absent fields get their defaults: generation_config.json's where it has
+ * them. Memory: a params owns its arrays; sc_params_fini frees them. Threads: pure functions.
  */
 #ifndef SC_DAEMON_CONVERT_H
 #define SC_DAEMON_CONVERT_H

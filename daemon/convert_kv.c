@@ -21,7 +21,8 @@ static enum sc_status take_enum(const char *name, int wire, int n_values, int *v
 _Static_assert((int)SEMANTICACHE__V1__KV_METRIC__KV_METRIC_L2_PRE == SC_METRIC_L2_PRE + 1 &&
                    (int)SEMANTICACHE__V1__KV_METRIC__KV_METRIC_COS_POST == SC_METRIC_COS_POST + 1,
                "metric");
-_Static_assert((int)SEMANTICACHE__V1__KV_SEED_ORDER__KV_SEED_ORDER_SCAN == SC_SEED_SCAN + 1, "seed");
+_Static_assert((int)SEMANTICACHE__V1__KV_SEED_ORDER__KV_SEED_ORDER_SCAN == SC_SEED_SCAN + 1,
+               "seed");
 _Static_assert((int)SEMANTICACHE__V1__KV_REPRESENTATIVE__KV_REPRESENTATIVE_LAST == SC_REP_LAST + 1,
                "representative");
 _Static_assert((int)SEMANTICACHE__V1__KV_CHUNKING__KV_CHUNKING_FIXED == SC_CHUNKS_FIXED + 1,
@@ -102,14 +103,19 @@ static enum sc_status take_numbers(const Kv *kv, struct sc_recipe *r, struct sc_
     r->chunk_min = SC_PB_GET(kv, chunk_min, r->chunk_min);
     r->chunk_target = SC_PB_GET(kv, chunk_target, r->chunk_target);
     r->chunk_max = SC_PB_GET(kv, chunk_max, r->chunk_max);
+    if (r->chunk_min > r->chunk_target || r->chunk_target > r->chunk_max)
+        return sc_fail(err, SC_EINVAL,
+                       "kv.chunk_min, chunk_target, chunk_max: %u, %u, %u, must not fall",
+                       r->chunk_min, r->chunk_target, r->chunk_max);
     if (SC_PB_HAS(kv, similarity_threshold)) {
         if (!(kv->similarity_threshold > 0 && kv->similarity_threshold < 1))
             return sc_fail(err, SC_EINVAL,
                            "kv.similarity_threshold: %.9g, must be above 0 and below 1",
                            (double)kv->similarity_threshold);
         if (SC_PB_HAS(kv, target_ratio))
-            return sc_fail(err, SC_EINVAL,
-                           "kv.similarity_threshold: stands instead of target_ratio, not beside it");
+            return sc_fail(
+                err, SC_EINVAL,
+                "kv.similarity_threshold: stands instead of target_ratio, not beside it");
         r->similarity_threshold = kv->similarity_threshold;
     }
     return SC_OK;
@@ -132,8 +138,8 @@ enum sc_status sc_convert_kv(const struct sc_convert *c, const Kv *kv,
     int choice = (int)default_choice;
     enum sc_status st;
 
-    _Static_assert((int)SEMANTICACHE__V1__KV_MODE__KV_MODE_COMPRESSED == SC_KV_CHOICE_COMPRESSED + 1,
-                   "mode");
+    _Static_assert(
+        (int)SEMANTICACHE__V1__KV_MODE__KV_MODE_COMPRESSED == SC_KV_CHOICE_COMPRESSED + 1, "mode");
     if (kv == NULL)
         kv = &none;
     st = take_enum("mode", (int)kv->mode, 3, &choice, err);

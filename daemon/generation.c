@@ -61,8 +61,8 @@ static bool append_delta(struct sc_pending *p, const struct sc_event *e, bool lo
     if (!grow((void **)&p->text, &p->text_cap, p->text_len + e->text_len, 1) ||
         !grow((void **)&p->ids, &p->ids_cap, p->n_ids + e->n_tokens, sizeof(*p->ids)))
         return false;
-    if (logprobs && !grow((void **)&p->sampled, &p->sampled_cap, p->n_ids + e->n_tokens,
-                          sizeof(*p->sampled)))
+    if (logprobs &&
+        !grow((void **)&p->sampled, &p->sampled_cap, p->n_ids + e->n_tokens, sizeof(*p->sampled)))
         return false;
     if (e->text_len > 0)
         memcpy(p->text + p->text_len, e->text, e->text_len);

@@ -24,7 +24,7 @@ struct sc_output {
     struct sc_pending pending;
     uint32_t prompt_done, prompt_total;
     bool has_progress;
-    bool done;       /* DONE came; ending is set */
+    bool done; /* DONE came; ending is set */
     bool final_sent;
     struct sc_ending ending;
 };

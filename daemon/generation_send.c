@@ -7,8 +7,8 @@
 #include "base/log.h"
 #include "proto/optional.h"
 
-/* One message of log-probabilities: 20 of them a token take about 3 KiB, and a message holds at most an
- * output. */
+/* One message of log-probabilities: 20 of them a token take about 3 KiB, and a message holds at
+ * most an output. */
 #define MESSAGE_BYTES_MAX ((size_t)1 << 30)
 
 enum step { STEP_NOTHING, STEP_PROGRESS, STEP_DELTA, STEP_FINAL, STEP_UNARY, STEP_FAIL };
@@ -284,6 +284,6 @@ void sc_generation_pump(struct sc_generation *g)
              g->outputs[0].ending.completion_tokens,
              g->outputs[0].ending.receipt.mode == SC_KV_COMPRESSED ? "compressed" : "exact",
              g->outputs[0].ending.receipt.kv.physical_entries,
-             g->outputs[0].ending.receipt.kv.exact_entries,
-             g->outputs[0].ending.timings.ttft_us, g->outputs[0].ending.total_us);
+             g->outputs[0].ending.receipt.kv.exact_entries, g->outputs[0].ending.timings.ttft_us,
+             g->outputs[0].ending.total_us);
 }

@@ -2,8 +2,8 @@
 
 void sc_health_init(struct sc_health *health, uint64_t stuck_after_us, uint64_t now_us)
 {
-    *health = (struct sc_health){.stuck_after_us = stuck_after_us, .progress_us = now_us,
-                                 .state = SC_HEALTH_LOADING};
+    *health = (struct sc_health){
+        .stuck_after_us = stuck_after_us, .progress_us = now_us, .state = SC_HEALTH_LOADING};
 }
 
 enum sc_health_state sc_health_update(struct sc_health *h, const struct sc_health_view *v)

@@ -1,8 +1,8 @@
 /* daemon/health.h - is the daemon serving? Health is progress, not the process's life.
  *
- * A pure state machine: the main loop feeds it what it sees several times a second, and publishes what
- * comes out to grpc.health.v1, to systemd's watchdog and to the admission of calls.
- * Threads: one owner, the main thread.
+ * A pure state machine: the main loop feeds it what it sees several times a second, and publishes
+ * what comes out to grpc.health.v1, to systemd's watchdog and to the admission of calls. Threads:
+ * one owner, the main thread.
  */
 #ifndef SC_DAEMON_HEALTH_H
 #define SC_DAEMON_HEALTH_H
@@ -13,8 +13,8 @@
 enum sc_health_state {
     SC_HEALTH_LOADING,
     SC_HEALTH_READY,
-    SC_HEALTH_STUCK,  /* work is queued and the slowest rank completed no step for stuck_after */
-    SC_HEALTH_FAILED, /* the rank group failed and could not be reset; stays */
+    SC_HEALTH_STUCK,    /* work is queued and the slowest rank completed no step for stuck_after */
+    SC_HEALTH_FAILED,   /* the rank group failed and could not be reset; stays */
     SC_HEALTH_DRAINING, /* wins over all others, stays */
 };
 

@@ -164,8 +164,8 @@ static bool fill_tokens(const struct sc_inspect *in, struct sc_arena *arena,
 }
 
 /* The concatenated bytes of the tokens [pos0, pos0 + n). */
-static bool fill_text(const struct sc_inspect *in, struct sc_arena *arena, uint32_t pos0, uint32_t n,
-                      ProtobufCBinaryData *ret)
+static bool fill_text(const struct sc_inspect *in, struct sc_arena *arena, uint32_t pos0,
+                      uint32_t n, ProtobufCBinaryData *ret)
 {
     size_t len = 0, at = 0;
     uint8_t *text;
@@ -186,9 +186,8 @@ static bool fill_text(const struct sc_inspect *in, struct sc_arena *arena, uint3
 }
 
 /* notes[0..n) are one chunk's layers. */
-static Semanticache__V1__InspectChunk *make_chunk(const struct sc_inspect *in,
-                                                  struct sc_arena *arena, const struct note *notes,
-                                                  size_t n)
+static Semanticache__V1__InspectChunk *
+make_chunk(const struct sc_inspect *in, struct sc_arena *arena, const struct note *notes, size_t n)
 {
     Semanticache__V1__InspectChunk *chunk = sc_arena_take(arena, sizeof(*chunk));
     Semanticache__V1__InspectLayer *layers = sc_arena_take(arena, n * sizeof(*layers));

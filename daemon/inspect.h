@@ -1,9 +1,8 @@
 /* daemon/inspect.h - gathers what compression did to one prompt, and tells it.
  *
- * note() is called by rank 0's thread during steps and must not block: it copies labels into memory that
- * grows by doubling. A preempted request is compressed again and tells the same chunks again; the last
- * telling counts.
- * Threads: note by one thread at a time; reply after the request's DONE.
+ * note() is called by rank 0's thread during steps and must not block: it copies labels into memory
+ * that grows by doubling. A preempted request is compressed again and tells the same chunks again;
+ * the last telling counts. Threads: note by one thread at a time; reply after the request's DONE.
  */
 #ifndef SC_DAEMON_INSPECT_H
 #define SC_DAEMON_INSPECT_H
@@ -12,7 +11,8 @@
 #include "scheduler/scheduler.h"
 #include "semanticache/v1/control.pb-c.h"
 
-#define SC_INSPECT_TOKENS_MAX 65536u /* of the prompt: an answer holds each token's text and labels */
+#define SC_INSPECT_TOKENS_MAX                                                                      \
+    65536u /* of the prompt: an answer holds each token's text and labels */
 
 struct sc_inspect;
 

@@ -1,7 +1,7 @@
 /* daemon/registry.h - the generate requests that are open, by their id.
  *
- * For Abort, for refusing an id twice, and for ending all when a drain has taken too long. Entries are
- * embedded in their owners. Threads: any; one lock, held for a walk of the list.
+ * For Abort, for refusing an id twice, and for ending all when a drain has taken too long. Entries
+ * are embedded in their owners. Threads: any; one lock, held for a walk of the list.
  */
 #ifndef SC_DAEMON_REGISTRY_H
 #define SC_DAEMON_REGISTRY_H

@@ -1,7 +1,7 @@
 /* daemon/reply.h - from the scheduler's numbers to messages.
  *
- * Memory: what messages point to is taken from the caller's arena, or is in the tokenizer; NULL results
- * mean the arena is exhausted. Threads: pure functions.
+ * Memory: what messages point to is taken from the caller's arena, or is in the tokenizer; NULL
+ * results mean the arena is exhausted. Threads: pure functions.
  */
 #ifndef SC_DAEMON_REPLY_H
 #define SC_DAEMON_REPLY_H

@@ -223,8 +223,8 @@ void sc_rpc_reply(struct sc_rpc *rpc, const ProtobufCMessage *message)
 }
 
 /* google.rpc.Status { code = 1, message = 2, details = 3 { type_url = 1, value = 2 } } with one
- * RetryInfo { retry_delay = 1 { seconds = 1 } }: few enough bytes to write here. The text stays out: it
- * is in grpc-message. */
+ * RetryInfo { retry_delay = 1 { seconds = 1 } }: few enough bytes to write here. The text stays
+ * out: it is in grpc-message. */
 static void add_retry_info(struct sc_rpc *rpc)
 {
     static const char type[] = "type.googleapis.com/google.rpc.RetryInfo";

@@ -2,14 +2,13 @@
  *
  * A handler gets a checked, unpacked request and answers in one of three ways:
  *   sc_rpc_reply            one message and OK (unary)
- *   sc_rpc_send, sc_rpc_finish    any number of messages, one at a time (on_sent tells), then a status
- *   sc_rpc_fail             a status
- * Exactly one of reply, finish or fail ends a call; what comes after it, and what is sent after the peer
- * has gone, is dropped, so handlers need not look.
+ *   sc_rpc_send, sc_rpc_finish    any number of messages, one at a time (on_sent tells), then a
+ * status sc_rpc_fail             a status Exactly one of reply, finish or fail ends a call; what
+ * comes after it, and what is sent after the peer has gone, is dropped, so handlers need not look.
  *
  * References: the core holds one for each outstanding batch, sc_rpc_ref gives more.
- * Threads: handlers and hooks run on poller threads, any of them; answers may come from any thread, one
- * at a time for one call.
+ * Threads: handlers and hooks run on poller threads, any of them; answers may come from any thread,
+ * one at a time for one call.
  */
 #ifndef SC_DAEMON_RPC_H
 #define SC_DAEMON_RPC_H
@@ -35,9 +34,9 @@ struct sc_service_method {
     sc_rpc_handler_fn *handler; /* NULL: not served, and then */
     const char *missing;        /* says what is not there */
     bool streams_in;
-    bool background; /* does not hold up a drain: subscriptions */
-    bool work;       /* starts work of the engine: refused while draining */
-    bool always;     /* served before the model is loaded, too */
+    bool background;                         /* does not hold up a drain: subscriptions */
+    bool work;                               /* starts work of the engine: refused while draining */
+    bool always;                             /* served before the model is loaded, too */
     const ProtobufCMessageDescriptor *input; /* NULL: the service descriptor's */
 };
 

@@ -20,8 +20,8 @@ struct server_tag {
 };
 
 struct sc_server {
-    const struct sc_config *config; /* borrowed */
-    struct sc_app *app;             /* borrowed */
+    const struct sc_config *config;           /* borrowed */
+    struct sc_app *app;                       /* borrowed */
     struct sc_method methods[SC_METHODS_MAX]; /* sorted by path */
     size_t n_methods;
     grpc_server *core;
@@ -44,6 +44,8 @@ const struct sc_method *sc_server_find(const struct sc_server *s, const char *pa
 {
     size_t lo = 0, hi = s->n_methods;
 
+    if (len >= SC_METHOD_PATH_BYTES)
+        return NULL;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
         const char *p = s->methods[mid].path;

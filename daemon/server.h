@@ -1,8 +1,8 @@
 /* daemon/server.h - the gRPC server: addresses, completion queue, pollers, method table.
  *
- * Life: open binds (so that a taken port is known before weights are loaded), start serves, shutdown
- * ends all calls, close frees. The order of a drain is in daemon/drain.h.
- * Threads: SC_POLLERS poller threads run all handlers. open, shutdown and close from the main thread.
+ * Life: open binds (so that a taken port is known before weights are loaded), start serves,
+ * shutdown ends all calls, close frees. The order of a drain is in daemon/drain.h. Threads:
+ * SC_POLLERS poller threads run all handlers. open, shutdown and close from the main thread.
  */
 #ifndef SC_DAEMON_SERVER_H
 #define SC_DAEMON_SERVER_H
@@ -10,9 +10,9 @@
 #include "daemon/config.h"
 #include "daemon/rpc.h"
 
-#define SC_POLLERS      2u
-#define SC_CALLS_ARMED  64u /* new calls that the core may hand over at once */
-#define SC_METHODS_MAX  64u
+#define SC_POLLERS     2u
+#define SC_CALLS_ARMED 64u /* new calls that the core may hand over at once */
+#define SC_METHODS_MAX 64u
 
 struct sc_server;
 
@@ -27,13 +27,15 @@ int sc_server_port(const struct sc_server *server, size_t i);
 uint32_t sc_server_calls(const struct sc_server *server);
 uint32_t sc_server_foreground_calls(const struct sc_server *server);
 
-/* Refuses new calls, cancels those that are open, returns when the core has let go of the listener. */
+/* Refuses new calls, cancels those that are open, returns when the core has let go of the listener.
+ */
 void sc_server_shutdown(struct sc_server *server);
 /* After shutdown, when no handler's state refers to calls any more. NULL is fine. */
 void sc_server_close(struct sc_server *server);
 
 /* For rpc.c. */
-const struct sc_method *sc_server_find(const struct sc_server *server, const char *path, size_t len);
+const struct sc_method *sc_server_find(const struct sc_server *server, const char *path,
+                                       size_t len);
 grpc_server *sc_server_core(struct sc_server *server);
 grpc_completion_queue *sc_server_queue(struct sc_server *server);
 struct sc_app *sc_server_app(struct sc_server *server);

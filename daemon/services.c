@@ -36,7 +36,6 @@ bool sc_service_is_served(const struct sc_service *service)
 
 struct sc_convert sc_app_convert(const struct sc_app *app)
 {
-    return (struct sc_convert){.model = app->model,
-                               .config = app->config,
-                               .max_context = app->engine_info.max_context};
+    return (struct sc_convert){
+        .model = app->model, .config = app->config, .max_context = app->engine_info.max_context};
 }

@@ -18,9 +18,11 @@ extern const size_t sc_n_services;
 /* True when one of its methods is served. */
 bool sc_service_is_served(const struct sc_service *service);
 
-/* Open Watch calls. tell() sends the state to those that have not heard of it; it is cheap when nothing
- * changed. While draining they are told NOT_SERVING and ended. Threads: tell from the main thread. */
-enum sc_status sc_watchers_open(struct sc_watchers **ret_watchers, struct sc_err *err) SC_MUST_CHECK;
+/* Open Watch calls. tell() sends the state to those that have not heard of it; it is cheap when
+ * nothing changed. While draining they are told NOT_SERVING and ended. Threads: tell from the main
+ * thread. */
+enum sc_status sc_watchers_open(struct sc_watchers **ret_watchers,
+                                struct sc_err *err) SC_MUST_CHECK;
 void sc_watchers_close(struct sc_watchers *watchers); /* no call is open; NULL is fine */
 void sc_watchers_tell(struct sc_watchers *watchers, enum sc_health_state state);
 

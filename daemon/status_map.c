@@ -1,7 +1,7 @@
 #include "daemon/status_map.h"
 
-/* Indexed by enum sc_status. FAILED_PRECONDITION and not OUT_OF_RANGE: a prompt longer than the context
- * will not fit however often it is sent. */
+/* Indexed by enum sc_status. FAILED_PRECONDITION and not OUT_OF_RANGE: a prompt longer than the
+ * context will not fit however often it is sent. */
 static const grpc_status_code codes[] = {
     [SC_OK] = GRPC_STATUS_OK,
     [SC_EINVAL] = GRPC_STATUS_INVALID_ARGUMENT,

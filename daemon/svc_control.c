@@ -83,8 +83,7 @@ static void get_server_info(struct sc_rpc *rpc, const ProtobufCMessage *message)
     sc_rpc_reply(rpc, &m.base);
 }
 
-static void fill_sampling(const struct sc_model_config *config,
-                          Semanticache__V1__SamplingParams *m)
+static void fill_sampling(const struct sc_model_config *config, Semanticache__V1__SamplingParams *m)
 {
     struct sc_sampling s;
 

@@ -6,7 +6,8 @@
 #include "grpc/reflection/v1/reflection.pb-c.h"
 #include "grpc/reflection/v1alpha/reflection.pb-c.h"
 
-/* v1 and v1alpha are the same bytes on the wire under two names: both are served with v1's messages. */
+/* v1 and v1alpha are the same bytes on the wire under two names: both are served with v1's
+ * messages. */
 typedef Grpc__Reflection__V1__ServerReflectionRequest Request;
 typedef Grpc__Reflection__V1__ServerReflectionResponse Response;
 
@@ -49,8 +50,8 @@ static void answer_files(struct sc_rpc *rpc, Response *m, const struct sc_symbol
         return;
     }
     for (size_t i = 0; i < n; i++)
-        list[i] = (ProtobufCBinaryData){.len = files[i].len,
-                                        .data = (uint8_t *)(uintptr_t)files[i].data};
+        list[i] =
+            (ProtobufCBinaryData){.len = files[i].len, .data = (uint8_t *)(uintptr_t)files[i].data};
     r.n_file_descriptor_proto = n;
     r.file_descriptor_proto = list;
     m->message_response_case =

@@ -89,7 +89,8 @@ static bool add_symbol(struct sc_symbols *s, size_t file, const char *scope, con
     return true;
 }
 
-/* A message or service: its own name, then those inside it. members: field number of nested things. */
+/* A message or service: its own name, then those inside it. members: field number of nested things.
+ */
 static bool add_scope(struct sc_symbols *s, size_t file, const char *scope,
                       const struct sc_wire_field *message, bool is_service, int depth)
 {
@@ -97,7 +98,8 @@ static bool add_scope(struct sc_symbols *s, size_t file, const char *scope,
     struct sc_wire w = sc_wire_init(message->data, message->len);
     struct sc_wire_field f;
     bool ok = depth < NEST_MAX && find_name(message, MESSAGE_NAME, name) &&
-              strlen(scope) + strlen(name) + 2 < sizeof(full) && add_symbol(s, file, scope, name, full);
+              strlen(scope) + strlen(name) + 2 < sizeof(full) &&
+              add_symbol(s, file, scope, name, full);
 
     while (ok && sc_wire_next(&w, &f)) {
         if (f.type != 2)

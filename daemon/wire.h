@@ -1,8 +1,8 @@
 /* daemon/wire.h - reads the protobuf wire format one field at a time.
  *
- * Used where protobuf-c does not look: it takes any bytes for a `string`, cuts them at a NUL, and turns
- * 2 MB of empty submessages into 100 MB of memory. So each request is checked before it is unpacked.
- * Memory: none. Threads: pure functions on the caller's cursor.
+ * Used where protobuf-c does not look: it takes any bytes for a `string`, cuts them at a NUL, and
+ * turns 2 MB of empty submessages into 100 MB of memory. So each request is checked before it is
+ * unpacked. Memory: none. Threads: pure functions on the caller's cursor.
  */
 #ifndef SC_DAEMON_WIRE_H
 #define SC_DAEMON_WIRE_H

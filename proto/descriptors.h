@@ -1,5 +1,5 @@
-/* proto/descriptors.h - a serialised google.protobuf.FileDescriptorSet of every file that is served:
- * ours, health and reflection, as written, imports included. Generated at build. */
+/* proto/descriptors.h - a serialised google.protobuf.FileDescriptorSet of every file that is
+ * served: ours, health and reflection, as written, imports included. Generated at build. */
 #ifndef SC_PROTO_DESCRIPTORS_H
 #define SC_PROTO_DESCRIPTORS_H
 

@@ -3,5 +3,6 @@
 file(READ "${IN}" hex HEX)
 string(REGEX REPLACE "(................................)" "\\1\n" hex "${hex}")
 string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," hex "${hex}")
-file(WRITE "${OUT}" "#include \"proto/descriptors.h\"\n\nconst unsigned char ${SYMBOL}[] = {\n${hex}};\n"
+file(WRITE "${OUT}" "#include <stddef.h>\n\nextern const unsigned char ${SYMBOL}[];\nextern const size_t ${SYMBOL}_bytes;\n"
+     "const unsigned char ${SYMBOL}[] = {\n${hex}};\n"
      "const size_t ${SYMBOL}_bytes = sizeof(${SYMBOL});\n")

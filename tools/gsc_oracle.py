@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Reference of the compression algorithm of docs/compression.md, in double precision.
 
-Written from the specification, not from the C code, so that a test that compares the two finds the
-mistakes of either. Slow on purpose: every function is the sentence of the specification it stands for.
+Written from the specification, not from the C code, so that a test that compares the two finds
+the mistakes of either. Slow on purpose: a function is the sentence that it stands for.
 Python 3.9 or later, standard library only. The commands read and print JSON, one object a line:
 
-    gsc_oracle.py cluster < problems     {"m", "tau", "forced": [i..], "order", "dist": [..]} -> labels, seeds
+    gsc_oracle.py cluster < problems     {"m", "tau", "forced", "order", "dist"} -> labels, seeds
     gsc_oracle.py budget  < problems     the same with "budget" in place of "tau"
     gsc_oracle.py random --chunks N --seed S [--budget]   random problems with their answers
     gsc_oracle.py chunk   < texts        {"classes": [..], "turns": [..], "prompt_len"} -> ends
@@ -64,8 +64,8 @@ def quantise(d, cap):
 
 
 def head_distances(keys, metric, inv_var, inv_freq, cap):
-    """keys [m][head_dim]: stored (rotated) keys of one head; token i is at offset i from the chunk's
-    origin. Returns the symmetric integer matrix [m][m]."""
+    """keys [m][head_dim]: stored (rotated) keys of one head; token i is at offset i from the
+    chunk's origin. Returns the symmetric integer matrix [m][m]."""
     if metric.endswith("pre"):
         keys = [rotate(k, -i, inv_freq) for i, k in enumerate(keys)]
     m = len(keys)
@@ -92,8 +92,8 @@ def head_cap(n_heads_total):
 
 
 def cluster(dist, tau, forced, order):
-    """Returns (labels, seeds): labels[i] is the cluster of token i, clusters in order of their lowest
-    member, seeds[c] the token that gathered cluster c."""
+    """Returns (labels, seeds): labels[i] is the cluster of token i, clusters in order of their
+    lowest member, seeds[c] the token that gathered cluster c."""
     if order not in ORDERS:
         raise InputError(f"order is {order!r}, must be one of {', '.join(ORDERS)}")
     m = len(dist)
@@ -144,7 +144,9 @@ def cluster_budget(dist, budget, forced, order):
 
 def square(m, triangle):
     if len(triangle) != m * (m - 1) // 2:
-        raise InputError(f"dist has {len(triangle)} values, {m * (m - 1) // 2} are needed for m = {m}")
+        raise InputError(
+            f"dist has {len(triangle)} values, {m * (m - 1) // 2} are needed for m = {m}"
+        )
     dist = [[0] * m for _ in range(m)]
     values = iter(triangle)
     for i in range(m):
@@ -225,7 +227,7 @@ def token_class(text, ends_turn=False):
 
 
 def class_at(texts, turns, i):
-    """Class of token i among its neighbours, or None while the next token, which may veto, is unknown."""
+    """Class of token i among its neighbours; None: it hangs on the next token, not known yet."""
     text = texts[i]
     if not turns[i]:
         before = texts[i - 1].rstrip(" \t") if i > 0 else ""
@@ -389,11 +391,24 @@ def run_chunk(line):
         classes = [class_at(texts, turns, i) for i in range(len(texts))]
     limits = (p.get("min", 32), p.get("target", 64), p.get("max", CHUNK_MAX))
     prompt_len = p.get("prompt_len", len(classes))
-    return {"ends": chunk(classes, turns, n_visible, prompt_len, limits, p.get("chunking", "packed"))}
+    return {
+        "ends": chunk(classes, turns, n_visible, prompt_len, limits, p.get("chunking", "packed"))
+    }
+
+
+def clear_threshold(dist, share):
+    """A threshold in the widest gap near a share of the distances: rounding cannot cross it."""
+    values = sorted(dist[i][j] for i in range(len(dist)) for j in range(i))
+    low, high = int(len(values) * share / 2), int(len(values) * (1 + share) / 2)
+    near = values[low : high + 1]
+    gaps = [(b - a, a + (b - a) // 2) for a, b in zip(near, near[1:])]
+    return max(gaps)[1] if gaps else 0
 
 
 def run_entries(line):
-    """keys, values: [n_heads][m][head_dim], stored (rotated) keys of one chunk of one layer."""
+    """keys, values: [n_heads][m][head_dim], stored (rotated) keys of one chunk of one layer.
+    Without tau a threshold is chosen that joins about a quarter of the pairs. queries
+    [n][head_dim]: each attends to the cores of every head."""
     p = json.loads(line)
     metric = p.get("metric", "l2_pre")
     if metric not in METRICS:
@@ -404,10 +419,14 @@ def run_entries(line):
         for k, inv_var in zip(p["keys"], p["inv_var"])
     ]
     dist = sum_heads(planes)
-    labels, seeds = cluster(dist, p["tau"], p.get("forced", []), p.get("order", "dense"))
+    tau = p["tau"] if "tau" in p else clear_threshold(dist, 0.25)
+    labels, seeds = cluster(dist, tau, p.get("forced", []), p.get("order", "dense"))
     rep, bias = p.get("representative", "mean"), p.get("log_bias", True)
     cores = [merge(k, v, labels, seeds, rep, bias) for k, v in zip(p["keys"], p["values"])]
-    return dict(answer(labels, seeds), dist=dist, cores=cores)
+    scale = len(p["keys"][0][0]) ** -0.5
+    out = [[attention(q, head, scale) for head in cores] for q in p.get("queries", [])]
+    flat = [dist[i][j] for i in range(len(dist)) for j in range(i + 1, len(dist))]
+    return dict(answer(labels, seeds), tau=tau, dist=flat, cores=cores, attention=out)
 
 
 def random_lines(args):
@@ -418,7 +437,9 @@ def random_lines(args):
         for order in ORDERS:
             p[order] = answer(*cluster(dist, p["tau"], p["forced"], order))
             if args.budget:
-                p["budget_" + order] = answer(*cluster_budget(dist, p["budget"], p["forced"], order))
+                p["budget_" + order] = answer(
+                    *cluster_budget(dist, p["budget"], p["forced"], order)
+                )
         yield p
 
 
@@ -433,7 +454,7 @@ def random_head(rng, m, head_dim, distinct):
 
 
 def check_equal_keys(rng):
-    """Tokens with equal keys: attention over their core is attention over them, whatever the values."""
+    """Equal keys: attention over their core is attention over them, whatever the values."""
     keys, values = random_head(rng, 40, 8, 6)
     dist = head_distances(keys, "l2_post", 1.0, [1.0] * 4, INT32_MAX)
     labels, seeds = cluster(dist, 0, [3, 7], "dense")
@@ -467,9 +488,7 @@ def check_derotation(rng):
 
 def check_split(rng):
     """The sum over heads is the same however the heads are split over ranks."""
-    planes = [
-        square(6, [rng.randrange(head_cap(8)) for _ in range(15)]) for _ in range(8)
-    ]
+    planes = [square(6, [rng.randrange(head_cap(8)) for _ in range(15)]) for _ in range(8)]
     whole = sum_heads(planes)
     assert whole == sum_heads([sum_heads(planes[:3]), sum_heads(planes[3:])])
     assert max(map(max, whole)) <= INT32_MAX
@@ -490,7 +509,7 @@ def check_partition(rng):
 
 
 def check_chunks(rng):
-    """Chunks grow only at the end: what is closed for a prefix stays closed, and no limit is broken."""
+    """What is closed for a prefix stays closed, and no limit is broken."""
     words = ["a", " b", ".", ",", "\n", "\n\n", " c", " d", "7", " e.", "3", ":"]
     texts = rng.choices(words, weights=[9, 9, 1, 1, 0.2, 0.1, 9, 9, 1, 1, 1, 1], k=600)
     turns = [rng.random() < 0.01 for _ in texts]

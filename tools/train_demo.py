@@ -95,28 +95,53 @@ def init_params(seed):
         p[b + "input_layernorm.weight"] = torch.ones(DIM)
         p[b + "post_attention_layernorm.weight"] = torch.ones(DIM)
     p["model.norm.weight"] = torch.full((DIM,), 0.06 / EMBED)
-    position_heads(p, g)
+    start_circuit(p, g)
     return {k: v.requires_grad_() for k, v in p.items()}
 
 
-def position_heads(p, g):
-    """Starts the heads of layer 0 as heads that look a fixed number of tokens back. Without it the
-    first minutes on a CPU pass before any previous-token head forms. All embeddings share one random
-    component; the fastest planes of RoPE turn it into a peak at the wanted distance."""
-    common = torch.randn(DIM, generator=g) * EMBED
-    p["model.embed_tokens.weight"] += common
-    gain = 5.5 / (common @ common / (EMBED * 2 ** 0.5)).item()
-    q, k = (p["model.layers.0.self_attn.%s_proj.weight" % c] for c in "qk")
+def start_circuit(p, g):
+    """Starts layers 0 and 1 as a rough look-up, which a CPU would spend most of its time finding.
+
+    Layer 0: heads that look a fixed number of tokens back. All embeddings share one random direction,
+    and the fastest planes of RoPE turn it into a peak at the wanted distance; each head writes what it
+    found into a subspace of its own. Layer 1: heads whose query is the key word of the question (4 back
+    from "Answer:") and whose key is the word 2 back of a value, matched in the slow planes of RoPE,
+    where the distance hardly matters; and heads that look for what followed the same token before.
+    They copy the value's embedding to the output. Training does the rest."""
+    basis = torch.linalg.qr(torch.randn(DIM, DIM, generator=g))[0].T
+    common, word, two, four, prev, *copy = (
+        basis[0] * EMBED * DIM ** 0.5, basis[1:33], basis[33:65], basis[65:97], basis[97:129],
+        basis[129:161], basis[161:193], basis[193:225])
+    emb = p["model.embed_tokens.weight"]
+    for sub in (basis[:1], two, four, prev):
+        emb -= emb @ sub.T @ sub
+    emb += common
+    gain = 5.5 / (common @ common / (EMBED * 1.27)).item()
+    hd, half = HEAD_DIM, HEAD_DIM // 2
+    q, k, v, o = (p["model.layers.0.self_attn.%s_proj.weight" % c] for c in "qkvo")
     q *= 0.3
     k *= 0.3
-    half = HEAD_DIM // 2
     for plane in range(4):
-        theta = THETA ** (-2 * plane / HEAD_DIM)
+        theta = THETA ** (-2 * plane / hd)
         for h in range(KV_HEADS):
-            k[h * HEAD_DIM + plane] += gain * common
+            k[h * hd + plane] += gain * common
         for h, back in enumerate((1, 2, 1, 3, 2, 4, 1, 5)):
-            q[h * HEAD_DIM + plane] += gain * math.cos(-back * theta) * common
-            q[h * HEAD_DIM + half + plane] += gain * math.sin(-back * theta) * common
+            q[h * hd + plane] += gain * math.cos(-back * theta) * common
+            q[h * hd + half + plane] += gain * math.sin(-back * theta) * common
+    for h in range(KV_HEADS):
+        v[h * hd:(h + 1) * hd] = word
+    for h, sub in ((0, prev), (4, two), (5, four)):
+        o[:, h * hd:(h + 1) * hd] = sub.T
+    q, k, v, o = (p["model.layers.1.self_attn.%s_proj.weight" % c] for c in "qkvo")
+    slow = torch.tensor([*range(half // 2, half), *range(half + half // 2, hd)])
+    for h, ask, have in ((0, four[:16], two[:16]), (1, four[16:], two[16:]), (3, word[:16], prev[:16])):
+        k[h * hd:(h + 1) * hd] *= 0.2
+        k[h * hd + slow] = 1.6 * have
+        for i in (2 * h, 2 * h + 1):
+            q[i * hd:(i + 1) * hd] *= 0.2
+            q[i * hd + slow] = 1.6 * ask
+            o[:, i * hd:(i + 1) * hd] = copy[min(h, 2)].T
+        v[h * hd:(h + 1) * hd] = copy[min(h, 2)]
 
 
 def rms(x, w):
@@ -544,7 +569,7 @@ def train(args):
     squeeze = Squeeze()
     total = args.minutes * 60.0
     t0, step, seen, stage_i, acc = time.time(), 0, 0, args.first_stage, 0.0
-    bare, bare_from = (0 if args.resume else 1), 0
+    bare, bare_from = args.bare, 0
     ends = []
 
     def plan():  # when each stage ends, out of the time that is left now
@@ -593,7 +618,7 @@ def train(args):
             ls, an, hit = ls + loss.item() / len(parts), an + a / len(parts), hit + h / len(parts)
             seen += ids.numel()
         gn = torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        muon.step(0.02 * lr)
+        muon.step(0.01 * lr)
         for g in adam.param_groups:
             g["lr"] = 4e-3 * lr
         adam.step()
@@ -675,6 +700,7 @@ def main():
     ap.add_argument("--lr", type=float, default=1.0, help="factor on all learning rates")
     ap.add_argument("--resume", help="start from these safetensors (with --first-stage)")
     ap.add_argument("--first-stage", type=int, default=0)
+    ap.add_argument("--bare", type=int, default=0, help="level of bare pairs to begin with, 1..3; 0: none")
     ap.add_argument("--report", action="store_true", help="measure the model in --out, train nothing")
     ap.add_argument("--sample", action="store_true", help="write the sample document of the model in --out")
     args = ap.parse_args()

@@ -49,7 +49,7 @@ static void write_file(const struct fixture *f, const char *bytes, size_t len)
 static void prompt_is_document_prefix_question_prefix_and_nothing_else(void **state)
 {
     struct fixture *f = *state;
-    const struct sc_text document = {"  Doc.\n", 7};
+    const struct sc_text document = {"  Doc.\n\nTwo. \n\n", 15};
     struct sc_prompt_format format;
     struct sc_text prompt;
     sc_prompt_format_default(&format);
@@ -57,7 +57,7 @@ static void prompt_is_document_prefix_question_prefix_and_nothing_else(void **st
     assert_string_equal(format.stops[0], "\n");
     assert_int_equal(sc_prompt_build(&f->arena, &format, &document, "Who? ", &prompt, &f->err),
                      SC_OK);
-    assert_string_equal(prompt.bytes, "  Doc.\n\n\nQuestion: Who? \nAnswer:");
+    assert_string_equal(prompt.bytes, "  Doc.\n\nTwo. \n\nQuestion: Who? \nAnswer:");
     assert_int_equal(prompt.len, strlen(prompt.bytes));
 }
 

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the daemon as a process, and a client made from the .proto files.
+"""What the end-to-end tests share: the daemon as a process, and a client made from the protos.
 
 The client uses stock grpcio and protobuf, nothing of this project's C code. SEMANTICACHED names the
 binary. Exit status 77 means skipped: python3-grpcio, python3-protobuf or protoc is missing.
@@ -52,9 +52,7 @@ def generate_messages(folder):
         "grpc/reflection/v1alpha/reflection.proto",
     ]
     # The Python package `grpc` would hide generated modules of that name: ours live under `stock`.
-    subprocess.run(
-        ["protoc", f"-I{SOURCE / 'proto'}", f"--python_out={folder}", *own], check=True
-    )
+    subprocess.run(["protoc", f"-I{SOURCE / 'proto'}", f"--python_out={folder}", *own], check=True)
     renamed = pathlib.Path(folder, "stock_protos")
     for name in stock:
         target = renamed / name.replace("grpc/", "stock/")
@@ -90,10 +88,8 @@ class Stub:
         proto = sides_of(module, service)
         for method in descriptor.methods:
             client_streams, server_streams = proto[method.name]
-            make = getattr(
-                channel,
-                f"{'stream' if client_streams else 'unary'}_{'stream' if server_streams else 'unary'}",
-            )
+            sides = ["stream" if s else "unary" for s in (client_streams, server_streams)]
+            make = getattr(channel, "_".join(sides))
             setattr(
                 self,
                 method.name,
@@ -195,7 +191,7 @@ def compressed(**fields):
 
 
 def prompt_ids(seed, length, vocab=256, first=3):
-    """The same random-looking prompt for the same arguments, begin-of-text first, on any machine."""
+    """Random-looking, begin-of-text first; the same for the same arguments."""
     ids, state = [0], seed * 2654435761 + 12345
     while len(ids) < length:
         state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
@@ -259,6 +255,7 @@ class Daemon:
         self.target = f"127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile("w+", prefix="semanticached-", suffix=".log")
         command = [daemon_binary(), "--model", str(model), "--listen", self.target, *args]
+        command += ["--kv-memory", "256MiB", "--drain-timeout", "300s"]
         command += shlex.split(os.environ.get("SC_E2E_DAEMON_ARGS", ""))
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self.client = Client(self.target)
@@ -323,8 +320,13 @@ def wait_until(true, what, timeout=PATIENCE_S):
         time.sleep(0.01)
 
 
+def is_idle(client):
+    info = client.info()
+    return info.running == 0 and info.waiting == 0 and info.pages_free == info.pages_total
+
+
 class DaemonCase(unittest.TestCase):
-    """One daemon for the class. After every test it must be idle, leak no page, and still answer."""
+    """One daemon for the class. After each test it must be idle, leak no page, and still answer."""
 
     MODEL = GOLDEN / "llama31"
     POSITIONS = None  # a longer context than the model's own
@@ -355,15 +357,20 @@ class DaemonCase(unittest.TestCase):
         answer = self.client.generate(self.probe)
         self.assertEqual(list(answer.outputs[0].token_ids), self.probe_ids)
 
-    def is_idle(self):
-        info = self.client.info()
-        return info.running == 0 and info.waiting == 0 and info.pages_free == info.pages_total
-
     def assert_idle(self, timeout=10):
         try:
-            wait_until(self.is_idle, "idle, all pages free", timeout)
+            wait_until(lambda: is_idle(self.client), "idle, all pages free", timeout)
         except AssertionError as e:
             raise AssertionError(f"{e}\n{self.client.info()}\n{self.daemon.tail()}") from None
+
+    def or_skip(self, call, request):
+        """The answer; skips, visibly, where the server says that it does not do this yet."""
+        try:
+            return call(request, timeout=PATIENCE_S)
+        except grpc.RpcError as e:
+            if e.code() != Code.UNIMPLEMENTED:
+                raise
+            return self.skipTest(e.details())
 
     def assert_refused(self, code, request, *words, call=None):
         with self.assertRaises(grpc.RpcError) as caught:

@@ -1,4 +1,4 @@
-"""Requests that end early, by cancel, deadline, abort or a client that vanishes, leave nothing behind."""
+"""Requests that end early (cancel, deadline, abort, a vanished client) leave nothing behind."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import threading
 import time
 
 import harness as h
-from harness import Code, ask, compressed, exact, inference, prompt_ids
+from harness import Code, ask, compressed, control, exact, inference, prompt_ids
 
 POSITIONS = 65536
 
@@ -36,18 +36,26 @@ class EndedEarly(h.DaemonCase):
         self.assert_idle(timeout=seconds)
         return time.monotonic() - start
 
+    def counted(self):
+        """(cancelled, finished) so far."""
+        loads = self.client.control.GetLoads(control.GetLoadsRequest())
+        return loads.cancelled, loads.finished
+
+    def assert_cancels(self, request, kind):
+        cancelled, finished = self.counted()
+        call = self.begin(request, kind)
+        self.assertEqual(self.client.info().running, 1)
+        call.cancel()
+        self.assert_ends_soon()
+        self.assertEqual(self.counted(), (cancelled + 1, finished), "it ran to its end")
+
     def test_cancel_while_tokens_come(self):
         for kv in (exact(), compressed()):
-            call = self.begin(self.endless(kv=kv), "delta")
-            self.assertEqual(self.client.info().running, 1)
-            call.cancel()
-            self.assert_ends_soon()
+            self.assert_cancels(self.endless(kv=kv), "delta")
 
     def test_cancel_while_the_prompt_is_read(self):
         for kv in (exact(), compressed()):
-            call = self.begin(self.prefill(kv), "progress")
-            call.cancel()
-            self.assert_ends_soon()
+            self.assert_cancels(self.prefill(kv), "progress")
 
     def test_cancel_before_the_first_event(self):
         for _ in range(20):

@@ -1,16 +1,20 @@
-"""A request's answer is its own: the same alone, in a crowd, exact beside compressed, after others."""
+"""A request's answer is its own: the same alone, in a crowd, exact beside compressed."""
 
 import concurrent.futures
+import sys
 import threading
 
 import harness as h
 from harness import Code, ask, common, compressed, control, exact, inference, prompt_ids
 
+sys.path.insert(0, str(h.SOURCE / "tools"))
+import gsc_oracle  # noqa: E402
+
 CROWD = 100
 
 
 def kinds(i):
-    """Request number i of a mixed crowd: greedy and seeded, exact and compressed, short and long."""
+    """Request i of a mixed crowd: greedy and seeded, exact and compressed, short and long."""
     length = (4, 33, 90, 200, 300)[i % 5]
     sampling = {"max_tokens": 12 + i % 7}
     if i % 2:
@@ -79,14 +83,31 @@ class Crowd(h.DaemonCase):
         self.assertLess(small.cores, small.compressed_tokens)
         self.assertAlmostEqual(small.ratio, small.physical_entries / small.exact_entries, places=6)
 
-    def test_a_budget_of_one_entry_a_token_merges_nothing(self):
-        """Compression that keeps every entry is no compression: the same tokens as EXACT."""
+    def test_a_window_longer_than_the_prompt_is_exact(self):
         ids = prompt_ids(5, 300)
-        kv = compressed(target_ratio=1.0, generated_ratio=1.0, budget=common.KV_BUDGET_PER_CHUNK)
-        kept = self.client.generate(ask(ids=ids, kv=kv))
+        kept = self.client.generate(ask(ids=ids, kv=compressed(window=400)))
         want = self.client.generate(ask(ids=ids, kv=exact()))
-        self.assertEqual(kept.receipt.cores, kept.receipt.compressed_tokens)
+        self.assertEqual((kept.receipt.cores, kept.receipt.compressed_tokens), (0, 0))
+        self.assertEqual(kept.receipt.physical_entries, want.receipt.physical_entries)
         self.assertEqual(token_ids(kept), token_ids(want))
+
+    def test_a_smaller_ratio_keeps_fewer_entries(self):
+        kept = []
+        for ratio in (0.9, 0.6, 0.4, 0.2, 0.1):
+            receipt = self.client.generate(
+                ask(ids=prompt_ids(6, 400), kv=compressed(target_ratio=ratio))
+            ).receipt
+            self.assertLess(receipt.peak_entries, receipt.exact_entries)
+            kept.append(receipt.physical_entries)
+        self.assertEqual(kept, sorted(kept, reverse=True))
+        self.assertLess(kept[-1], kept[0] * 0.6)
+
+    def test_no_more_entries_than_a_budget_allows(self):
+        for ratio in (0.5, 0.25):
+            kv = compressed(target_ratio=ratio, sinks=0, budget=common.KV_BUDGET_PER_CHUNK)
+            receipt = self.client.generate(ask(ids=prompt_ids(7, 400), kv=kv)).receipt
+            self.assertGreater(receipt.compressed_tokens, 200)
+            self.assertLessEqual(receipt.cores, receipt.compressed_tokens * ratio + 4)
 
     def test_auto_is_exact_for_short_prompts(self):
         self.assertGreater(self.client.info().auto_min_tokens, 40)
@@ -94,33 +115,56 @@ class Crowd(h.DaemonCase):
         answer = self.client.generate(ask(ids=prompt_ids(1, 40), kv=kv))
         self.assertEqual(answer.receipt.mode, common.KV_MODE_EXACT)
 
-    def test_inspect_tells_the_clusters_that_the_receipt_counts(self):
-        request = control.InspectCacheRequest(kv=compressed())
-        request.token_ids.ids.extend(prompt_ids(9, 400))
+    def inspect(self, ids, **kv):
+        request = control.InspectCacheRequest(kv=compressed(**kv))
+        request.token_ids.ids.extend(ids)
         answer = self.client.control.InspectCache(request)
-        self.assertEqual([t.id for t in answer.tokens], prompt_ids(9, 400))
+        self.assertEqual([t.id for t in answer.tokens], ids)
+        return answer
+
+    def check_layer(self, answer, chunk, layer):
+        labels = list(layer.labels)
+        self.assertEqual(len(labels), chunk.n_tokens)
+        self.assertEqual(sorted(set(labels)), list(range(layer.n_cores)))
+        firsts = [labels.index(c) for c in range(layer.n_cores)]
+        self.assertEqual(firsts, sorted(firsts))
+        for i in range(min(chunk.n_tokens, max(0, answer.n_sinks - chunk.pos0))):
+            self.assertEqual(labels.count(labels[i]), 1, "a sink was merged")
+
+    def test_inspect_tells_the_clusters_that_the_receipt_counts(self):
+        answer = self.inspect(prompt_ids(9, 400))
         self.assertGreater(len(answer.chunks), 1)
-        cores = tokens = 0
-        end = 0
+        cores = tokens = end = 0
         for chunk in answer.chunks:
             self.assertEqual(chunk.pos0, end)
             end = chunk.pos0 + chunk.n_tokens
             text = b"".join(t.text for t in answer.tokens[chunk.pos0 : end])
             self.assertEqual(chunk.text, text)
+            self.assertEqual(len(chunk.layers), answer.n_layers - len(answer.exact_layers))
             for layer in chunk.layers:
-                labels = list(layer.labels)
-                self.assertEqual(len(labels), chunk.n_tokens)
-                self.assertEqual(sorted(set(labels)), list(range(layer.n_cores)))
-                firsts = [labels.index(c) for c in range(layer.n_cores)]
-                self.assertEqual(firsts, sorted(firsts))
-                for i in range(max(0, answer.n_sinks - chunk.pos0)):
-                    self.assertEqual(labels.count(labels[i]), 1, "a sink was merged")
+                self.check_layer(answer, chunk, layer)
                 cores += layer.n_cores
                 tokens += chunk.n_tokens
-        self.assertEqual(end, tokens // (answer.n_layers - len(answer.exact_layers)))
-        self.assertLessEqual(end, (400 - 32) // 64 * 64)
         self.assertEqual(cores, answer.receipt.cores)
         self.assertEqual(tokens, answer.receipt.compressed_tokens)
+
+    def test_chunks_are_cut_where_the_reference_cuts_them(self):
+        text = "One, two. Three; four! Five: 6.5 and 1,000? Yes.\n\nThe end\n" * 9
+        by_text = self.client.inference.Tokenize(inference.TokenizeRequest(text=text.encode()))
+        for ids in (prompt_ids(9, 400), list(by_text.token_ids)[:500]):
+            for name in ("packed", "sentence", "clause", "fixed"):
+                chunking = common.KvChunking.Value(f"KV_CHUNKING_{name.upper()}")
+                answer = self.inspect(ids, chunking=chunking, chunk_min=16, chunk_target=32)
+                texts = [t.text.decode(errors="replace") for t in answer.tokens]
+                turns = [i in (0, 1, 2) for i in ids]
+                classes = [gsc_oracle.class_at(texts, turns, i) for i in range(len(ids))]
+                ends = gsc_oracle.chunk(
+                    classes, turns, len(ids), len(ids), limits=(16, 32, 128), chunking=name
+                )
+                limit = gsc_oracle.compressed_limit(len(ids) - 1, 32, 64)
+                self.assertEqual(
+                    [c.pos0 + c.n_tokens for c in answer.chunks], [e for e in ends if e <= limit]
+                )
 
     def test_a_reader_that_does_not_read_holds_nobody_up(self):
         lazy = self.second.stream(

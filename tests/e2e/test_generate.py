@@ -20,7 +20,8 @@ class Generate(h.DaemonCase):
             self.assertEqual(told.ids.get(output.index, []), list(output.token_ids))
             self.assertEqual(told.text.get(output.index, b""), output.text)
             self.assertEqual(final.finish_reason, output.finish_reason)
-            self.assertEqual(final.seed, output.seed)
+            if request.sampling.HasField("seed"):
+                self.assertEqual(output.seed, final.seed)
             self.assertEqual(final.HasField("stop_token_id"), output.HasField("stop_token_id"))
             self.assertEqual(final.stop_token_id, output.stop_token_id)
             self.assertEqual(final.stop_string, output.stop_string)
@@ -71,7 +72,7 @@ class Generate(h.DaemonCase):
         self.assertEqual(list(tokens.token_ids)[1:], list(bare.token_ids))
         by_text = self.client.generate(ask(text=text))
         by_ids = self.client.generate(ask(ids=tokens.token_ids))
-        self.assertEqual(by_text.outputs, by_ids.outputs)
+        self.assertEqual(by_text.outputs[0].token_ids, by_ids.outputs[0].token_ids)
         self.assertEqual(by_text.usage.prompt_tokens, len(tokens.token_ids))
 
     def test_special_tokens_in_text_are_parsed_only_on_request(self):
@@ -194,8 +195,9 @@ class Logprobs(h.DaemonCase):
         self.logits = struct.unpack(f"<{len(raw) // 4}f", raw)
         dtypes = self.client.control.GetModelInfo(control.GetModelInfoRequest())
         full = dtypes.weight_dtype == "f32" and dtypes.kv_dtype == "f32"
-        # f32 differs by rounding only; bf16 weights and entries by about 2^-8 of each product.
-        self.tolerance = 2e-4 if full else 0.1
+        # f32 differs by rounding only. bf16 keeps 8 bits of each weight and entry: logits of about 10
+        # move by a few hundredths, seldom by a tenth.
+        self.tolerance = 2e-4 if full else 0.25
 
     def logprob(self, row, token):
         logits = self.logits[row * self.vocab : (row + 1) * self.vocab]
@@ -207,7 +209,7 @@ class Logprobs(h.DaemonCase):
             ids, row = prompt["ids"], prompt["first_row"]
             request = inference.ScoreRequest(kv=exact(), top_logprobs=5)
             request.token_ids.ids.extend(ids)
-            answer = self.client.inference.Score(request)
+            answer = self.or_skip(self.client.inference.Score, request)
             self.assertEqual([t.token_id for t in answer.tokens], ids[1:])
             want = [self.logprob(row + i, token) for i, token in enumerate(ids[1:])]
             for token, expected in zip(answer.tokens, want):
@@ -219,18 +221,28 @@ class Logprobs(h.DaemonCase):
                 answer.sum_logprob, sum(t.logprob for t in answer.tokens), delta=1e-3
             )
 
-    def test_the_chosen_token_comes_with_its_logprob(self):
-        prompt = self.prompts[2]
-        request = ask(ids=prompt["ids"], kv=exact(), sampling={"logprobs": 3, "max_tokens": 4})
-        output = self.client.generate(request).outputs[0]
-        self.assertEqual([t.token_id for t in output.logprobs], list(output.token_ids))
-        row = prompt["first_row"] + len(prompt["ids"]) - 1
-        first = output.logprobs[0]
-        self.assertAlmostEqual(
-            first.logprob, self.logprob(row, first.token_id), delta=self.tolerance
-        )
-        self.assertEqual(first.top[0].token_id, first.token_id)
-        self.assertEqual(len(first.top), 3)
+    def test_the_likeliest_tokens_come_with_the_logprobs_of_the_reference(self):
+        for prompt in self.prompts:
+            for length in range(1, len(prompt["ids"]) + 1, 7):
+                ids, row = prompt["ids"][:length], prompt["first_row"] + length - 1
+                sampling = {"logprobs": 20, "max_tokens": 2}
+                request = ask(ids=ids, kv=exact(), sampling=sampling)
+                output = self.client.generate(request).outputs[0]
+                self.assertEqual([t.token_id for t in output.logprobs], list(output.token_ids))
+                first = output.logprobs[0]
+                self.assertEqual(first.top[0].token_id, first.token_id)
+                self.assertEqual(first.top[0].logprob, first.logprob)
+                self.assertEqual(len({t.token_id for t in first.top}), 20)
+                logprobs = [t.logprob for t in first.top]
+                self.assertEqual(logprobs, sorted(logprobs, reverse=True))
+                for top in first.top:
+                    self.assertAlmostEqual(
+                        top.logprob, self.logprob(row, top.token_id), delta=self.tolerance
+                    )
+
+
+class PreciseLogprobs(Logprobs):
+    ARGS = ("--weight-dtype", "f32", "--kv-dtype", "f32")
 
 
 if __name__ == "__main__":

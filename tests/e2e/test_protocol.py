@@ -5,7 +5,7 @@ import threading
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
 import harness as h
-from harness import Code, ask, control, health
+from harness import Code, health
 
 SERVING = health.HealthCheckResponse.SERVING
 OWN_SERVICES = {

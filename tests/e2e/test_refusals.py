@@ -74,9 +74,7 @@ class Refusals(h.DaemonCase):
     def refused_both(self, request, *words, code=Code.INVALID_ARGUMENT):
         """Unary and streamed: the same status, the same text."""
         unary = self.assert_refused(code, request, *words)
-        streamed = self.assert_refused(
-            code, request, call=lambda r: list(self.client.stream(r))
-        )
+        streamed = self.assert_refused(code, request, call=lambda r: list(self.client.stream(r)))
         self.assertEqual(unary, streamed)
 
     def test_every_bad_sampling_field_is_named(self):
@@ -142,6 +140,12 @@ class Refusals(h.DaemonCase):
             bad, inference.DetokenizeRequest(token_ids=[256]), "token_ids", call=stub.Detokenize
         )
         self.assert_refused(bad, inference.AbortRequest(), "request_id", call=stub.Abort)
+
+    def test_score_checks_its_fields(self):
+        stub, bad = self.client.inference, Code.INVALID_ARGUMENT
+        score = inference.ScoreRequest()
+        score.token_ids.ids.extend([0, 5, 6])
+        self.or_skip(stub.Score, score)
         self.assert_refused(bad, inference.ScoreRequest(), "prompt", call=stub.Score)
         score = inference.ScoreRequest(top_logprobs=21)
         score.token_ids.ids.extend([0, 5, 6])
@@ -152,9 +156,7 @@ class Refusals(h.DaemonCase):
 
     def test_a_request_nobody_knows_cannot_be_aborted(self):
         request = inference.AbortRequest(request_id="nobody")
-        self.assert_refused(
-            Code.NOT_FOUND, request, "nobody", call=self.client.inference.Abort
-        )
+        self.assert_refused(Code.NOT_FOUND, request, "nobody", call=self.client.inference.Abort)
 
     def test_bytes_that_are_no_message_are_refused(self):
         for payload in (b"\xff\xff\xff\xff", b"\x08", b"\x12\xff\xff\xff\xff\x7f", b"\x00" * 50):
@@ -176,9 +178,7 @@ class Refusals(h.DaemonCase):
         limit = self.client.info().limits.max_message_bytes
         self.assertGreater(limit, 0)
         request = inference.TokenizeRequest(text=b"a" * (limit + 1))
-        self.assert_refused(
-            Code.RESOURCE_EXHAUSTED, request, call=self.client.inference.Tokenize
-        )
+        self.assert_refused(Code.RESOURCE_EXHAUSTED, request, call=self.client.inference.Tokenize)
 
     def test_unknown_methods_and_services_are_unimplemented_at_once(self):
         for path in (
@@ -198,7 +198,7 @@ class Refusals(h.DaemonCase):
                     self.assertLess(time.monotonic() - start, 5)
 
     def test_what_is_not_there_yet_says_so_at_once(self):
-        """Every rpc of the protos answers: with a response or with a status that a client can read."""
+        """Every rpc of the protos answers: a response, or a status that a client can read."""
         readable = {
             Code.UNIMPLEMENTED,
             Code.INVALID_ARGUMENT,

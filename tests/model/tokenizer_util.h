@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,19 +16,20 @@
 
 /* A SentencePiece-type model: "hello", runs of spaces, all byte tokens from id 3 on. */
 #define SPM_NORM                                                                                   \
-    "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},"    \
+    "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"}," \
     "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}]}"
 #define SPM_DECODER                                                                                \
-    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":"              \
-    "\"\xe2\x96\x81\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"             \
+    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":"          \
+    "\"\xe2\x96\x81\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"        \
     "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}"
 #define SPECIALS                                                                                   \
-    "{\"id\":0,\"content\":\"<unk>\",\"special\":true,\"normalized\":false},"                        \
-    "{\"id\":1,\"content\":\"<s>\",\"special\":true,\"normalized\":false},"                          \
+    "{\"id\":0,\"content\":\"<unk>\",\"special\":true,\"normalized\":false},"                      \
+    "{\"id\":1,\"content\":\"<s>\",\"special\":true,\"normalized\":false},"                        \
     "{\"id\":2,\"content\":\"</s>\",\"special\":true,\"normalized\":false}"
 #define TEMPLATE_BOS                                                                               \
-    "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}," \
-    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":"            \
+    "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":"  \
+    "0}},"                                                                                         \
+    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":"        \
     "{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}}"
 
 /* Appends printf-style. */
@@ -53,9 +55,18 @@ static inline void put(struct sc_text *t, const char *fmt, ...)
 static inline void put_spm(struct sc_text *t, const char *norm, const char *pretok,
                            const char *added, const char *decoder)
 {
-    static const char *const pieces[] = {"\xe2\x96\x81",   "h",  "e",   "l",    "o",
-                                         "\xe2\x96\x81h",  "he", "ll",  "llo",  "hello",
-                                         "\xe2\x96\x81hello", "\xe2\x96\x81\xe2\x96\x81"};
+    static const char *const pieces[] = {"\xe2\x96\x81",
+                                         "h",
+                                         "e",
+                                         "l",
+                                         "o",
+                                         "\xe2\x96\x81h",
+                                         "he",
+                                         "ll",
+                                         "llo",
+                                         "hello",
+                                         "\xe2\x96\x81hello",
+                                         "\xe2\x96\x81\xe2\x96\x81"};
     put(t, "{\"normalizer\":%s,\"pre_tokenizer\":%s,", norm ? norm : SPM_NORM,
         pretok ? pretok : "null");
     put(t, "\"added_tokens\":[%s%s],", SPECIALS, added ? added : "");
@@ -106,10 +117,10 @@ static inline void expect_encode(const struct sc_tokenizer *tok, const char *tex
     sc_ids_fini(&ids);
 }
 #define EXPECT_IDS(tok, text, ...)                                                                 \
-    expect_encode(tok, text, (struct sc_encode_opts){0}, (const int32_t[]){__VA_ARGS__},            \
+    expect_encode(tok, text, (struct sc_encode_opts){0}, (const int32_t[]){__VA_ARGS__},           \
                   sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
 #define EXPECT_IDS_OPTS(tok, text, opts, ...)                                                      \
-    expect_encode(tok, text, (struct sc_encode_opts)opts, (const int32_t[]){__VA_ARGS__},           \
+    expect_encode(tok, text, (struct sc_encode_opts)opts, (const int32_t[]){__VA_ARGS__},          \
                   sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
 
 static inline void expect_decode(const struct sc_tokenizer *tok, const int32_t *ids, size_t n,

@@ -31,7 +31,7 @@ struct sc_engine {
     /* Guarded by mu. */
     const int32_t *script;
     uint32_t n_script;
-    uint32_t fail_in, n_refuse, nan_at, sleep_us;
+    uint32_t hold_in, fail_in, refuse_in, nan_at, sleep_us;
     enum sc_status fail_status;
     bool fail_reset, hold, held;
     struct fake_counts counts;
@@ -249,6 +249,7 @@ static enum sc_status enter_step(struct sc_engine *e)
 {
     enum sc_status st = SC_OK;
     pthread_mutex_lock(&e->mu);
+    e->hold = e->hold || (e->hold_in > 0 && --e->hold_in == 0);
     while (e->hold) {
         e->held = true;
         pthread_cond_broadcast(&e->changed);
@@ -258,10 +259,8 @@ static enum sc_status enter_step(struct sc_engine *e)
     uint32_t sleep_us = e->sleep_us;
     if (e->fail_in > 0 && --e->fail_in == 0)
         st = e->fail_status;
-    if (st == SC_OK && e->n_refuse > 0) {
-        e->n_refuse--;
+    if (st == SC_OK && e->refuse_in > 0 && --e->refuse_in == 0)
         st = SC_EFULL;
-    }
     pthread_mutex_unlock(&e->mu);
     if (sleep_us > 0)
         nanosleep(&(struct timespec){.tv_nsec = (long)sleep_us * 1000}, NULL);
@@ -388,10 +387,10 @@ void fake_fail_reset(struct sc_engine *e, bool fail)
     pthread_mutex_unlock(&e->mu);
 }
 
-void fake_refuse_steps(struct sc_engine *e, uint32_t n)
+void fake_refuse_step(struct sc_engine *e, uint32_t n)
 {
     pthread_mutex_lock(&e->mu);
-    e->n_refuse = n;
+    e->refuse_in = n;
     pthread_mutex_unlock(&e->mu);
 }
 
@@ -409,10 +408,10 @@ void fake_sleep(struct sc_engine *e, uint32_t step_us)
     pthread_mutex_unlock(&e->mu);
 }
 
-void fake_hold(struct sc_engine *e)
+void fake_hold(struct sc_engine *e, uint32_t n)
 {
     pthread_mutex_lock(&e->mu);
-    e->hold = true;
+    e->hold_in = n;
     pthread_mutex_unlock(&e->mu);
 }
 
@@ -427,8 +426,8 @@ void fake_wait_held(struct sc_engine *e)
 void fake_release(struct sc_engine *e)
 {
     pthread_mutex_lock(&e->mu);
-    e->hold = false;
-    e->held = false;
+    e->hold = e->held = false;
+    e->hold_in = 0;
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->mu);
 }

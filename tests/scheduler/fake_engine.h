@@ -23,18 +23,17 @@ void fake_close(struct sc_engine *engine);
 
 /* The model says these tokens first, from output position 0 on; then the hash again. NULL: none. */
 void fake_set_script(struct sc_engine *engine, const int32_t *tokens, uint32_t n);
-/* The n-th step from now (1: the next) fails with that status; every sequence is lost. */
+/* Orders for the n-th step from now (1: the next one to begin). fail: every sequence is lost.
+ * refuse: SC_EFULL. hold: it stops at its begin, where wait_held meets it, until release. */
 void fake_fail_step(struct sc_engine *engine, uint32_t n, enum sc_status status);
-void fake_fail_reset(struct sc_engine *engine, bool fail);
-void fake_refuse_steps(struct sc_engine *engine, uint32_t n);  /* so many steps say SC_EFULL */
-void fake_nan_at(struct sc_engine *engine, uint32_t position); /* of the next sampled token; once */
-void fake_sleep(struct sc_engine *engine, uint32_t step_us);
-
-/* Steps stop at their begin from now on; wait_held returns when one stands there (so one must
- * come). */
-void fake_hold(struct sc_engine *engine);
+void fake_refuse_step(struct sc_engine *engine, uint32_t n);
+void fake_hold(struct sc_engine *engine, uint32_t n);
 void fake_wait_held(struct sc_engine *engine);
 void fake_release(struct sc_engine *engine);
+
+void fake_fail_reset(struct sc_engine *engine, bool fail);
+void fake_nan_at(struct sc_engine *engine, uint32_t position); /* of the next sampled token; once */
+void fake_sleep(struct sc_engine *engine, uint32_t step_us);
 
 struct fake_counts {
     uint64_t steps, runs, n_full, resets;

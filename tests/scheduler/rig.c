@@ -1,5 +1,6 @@
 #include "tests/scheduler/rig.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,8 +152,11 @@ static void take_done(struct client *c, const struct sc_event *ev)
 
 static void on_event(void *ctx, const struct sc_event *ev)
 {
+    static atomic_uint n_events;
     struct client *c = ctx;
     pthread_mutex_lock(&c->mu);
+    c->done_at = atomic_fetch_add(&n_events, 1) + 1;
+    c->first_at = c->first_at != 0 ? c->first_at : c->done_at;
     complain(c, c->n_done > 0, "an event after DONE");
     switch (ev->kind) {
     case SC_EVENT_PROGRESS:

@@ -56,7 +56,8 @@ struct client {
     char text[RIG_TEXT_MAX];
     size_t text_len;
     uint32_t progress, n_progress, n_deltas, n_done;
-    struct sc_event done; /* strings copied below */
+    uint32_t first_at, done_at; /* order of the first and last event among all clients' events */
+    struct sc_event done;       /* strings copied below */
     char error[SC_ERR_TEXT_BYTES], stop_string[SC_STOP_STRING_BYTES_MAX + 1];
     const char *complaint;
 };

@@ -151,39 +151,39 @@ static void preemption_changes_no_token_and_loses_no_request(void **state)
     free(items);
 }
 
-static void a_refusing_engine_preempts_the_youngest(void **state)
+/* Two slots, a third request waits: the preempted one comes back before it. */
+static void the_youngest_is_preempted_and_returns_to_the_front(void **state)
 {
     (void)state;
-    int32_t prompt[2][200];
-    struct client alone[2], c[2];
+    int32_t prompt[3][200];
+    struct sc_request_opts opts[3];
+    struct client alone[3], c[3];
     struct rig rig;
-    rig_open(&rig, &(struct rig_opts){0});
-    for (int i = 0; i < 2; i++) {
+    rig_open(&rig, &(struct rig_opts){.max_seqs = 2});
+    for (int i = 0; i < 3; i++) {
         make_prompt(prompt[i], 200, 50 + (uint64_t)i);
-        struct sc_request_opts opts = client_opts(prompt[i], 200, 60);
-        opts.ignore_eos = true;
-        client_run(&rig, &alone[i], opts);
+        opts[i] = client_opts(prompt[i], 200, 60);
+        opts[i].ignore_eos = true;
+        client_run(&rig, &alone[i], opts[i]);
     }
-    fake_hold(rig.engine);
-    for (int i = 0; i < 2; i++) {
-        struct sc_request_opts opts = client_opts(prompt[i], 200, 60);
-        opts.ignore_eos = true;
-        client_submit(&rig, &c[i], opts);
-        if (i == 0)
-            fake_wait_held(rig.engine);
-    }
+    fake_hold(rig.engine, 1);
+    client_submit(&rig, &c[0], opts[0]);
+    fake_wait_held(rig.engine);
+    client_submit(&rig, &c[1], opts[1]);
+    client_submit(&rig, &c[2], opts[2]);
+    fake_refuse_step(rig.engine, 20); /* both decode by then */
     fake_release(rig.engine);
-    client_wait_tokens(&c[1], 5);
-    fake_refuse_steps(rig.engine, 1);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         client_wait(&c[i]);
         assert_same(&alone[i], &c[i], (uint32_t)i);
+        assert_int_equal(c[i].done.receipt.preemptions, i == 1);
+    }
+    assert_true(c[2].first_at > c[0].done_at);
+    assert_true(c[1].done.timings.compress_us > 259); /* both lives of the sequence count */
+    for (int i = 0; i < 3; i++) {
         client_fini(&alone[i]);
         client_fini(&c[i]);
     }
-    assert_int_equal(c[0].done.receipt.preemptions, 0);
-    assert_int_equal(c[1].done.receipt.preemptions, 1);
-    assert_true(c[1].done.timings.compress_us > 259); /* both lives of the sequence count */
     rig_close(&rig);
 }
 
@@ -241,7 +241,7 @@ static void a_short_prompt_does_not_wait_for_a_long_one(void **state)
     struct client big, small;
     make_prompt(prompt, 3900, 10);
     rig_open(&rig, &(struct rig_opts){.prefill_tokens = 64});
-    fake_hold(rig.engine);
+    fake_hold(rig.engine, 1);
     client_submit(&rig, &big, client_opts(prompt, 3900, 2));
     fake_wait_held(rig.engine);
     client_submit(&rig, &small, client_opts(prompt, 40, 4));
@@ -284,7 +284,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(company_changes_no_token),
         cmocka_unit_test(preemption_changes_no_token_and_loses_no_request),
-        cmocka_unit_test(a_refusing_engine_preempts_the_youngest),
+        cmocka_unit_test(the_youngest_is_preempted_and_returns_to_the_front),
         cmocka_unit_test(a_lone_sequence_that_outgrows_the_pool_fails_with_numbers),
         cmocka_unit_test(admission_waits_rather_than_preempts_when_estimates_are_true),
         cmocka_unit_test(a_short_prompt_does_not_wait_for_a_long_one),

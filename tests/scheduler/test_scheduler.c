@@ -43,6 +43,7 @@ static void a_request_tells_progress_text_and_a_receipt(void **state)
     rig_open(&rig, &(struct rig_opts){0});
     struct sc_request_opts opts = client_opts(prompt, 300, 20);
     opts.ignore_eos = true;
+    fake_sleep(rig.engine, 200);
     client_run(&rig, &c, opts);
     assert_int_equal(c.n_progress, 3); /* blocks of 128 */
     assert_int_equal(c.progress, 300);
@@ -57,6 +58,7 @@ static void a_request_tells_progress_text_and_a_receipt(void **state)
     assert_int_equal(c.done.timings.compress_us, 319); /* as the fake engine counts */
     const struct sc_timings *t = &c.done.timings;
     assert_true(t->queue_us + t->prefill_us == t->ttft_us);
+    assert_true(t->prefill_us >= 3 * 200 && t->decode_us >= 19 * 200);
     rig_wait_idle(&rig);
     struct sc_sched_stats st;
     sc_sched_get_stats(rig.sched, &st);
@@ -384,7 +386,7 @@ static void a_full_queue_refuses_then_takes_again(void **state)
     struct client c[4];
     struct sc_err err = SC_ERR_INIT;
     rig_open(&rig, &(struct rig_opts){.max_seqs = 1, .queue_max = 2});
-    fake_hold(rig.engine);
+    fake_hold(rig.engine, 1);
     client_submit(&rig, &c[0], client_opts(short_prompt, 2, 4));
     fake_wait_held(rig.engine); /* the first runs and waits no more */
     client_submit(&rig, &c[1], client_opts(short_prompt, 2, 4));

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "cpu/cpu.h"
+#include "shard/rank.h"
 #include "tests/shard/engine_util.h"
 
 #define N 300u
@@ -239,6 +240,33 @@ static void a_device_error_at_any_call_stops_the_group_and_a_reset_mends_it(void
     rig_close(&rig);
 }
 
+/* Rank 1 believes that it has one page less, or that a sequence is compressed further: the digest that is
+ * compared at the start of each step must tell, before any collective takes its shape from it. */
+static void a_rank_whose_state_differs_is_found_before_the_step(void **state)
+{
+    (void)state;
+    struct rig rig;
+    int32_t ids[N];
+    struct sc_err err = SC_ERR_INIT;
+    rig_open_golden(&rig, "llama31", 512, 2, NULL);
+    make_tokens(ids, N, rig.model->config.vocab, 4);
+    struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
+    for (int what = 0; what < 2; what++) {
+        struct sc_rank *r1 = sc_engine_rank(rig.engine, 1);
+        seq_open(&rig, 0, &recipe, N);
+        seq_run(&rig, 0, &recipe, N, ids, 0, 40, 40, NULL);
+        if (what == 0)
+            (void)sc_pages_take(&r1->pages);
+        else
+            r1->seqs[0].compressed_to = 32;
+        assert_int_equal(try_run(&rig, 0, 40, ids + 40, 1, &err), SC_EDIVERGED);
+        assert_non_null(strstr(err.text, "plan digest"));
+        sc_err_clear(&err);
+        must(sc_engine_reset(rig.engine, &err), &err);
+    }
+    rig_close(&rig);
+}
+
 static void sizes_that_do_not_divide_are_refused_by_name(void **state)
 {
     (void)state;
@@ -274,6 +302,7 @@ int main(void)
         cmocka_unit_test(a_full_pool_refuses_and_serves_again_when_pages_come_back),
         cmocka_unit_test(pages_of_compressed_sequences_all_come_back),
         cmocka_unit_test(a_device_error_at_any_call_stops_the_group_and_a_reset_mends_it),
+        cmocka_unit_test(a_rank_whose_state_differs_is_found_before_the_step),
         cmocka_unit_test(sizes_that_do_not_divide_are_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

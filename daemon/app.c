@@ -1,0 +1,264 @@
+#include "daemon/app.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cpu/cpu.h"
+#include "daemon/clock.h"
+#include "daemon/services.h"
+#include "daemon/symbols.h"
+#include "proto/descriptors.h"
+#include "shard/calibrate.h"
+
+#define WARM_UP_SECONDS 600
+
+enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app, struct sc_err *err)
+{
+    enum sc_status st;
+
+    memset(app, 0, sizeof(*app));
+    app->config = config;
+    app->start_us = sc_now_us();
+    atomic_init(&app->state, SC_HEALTH_LOADING);
+    atomic_init(&app->loaded, false);
+    atomic_init(&app->drain_wanted, false);
+    atomic_init(&app->drain_timeout_us, config->drain_timeout_us);
+    sc_registry_init(&app->registry);
+    app->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (app->wake_fd < 0)
+        return sc_fail(err, SC_EIO, "eventfd: %s", strerror(errno));
+    st = sc_symbols_open(sc_proto_descriptors, sc_proto_descriptors_bytes, &app->symbols, err);
+    if (st == SC_OK)
+        st = sc_watchers_open(&app->watchers, err);
+    if (st == SC_OK)
+        st = sc_dispatch_open(&app->dispatch, err);
+    return st;
+}
+
+/* ---- load ---- */
+
+static enum sc_status choose_backend(const struct sc_config *config, sc_backend_open_fn **ret_open,
+                                     struct sc_err *err)
+{
+    switch (config->backend) {
+    case SC_BACKEND_CUDA:
+        return sc_fail(err, SC_ENOTSUP,
+                       "engine.backend: cuda: this build has no CUDA plugin "
+                       "(libsemanticache-cuda.so); use cpu or auto");
+    case SC_BACKEND_AUTO:
+        sc_notice("backend", "wanted=auto uses=cpu reason=\"no CUDA plugin in this build\"");
+        break;
+    case SC_BACKEND_CPU:
+        break;
+    }
+    *ret_open = sc_cpu_backend_open;
+    return SC_OK;
+}
+
+/* The CPUs that we may run on, shared out among the ranks. */
+static uint32_t threads_of_rank(const struct sc_config *config)
+{
+    cpu_set_t set;
+    uint32_t cpus = 1, threads;
+
+    if (config->threads > 0)
+        return config->threads;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        cpus = (uint32_t)CPU_COUNT(&set);
+    threads = cpus / config->tensor_parallel;
+    if (threads > SC_CPU_THREADS_MAX)
+        threads = SC_CPU_THREADS_MAX;
+    return threads > 0 ? threads : 1;
+}
+
+static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
+{
+    const struct sc_config *config = app->config;
+    struct sc_engine_opts opts = {
+        .model = app->model,
+        .n_ranks = config->tensor_parallel,
+        .n_threads = threads_of_rank(config),
+        .pin_threads = config->pin_threads,
+        .max_seqs = config->max_seqs,
+        .max_step_tokens = config->prefill_tokens + config->max_seqs,
+        .max_logit_rows = config->max_seqs,
+        .max_context = config->max_context,
+        .kv_bytes = config->kv_memory_bytes,
+        .kv_dtype = config->kv_dtype,
+        .weight_dtype = config->weight_dtype,
+    };
+    enum sc_status st = choose_backend(config, &opts.open_backend, err);
+
+    if (st == SC_OK)
+        st = sc_engine_open(&opts, &app->engine, err);
+    if (st == SC_OK)
+        sc_engine_get_info(app->engine, &app->engine_info);
+    return st;
+}
+
+static enum sc_status calibrate(struct sc_app *app, struct sc_err *err)
+{
+    const struct sc_calibration *c;
+    enum sc_status st =
+        sc_calibrate_default(app->engine, app->model, &app->calibration_builtin, err);
+
+    if (st != SC_OK)
+        return st;
+    c = sc_engine_calibration(app->engine);
+    if (c != NULL) {
+        app->calibration_hash = sc_calibration_hash(c);
+        app->calibration_tokens = c->n_tokens;
+    }
+    if (app->calibration_builtin)
+        sc_warn("no calibration file", "file=%s uses=\"thresholds measured on a built-in text\"",
+                SC_CALIBRATION_FILE);
+    return SC_OK;
+}
+
+/* One token through the whole path, so that READY means that it works. */
+struct warm_up {
+    pthread_mutex_t mu;
+    pthread_cond_t over;
+    bool done;
+    enum sc_status status;
+    char error[SC_ERR_TEXT_BYTES];
+};
+
+static void on_warm_up(void *ctx, const struct sc_event *event)
+{
+    struct warm_up *w = ctx;
+
+    if (event->kind != SC_EVENT_DONE)
+        return;
+    (void)pthread_mutex_lock(&w->mu);
+    w->done = true;
+    if (event->finish == SC_FINISH_ERROR) {
+        w->status = event->status;
+        (void)snprintf(w->error, sizeof(w->error), "%s", event->error != NULL ? event->error : "");
+    }
+    (void)pthread_cond_signal(&w->over);
+    (void)pthread_mutex_unlock(&w->mu);
+}
+
+static enum sc_status warm_up(struct sc_app *app, struct sc_err *err)
+{
+    struct warm_up w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, SC_OK, ""};
+    int32_t first = app->model->config.bos_id >= 0 ? app->model->config.bos_id : 0;
+    struct sc_request_opts opts = {
+        .prompt = &first,
+        .n_prompt = 1,
+        .max_tokens = 1,
+        .ignore_eos = true,
+        .sampling = SC_SAMPLING_GREEDY,
+        .kv = SC_KV_CHOICE_EXACT,
+        .deadline_us = sc_now_us() + WARM_UP_SECONDS * UINT64_C(1000000),
+        .on_event = on_warm_up,
+        .ctx = &w,
+    };
+    struct sc_request *request;
+    enum sc_status st;
+
+    sc_recipe_default(&app->model->config, SC_KV_EXACT, &opts.recipe);
+    st = sc_sched_submit(app->sched, &opts, &request, err);
+    if (st != SC_OK)
+        return st;
+    (void)pthread_mutex_lock(&w.mu);
+    while (!w.done)
+        (void)pthread_cond_wait(&w.over, &w.mu);
+    (void)pthread_mutex_unlock(&w.mu);
+    sc_request_unref(request);
+    if (w.status != SC_OK)
+        return sc_fail(err, w.status, "the first request, of one token: %s", w.error);
+    return SC_OK;
+}
+
+enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
+{
+    struct sc_sched_opts opts = {.queue_max = app->config->queue_max,
+                                 .prefill_tokens = app->config->prefill_tokens,
+                                 .auto_min_tokens = app->config->auto_min_tokens};
+    enum sc_status st = sc_model_open(app->config->model_dir, &app->model, err);
+
+    if (st == SC_OK)
+        st = open_engine(app, err);
+    if (st == SC_OK)
+        st = calibrate(app, err);
+    if (st == SC_OK) {
+        opts.engine = app->engine;
+        opts.model = app->model;
+        st = sc_sched_open(&opts, &app->sched, err);
+    }
+    if (st == SC_OK)
+        st = warm_up(app, err);
+    if (st == SC_OK)
+        atomic_store(&app->loaded, true);
+    return st;
+}
+
+/* ---- the end ---- */
+
+void sc_app_stop(struct sc_app *app)
+{
+    sc_sched_close(app->sched);
+    app->sched = NULL;
+    sc_engine_close(app->engine);
+    app->engine = NULL;
+}
+
+void sc_app_close(struct sc_app *app)
+{
+    sc_app_stop(app);
+    sc_dispatch_close(app->dispatch);
+    sc_watchers_close(app->watchers);
+    sc_symbols_close(app->symbols);
+    sc_model_close(app->model);
+    if (app->config != NULL) {
+        sc_registry_fini(&app->registry);
+        if (app->wake_fd >= 0)
+            (void)close(app->wake_fd);
+    }
+    memset(app, 0, sizeof(*app));
+}
+
+/* ---- while it runs ---- */
+
+enum sc_status sc_app_admits(struct sc_app *app, bool always, bool work, struct sc_err *err)
+{
+    enum sc_health_state state = atomic_load(&app->state);
+
+    if (always)
+        return SC_OK;
+    if (!atomic_load(&app->loaded))
+        return sc_fail(err, SC_EUNAVAIL, "the model is being loaded");
+    if (work && (state == SC_HEALTH_DRAINING || atomic_load(&app->drain_wanted)))
+        return sc_fail(err, SC_EUNAVAIL, "the server is draining and takes no new requests");
+    if (work && state == SC_HEALTH_FAILED)
+        return sc_fail(err, SC_EUNAVAIL, "the engine has failed");
+    return SC_OK;
+}
+
+void sc_app_want_drain(struct sc_app *app, uint64_t timeout_us)
+{
+    uint64_t one = 1;
+
+    atomic_store(&app->drain_timeout_us, timeout_us);
+    atomic_store(&app->drain_wanted, true);
+    (void)!write(app->wake_fd, &one, sizeof(one)); /* full: the loop is awake already */
+}
+
+uint64_t sc_app_progress(const struct sc_app *app)
+{
+    uint64_t least = UINT64_MAX;
+
+    for (uint32_t r = 0; r < app->engine_info.n_ranks; r++) {
+        uint64_t steps = sc_engine_progress(app->engine, r);
+        least = steps < least ? steps : least;
+    }
+    return least;
+}
