@@ -161,7 +161,8 @@ static enum sc_status run(struct sc_cli *cli, struct sc_rpc *rpc,
         if (json) {
             st = sc_json_print(stdout, sc_generation_json(&gen, server), err);
         } else {
-            if (!cli->out_terminal && !stream.at_line_start && cli->err_terminal)
+            /* The text's last line may be open, and both streams may go to one place. */
+            if (!cli->out_terminal && !stream.at_line_start)
                 (void)fputc('\n', stderr);
             sc_generation_receipt(stderr, cli->err_colors, gen.last->final, server);
         }

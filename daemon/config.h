@@ -14,8 +14,8 @@
 #include "base/log.h"
 #include "base/status.h"
 
-#define SC_CONFIG_PATH_BYTES     1024u
-#define SC_LISTEN_MAX            8u
+#define SC_CONFIG_PATH_BYTES  1024u
+#define SC_LISTEN_MAX         8u
 #define SC_SETTINGS_BYTES_MAX (1u << 20)
 
 enum sc_backend_choice { SC_BACKEND_AUTO, SC_BACKEND_CPU, SC_BACKEND_CUDA };

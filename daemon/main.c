@@ -8,7 +8,7 @@ int main(int argc, char **argv)
     struct sc_config config;
     struct sc_err err = SC_ERR_INIT;
 
-    if (sc_options_parse(argc, argv, &options, &err) != SC_OK) {
+    if (sc_options_parse(argc, (const char *const *)argv, &options, &err) != SC_OK) {
         (void)fprintf(stderr, "semanticached: %s\n", err.text);
         return SC_EXIT_USAGE;
     }

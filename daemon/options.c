@@ -51,7 +51,7 @@ static bool is_named(const struct word *w, const char *name)
 }
 
 /* The value of an option that needs one: its own, or the next word of the command line. */
-static enum sc_status need_value(const struct word *w, int argc, char **argv, int *at,
+static enum sc_status need_value(const struct word *w, int argc, const char *const *argv, int *at,
                                  const char **ret_value, struct sc_err *err)
 {
     *ret_value = w->value;
@@ -63,7 +63,7 @@ static enum sc_status need_value(const struct word *w, int argc, char **argv, in
 }
 
 static enum sc_status take_flag(struct sc_options *o, const struct sc_option_flag *flag,
-                                const struct word *w, int argc, char **argv, int *at,
+                                const struct word *w, int argc, const char *const *argv, int *at,
                                 struct sc_err *err)
 {
     const char *value = "true";
@@ -76,8 +76,8 @@ static enum sc_status take_flag(struct sc_options *o, const struct sc_option_fla
     return st == SC_OK ? add_set(o, flag->key, strlen(flag->key), value, err) : st;
 }
 
-static enum sc_status take_option(struct sc_options *o, const struct word *w, int argc, char **argv,
-                                  int *at, struct sc_err *err)
+static enum sc_status take_option(struct sc_options *o, const struct word *w, int argc,
+                                  const char *const *argv, int *at, struct sc_err *err)
 {
     const char *value;
     enum sc_status st;
@@ -108,7 +108,7 @@ static enum sc_status take_option(struct sc_options *o, const struct word *w, in
                    w->name);
 }
 
-enum sc_status sc_options_parse(int argc, char **argv, struct sc_options *ret_options,
+enum sc_status sc_options_parse(int argc, const char *const *argv, struct sc_options *ret_options,
                                 struct sc_err *err)
 {
     struct sc_options o = {.action = SC_ACTION_RUN};

@@ -33,7 +33,7 @@ struct sc_option_flag {
 extern const struct sc_option_flag sc_option_flags[];
 extern const size_t sc_option_n_flags;
 
-enum sc_status sc_options_parse(int argc, char **argv, struct sc_options *ret_options,
+enum sc_status sc_options_parse(int argc, const char *const *argv, struct sc_options *ret_options,
                                 struct sc_err *err) SC_MUST_CHECK;
 /* Defaults, then the file, then the command line; then the checks over all. */
 enum sc_status sc_options_load(const struct sc_options *options, struct sc_config *ret_config,

@@ -30,6 +30,7 @@ struct sc_engine {
     bool ranks_open, broken;
     uint64_t steps, generation;
     uint8_t *slot_seen; /* [max_seqs], scratch of check_plan */
+    char backend[96];   /* what rank 0's device says of itself */
 
     pthread_mutex_t mu; /* guards what follows */
     pthread_cond_t posted, done;
@@ -210,6 +211,8 @@ enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engin
         return st;
     }
     e->ranks_open = true;
+    struct sc_backend *be = e->workers[0].rank.be;
+    be->ops->describe(be, e->backend, sizeof(e->backend));
     *ret_engine = e;
     return SC_OK;
 }
@@ -251,7 +254,7 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
     };
     for (uint32_t r = 0; r < e->opts.n_ranks; r++)
         info.weight_bytes += e->workers[r].rank.weights.source_bytes;
-    r0->be->ops->describe(r0->be, info.backend, sizeof(info.backend));
+    memcpy(info.backend, e->backend, sizeof(info.backend));
     *ret_info = info;
 }
 
@@ -411,10 +414,11 @@ uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_rec
 {
     const struct sc_model_config *c = &e->opts.model->config;
     uint64_t exact = (n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES;
-    /* Cores, the exact window, and one epoch that is exact and compressed at once. */
+    /* Cores and the exact window; at a cut also an epoch that is exact, its cores in the worst case, and
+     * the run that follows: what sc_engine_pages_needed may ask for. */
     uint64_t cores = (uint64_t)(n_tokens * (double)recipe->target_ratio * 1.1) + recipe->window +
-                     2ull * recipe->epoch + 2 * SC_CHUNK_MAX;
-    uint64_t compressed = (cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES + 4, pages = 0;
+                     3ull * recipe->epoch + 2 * SC_CHUNK_MAX;
+    uint64_t compressed = (cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES + 8, pages = 0;
 
     if (compressed > exact || recipe->exact_then_compress)
         compressed = exact;

@@ -215,7 +215,7 @@ def chronicle(seed, n_words, n_facts):
     """The text of one long document with its facts at even depths, the first and the last tenth
     included, and the facts in the order of the text."""
     rng = random.Random(seed)
-    facts = draw_facts(rng, n_facts, 0.15)
+    facts = draw_facts(rng, n_facts)
     sents, words = [], 0
     while words < n_words:
         sents.append(filler_sentence(rng))
@@ -296,20 +296,17 @@ class Maker:
             ends.append(len(ids))
         return ids, ends
 
-    def pairs(self, n_tokens, n_facts, level):
-        """Bare facts, "Marlow green Tobias baker", and then the same again in another order. Teaches
-        the look-up that questions need. Level 1 takes all words from a small pool; level 2 from all,
-        and may put "is" between key and value; level 3 may ask with "Marlow?\\nAnswer: green"."""
+    def pairs(self, n_tokens, n_facts):
+        """Bare facts, "Marlow green Tobias baker", and then the same again in another order, with or
+        without "is" in between, or asked with "Marlow?\\nAnswer: green"."""
         rng = self.rng
-        pool = TOWNS[:24] if level == 1 else PEOPLE + TOWNS + SHIPS
-        values = COLOURS if level == 1 else COLOURS + TRADES + GOODS + MONTHS
-        mid = self.enc(" is") if level > 1 and rng.random() < 0.6 else []
-        end = self.enc(".") if level > 2 and rng.random() < 0.6 else []
-        ask = self.enc("?") + self.enc(ANSWER_PREFIX) if level > 2 and rng.random() < 0.7 else mid
+        mid = self.enc(" is") if rng.random() < 0.6 else []
+        end = self.enc(".") if rng.random() < 0.6 else []
+        ask = self.enc("?") + self.enc(ANSWER_PREFIX) if rng.random() < 0.7 else mid
         stop = [self.eos] if ask is not mid else end
         ids, again = [self.bos], []
-        for k in rng.sample(pool, n_facts):
-            k, v = self.enc(" " + k), self.enc(" " + rng.choice(values))
+        for k in rng.sample(PEOPLE + TOWNS + SHIPS, n_facts):
+            k, v = self.enc(" " + k), self.enc(" " + rng.choice(COLOURS + TRADES + GOODS + MONTHS))
             ids += k + mid + v + end
             again.append(k + ask + v + stop)
         w = [0.0] * len(ids)

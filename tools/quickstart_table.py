@@ -11,6 +11,7 @@ cache has, and, where there are right answers, at least RIGHT_SHARE of them were
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 
@@ -34,6 +35,11 @@ def plain(answer):
     return answer.strip().rstrip(".").lower()
 
 
+def shown(text):
+    """One line without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+
+
 def size(count):
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
@@ -46,7 +52,7 @@ def row(mode, reply, right):
     verdict = "" if right is None else ("right" if plain(reply["text"]) == plain(right) else "WRONG")
     return {
         "mode": mode,
-        "answer": " ".join(reply["text"].split())[:32],
+        "answer": shown(reply["text"])[:32],
         "judged": verdict,
         "entries": f"{receipt['physical_entries']}/{receipt['exact_entries']}",
         "ratio": f"{receipt['ratio']:.3f}",
@@ -63,6 +69,17 @@ def print_table(rows):
     print("  ".join("-" * widths[n] for n in names))
     for r in rows:
         print("  ".join(r[n].ljust(widths[n]) for n in names).rstrip())
+
+
+def speed(replies):
+    """Short answers make single rates noisy: all of a mode together."""
+    ttft = statistics.median(r["timings"]["ttft_us"] for r in replies) / 1e6
+    # The first token of an answer belongs to the prefill.
+    tokens = sum(max(r["usage"]["completion_tokens"] - 1, 0) for r in replies)
+    seconds = sum(r["timings"]["decode_us"] for r in replies) / 1e6
+    ratio = statistics.mean(r["receipt"]["ratio"] for r in replies)
+    rate = f", {tokens / seconds:.0f} tokens/s over {tokens} tokens" if seconds > 0 and tokens else ""
+    return f"{ratio:.3f} of the entries; median TTFT {ttft:.2f} s{rate}"
 
 
 def main():
@@ -84,12 +101,13 @@ def main():
         questions = [(options.question, None)]
 
     modes = options.modes.split(",")
-    rows, problems = [], []
+    rows, problems, replies = [], [], {mode: [] for mode in modes}
     for number, (question, right) in enumerate(questions, 1):
         print(f"  {number}. {question}", flush=True)
         for mode in modes:
             reply = ask(options, mode, question)
             rows.append(row(mode, reply, right))
+            replies[mode].append(reply)
             receipt = reply["receipt"]
             if receipt["mode"] != mode:
                 problems.append(f"question {number}: asked for {mode}, got {receipt['mode']}")
@@ -101,10 +119,9 @@ def main():
     for mode in modes:
         judged = [r["judged"] for r in rows if r["mode"] == mode and r["judged"]]
         n_right = judged.count("right")
-        if judged:
-            print(f"{mode}: {n_right} of {len(judged)} answers right")
-            if n_right < RIGHT_SHARE * len(judged):
-                problems.append(f"{mode}: {n_right} of {len(judged)} right, {RIGHT_SHARE:.0%} wanted")
+        print(f"{mode}: {f'{n_right} of {len(judged)} answers right; ' if judged else ''}{speed(replies[mode])}")
+        if n_right < RIGHT_SHARE * len(judged):
+            problems.append(f"{mode}: {n_right} of {len(judged)} right, {RIGHT_SHARE:.0%} wanted")
     for problem in problems:
         print(f"quickstart: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -61,6 +61,10 @@ class Semcache(unittest.TestCase):
         text = self.run_semcache("info").stdout
         self.assertIn("2 tensor-parallel ranks", text)
 
+    def test_no_proxy_stands_between(self):
+        proxies = {name: "http://127.0.0.1:9" for name in ("http_proxy", "grpc_proxy", "https_proxy")}
+        self.run_semcache("info", env={**os.environ, **proxies, "no_proxy": "", "no_grpc_proxy": ""})
+
     def test_tokenize_and_detokenize_are_inverse(self):
         ids = self.run_semcache("tokenize", "--text", "Hello fox", "--add-special-tokens", "no").stdout.strip()
         self.assertRegex(ids, r"^[0-9]+(,[0-9]+)*$")

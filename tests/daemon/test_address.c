@@ -8,8 +8,8 @@ static void loopback_is_known_in_all_its_spellings(void **state)
 {
     static const char *const own[] = {"127.0.0.1:1", "127.8.9.1:80", "[::1]:50051", "localhost:0",
                                       "unix:/run/x.sock"};
-    static const char *const others[] = {"0.0.0.0:1", "[::]:1", "10.0.0.1:80", "example.org:80",
-                                         "128.0.0.1:1", "[::ffff:127.0.0.1]:1"};
+    static const char *const others[] = {"0.0.0.0:1",      "[::]:1",      "10.0.0.1:80",
+                                         "example.org:80", "128.0.0.1:1", "[::ffff:127.0.0.1]:1"};
 
     (void)state;
     for (size_t i = 0; i < SC_ARRAY_LEN(own); i++) {
@@ -29,9 +29,9 @@ static void loopback_is_known_in_all_its_spellings(void **state)
 
 static void what_is_no_address_is_refused(void **state)
 {
-    static const char *const bad[] = {"",           "localhost", ":80",      "host:",    "host:65536",
-                                      "host:-1",    "::1:80",    "unix:x",   "unix:",    "host:8o",
-                                      "127.0.0.1:1 "};
+    static const char *const bad[] = {
+        "",       "localhost", ":80",   "host:",   "host:65536",  "host:-1",
+        "::1:80", "unix:x",    "unix:", "host:8o", "127.0.0.1:1 "};
 
     (void)state;
     for (size_t i = 0; i < SC_ARRAY_LEN(bad); i++) {

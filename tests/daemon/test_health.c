@@ -4,7 +4,8 @@
 
 #define STUCK 1000u
 
-static enum sc_health_state step(struct sc_health *h, uint64_t now, uint32_t work, uint64_t progress)
+static enum sc_health_state step(struct sc_health *h, uint64_t now, uint32_t work,
+                                 uint64_t progress)
 {
     const struct sc_health_view view = {
         .now_us = now, .loaded = true, .work = work, .progress = progress};

@@ -11,7 +11,7 @@ static void every_status_has_a_code_and_only_ok_is_ok(void **state)
         assert_int_equal(code == GRPC_STATUS_OK, st == SC_OK);
     }
     assert_int_equal(sc_status_to_grpc((enum sc_status)SC_STATUS_COUNT), GRPC_STATUS_UNKNOWN);
-    assert_int_equal(sc_status_to_grpc((enum sc_status)-1), GRPC_STATUS_UNKNOWN);
+    assert_int_equal(sc_status_to_grpc((enum sc_status) - 1), GRPC_STATUS_UNKNOWN);
 }
 
 static void statuses_that_clients_act_on_have_their_codes(void **state)

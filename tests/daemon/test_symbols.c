@@ -23,8 +23,8 @@ static int close_symbols(void **state)
 static bool names_file(const struct sc_symbol_file *file, const char *name)
 {
     /* FileDescriptorProto.name is field 1, and protoc writes fields in order. */
-    return file->len > 2 + strlen(name) && file->data[0] == 0x0a &&
-           file->data[1] == strlen(name) && memcmp(file->data + 2, name, strlen(name)) == 0;
+    return file->len > 2 + strlen(name) && file->data[0] == 0x0a && file->data[1] == strlen(name) &&
+           memcmp(file->data + 2, name, strlen(name)) == 0;
 }
 
 static void symbols_of_every_kind_are_found_in_their_file(void **state)

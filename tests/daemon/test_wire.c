@@ -19,13 +19,13 @@ static void utf8_is_judged_as_the_standard_says(void **state)
         {"\xe2\x82\xac", 3},
         {"\xf0\x9f\x98\x80", 4},
         {"a\xff", 1},
-        {"\xc0\x80", 0},             /* overlong */
-        {"\xe0\x80\x80", 0},         /* overlong */
-        {"\xed\xa0\x80", 0},         /* surrogate */
-        {"\xf4\x90\x80\x80", 0},     /* above U+10FFFF */
-        {"\xf0\x80\x80\x80", 0},     /* overlong */
-        {"ab\xe2\x82", 2},           /* cut */
-        {"\x80", 0},                 /* continuation alone */
+        {"\xc0\x80", 0},         /* overlong */
+        {"\xe0\x80\x80", 0},     /* overlong */
+        {"\xed\xa0\x80", 0},     /* surrogate */
+        {"\xf4\x90\x80\x80", 0}, /* above U+10FFFF */
+        {"\xf0\x80\x80\x80", 0}, /* overlong */
+        {"ab\xe2\x82", 2},       /* cut */
+        {"\x80", 0},             /* continuation alone */
         {"\xe2\x28\xa1", 0},
     };
 
@@ -46,12 +46,14 @@ static void malformed_messages_are_refused(void **state)
         {"\x08", 1},
         {"\x12\xff\xff\xff\xff\x7f", 6},
         {"\x00\x00", 2},
-        {"\x0b\x0c", 2},                                         /* a group */
-        {"\x12\x05" "abc", 5},                                   /* shorter than it says */
-        {"\x09\x01\x02", 3},                                     /* 64 bits that are not there */
+        {"\x0b\x0c", 2}, /* a group */
+        {"\x12\x05"
+         "abc",
+         5},                                                      /* shorter than it says */
+        {"\x09\x01\x02", 3},                                      /* 64 bits that are not there */
         {"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12}, /* varint of 11 bytes */
         {"\x32\x02\x08", 3},
-        {"\x32\x01\x08", 3},                                     /* bad inside `sampling` */
+        {"\x32\x01\x08", 3}, /* bad inside `sampling` */
     };
 
     (void)state;
@@ -70,11 +72,20 @@ static void strings_that_are_no_text_are_named(void **state)
     struct sc_unpacked u = {0};
 
     (void)state;
-    assert_int_equal(sc_unpack(REQUEST, "\x0a\x03" "a\xff" "b", 5, &u, &err), SC_EINVAL);
+    assert_int_equal(sc_unpack(REQUEST,
+                               "\x0a\x03"
+                               "a\xff"
+                               "b",
+                               5, &u, &err),
+                     SC_EINVAL);
     assert_text_has(err.text, "request_id: not valid UTF-8 at byte 1 of 3");
     sc_err_clear(&err);
     /* sampling (6) { stop (10): "a\0b" } */
-    assert_int_equal(sc_unpack(REQUEST, "\x32\x05\x52\x03" "a\0b", 7, &u, &err), SC_EINVAL);
+    assert_int_equal(sc_unpack(REQUEST,
+                               "\x32\x05\x52\x03"
+                               "a\0b",
+                               7, &u, &err),
+                     SC_EINVAL);
     assert_text_has(err.text, "sampling.stop: holds a NUL byte");
     sc_err_clear(&err);
     /* bytes may hold anything: text (2) */

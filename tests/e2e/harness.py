@@ -250,12 +250,12 @@ def model_with_context(folder, source, positions):
 
 
 class Daemon:
-    def __init__(self, model, args=()):
+    def __init__(self, model, args=(), target=None):
         self.port = free_port()
-        self.target = f"127.0.0.1:{self.port}"
+        self.target = target or f"127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile("w+", prefix="semanticached-", suffix=".log")
-        command = [daemon_binary(), "--model", str(model), "--listen", self.target, *args]
-        command += ["--kv-memory", "256MiB", "--drain-timeout", "300s"]
+        command = [daemon_binary(), "--model", str(model), "--listen", self.target]
+        command += ["--kv-memory", "256MiB", "--drain-timeout", "300s", *args]
         command += shlex.split(os.environ.get("SC_E2E_DAEMON_ARGS", ""))
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self.client = Client(self.target)

@@ -195,7 +195,7 @@ class Logprobs(h.DaemonCase):
         self.logits = struct.unpack(f"<{len(raw) // 4}f", raw)
         dtypes = self.client.control.GetModelInfo(control.GetModelInfoRequest())
         full = dtypes.weight_dtype == "f32" and dtypes.kv_dtype == "f32"
-        # f32 differs by rounding only. bf16 keeps 8 bits of each weight and entry: logits of about 10
+        # f32 differs by rounding only. bf16 keeps 8 bits of each weight and entry: logits of 10
         # move by a few hundredths, seldom by a tenth.
         self.tolerance = 2e-4 if full else 0.25
 

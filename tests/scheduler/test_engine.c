@@ -57,13 +57,12 @@ struct server {
 };
 
 /* A calibrated engine and its scheduler. */
-static void server_open(struct server *s, const struct sc_model *model, uint32_t n_ranks,
-                        uint64_t kv_bytes)
+static void server_open(struct server *s, const struct sc_model *model, uint64_t kv_bytes)
 {
     struct sc_err err = SC_ERR_INIT;
     const struct sc_engine_opts eo = {.model = model,
                                       .open_backend = sc_cpu_backend_open,
-                                      .n_ranks = n_ranks,
+                                      .n_ranks = 1,
                                       .n_threads = 1,
                                       .max_seqs = 8,
                                       .max_step_tokens = 96,
@@ -154,7 +153,7 @@ static void a_real_model_answers_the_same_alone_and_in_company(void **state)
     struct answer alone[N_REQUESTS];
     uint32_t most = 0;
     must(sc_model_open(MODEL_DIR, &model, &err), &err);
-    server_open(&s, model, 1, (uint64_t)64 << 20);
+    server_open(&s, model, (uint64_t)64 << 20);
     sc_engine_get_info(s.engine, &info);
     for (uint32_t i = 0; i < N_REQUESTS; i++) {
         wait_done(&alone[i], submit(&s, model, i, &alone[i]));
@@ -163,7 +162,7 @@ static void a_real_model_answers_the_same_alone_and_in_company(void **state)
     run_together(&s, model, alone);
     server_close(&s);
     /* Room for a few sequences, and for what compressing takes for a moment. */
-    server_open(&s, model, 1, (uint64_t)(4 * most + 200) * info.page_bytes);
+    server_open(&s, model, (uint64_t)(4 * most + 200) * info.page_bytes);
     run_together(&s, model, alone);
     server_close(&s);
     sc_model_close(model);
