@@ -14,17 +14,20 @@
 #include "daemon/app.h"
 #include "daemon/clock.h"
 #include "daemon/generation.h"
+#include "daemon/probe.h"
 #include "daemon/reload.h"
 #include "daemon/sdnotify.h"
 #include "daemon/server.h"
 #include "daemon/services.h"
 
-#define TICK_MS          200
-#define DRAIN_TICK_MS    10
-#define SECOND           UINT64_C(1000000)
-#define EXTEND_US        (30 * SECOND)
-#define ABORT_GRACE_US   (5 * SECOND)  /* for the statuses of requests that a drain has ended */
-#define STOP_PATIENCE_US (10 * SECOND) /* for the engine to let go of cancelled requests */
+#define TICK_MS           200
+#define DRAIN_TICK_MS     10
+#define SECOND            UINT64_C(1000000)
+#define EXTEND_US         (30 * SECOND)
+#define ABORT_GRACE_US    (5 * SECOND) /* for the statuses of requests that a drain has ended */
+#define PROBE_EVERY_US    (5 * SECOND)
+#define PROBE_PATIENCE_US (10 * SECOND)
+#define STOP_PATIENCE_US  (10 * SECOND) /* for the engine to let go of cancelled requests */
 
 struct daemon {
     const struct sc_config *config; /* as of start */
@@ -33,6 +36,8 @@ struct daemon {
     struct sc_app app;
     struct sc_server *server;
     struct sc_health health;
+    struct sc_probe probe;
+    bool accepts; /* what the probe said */
     int signal_fd;
     unsigned n_terms; /* SIGTERM and SIGINT so far */
 
@@ -90,6 +95,20 @@ static void set_state(struct daemon *d, enum sc_health_state state)
     sc_watchers_tell(d->app.watchers, state);
 }
 
+static bool listener_accepts(struct daemon *d, uint64_t now_us)
+{
+    bool accepts = sc_probe_tick(&d->probe, now_us);
+
+    if (accepts != d->accepts) {
+        if (accepts)
+            sc_notice("listener", "accepts=yes");
+        else
+            sc_error("listener", "accepts=no address=%s", d->config->listen[0]);
+        d->accepts = accepts;
+    }
+    return accepts;
+}
+
 static void watch_health(struct daemon *d, bool draining)
 {
     struct sc_health_view view = {
@@ -105,7 +124,7 @@ static void watch_health(struct daemon *d, bool draining)
     }
     state = sc_health_update(&d->health, &view);
     set_state(d, state);
-    if (state == SC_HEALTH_STUCK || state == SC_HEALTH_FAILED)
+    if (!listener_accepts(d, view.now_us) || state == SC_HEALTH_STUCK || state == SC_HEALTH_FAILED)
         return; /* no WATCHDOG=1: systemd restarts us */
     if (d->watchdog_interval_us > 0 && view.now_us - d->watchdog_us > d->watchdog_interval_us / 3) {
         sc_notify_watchdog();
@@ -243,6 +262,9 @@ static enum sc_status start(struct daemon *d, struct sc_err *err)
     for (uint32_t i = 0; i < d->config->n_listen; i++)
         sc_notice("listening", "address=%s port=%d", d->config->listen[i],
                   sc_server_port(d->server, i));
+    if (sc_probe_init(&d->probe, d->config->listen[0], sc_server_port(d->server, 0), PROBE_EVERY_US,
+                      PROBE_PATIENCE_US, NULL) != SC_OK)
+        sc_info("listener is not probed", "address=%s", d->config->listen[0]);
     sc_notify_status("loading %s", d->config->model_dir);
     e = pthread_create(&d->loader, NULL, loader, d);
     if (e != 0)
@@ -253,6 +275,8 @@ static enum sc_status start(struct daemon *d, struct sc_err *err)
 
 static enum sc_exit stop(struct daemon *d)
 {
+    sc_probe_fini(&d->probe);
+    d->probe.address_len = 0; /* no more: the listener goes */
     if (d->server != NULL) {
         sc_server_shutdown(d->server);
         if (!calls_end_until(d, sc_now_us() + STOP_PATIENCE_US, false, UINT32_MAX)) {
@@ -291,7 +315,12 @@ static enum sc_status serve(struct daemon *d, struct sc_err *err)
 
 enum sc_exit sc_daemon_run(const struct sc_config *config, const struct sc_options *options)
 {
-    struct daemon d = {.config = config, .current = *config, .options = options, .signal_fd = -1};
+    struct daemon d = {.config = config,
+                       .current = *config,
+                       .options = options,
+                       .signal_fd = -1,
+                       .accepts = true,
+                       .probe.fd = -1};
     struct sc_err err = SC_ERR_INIT;
     uint64_t start_us = sc_now_us();
     enum sc_status st;

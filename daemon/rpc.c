@@ -265,7 +265,7 @@ void sc_rpc_fail(struct sc_rpc *rpc, enum sc_status st, const char *text)
 
 /* ---- receiving ---- */
 
-static void handle_message(struct sc_rpc *rpc)
+static void handle_message(struct sc_rpc *rpc, grpc_byte_buffer *buffer)
 {
     const struct sc_service_method *impl = rpc->method->impl;
     struct sc_unpacked unpacked = {0};
@@ -274,14 +274,12 @@ static void handle_message(struct sc_rpc *rpc)
     enum sc_status st;
     grpc_slice slice;
 
-    if (!grpc_byte_buffer_reader_init(&reader, rpc->received)) {
+    if (!grpc_byte_buffer_reader_init(&reader, buffer)) {
         sc_rpc_fail(rpc, SC_EINVAL, "message cannot be decompressed");
         return;
     }
     slice = grpc_byte_buffer_reader_readall(&reader);
     grpc_byte_buffer_reader_destroy(&reader);
-    grpc_byte_buffer_destroy(rpc->received);
-    rpc->received = NULL;
     st = sc_unpack(rpc->method->input, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice),
                    &unpacked, &err);
     if (st == SC_OK)
@@ -296,15 +294,19 @@ static void on_received(struct sc_tag *tag, bool ok)
 {
     struct sc_rpc *rpc = ((struct rpc_tag *)tag)->rpc;
 
-    if (ok && rpc->received != NULL)
-        handle_message(rpc);
+    /* Taken out first: a handler's answer may be out, and the next receive begun on another thread,
+     * before the handler has returned. */
+    grpc_byte_buffer *buffer = rpc->received;
+
+    rpc->received = NULL;
+    if (ok && buffer != NULL)
+        handle_message(rpc, buffer);
     else if (rpc->method->impl->streams_in)
         rpc->method->impl->handler(rpc, NULL);
     else /* half-closed without a message, or the message was too long: the core has said so */
         sc_rpc_fail(rpc, SC_EINVAL, "no request message");
-    if (rpc->received != NULL)
-        grpc_byte_buffer_destroy(rpc->received);
-    rpc->received = NULL;
+    if (buffer != NULL)
+        grpc_byte_buffer_destroy(buffer);
     sc_rpc_unref(rpc);
 }
 

@@ -7,8 +7,11 @@
 #include <grpc/grpc_security.h>
 #include <grpc/slice.h>
 #include <grpc/support/alloc.h>
+#include <arpa/inet.h>
 #include <unistd.h>
 
+#include "daemon/clock.h"
+#include "daemon/probe.h"
 #include "daemon/server.h"
 #include "daemon/services.h"
 #include "fixture.h"
@@ -388,6 +391,50 @@ static void a_port_in_use_is_refused(void **state)
     assert_text_has(err.text, "in use");
 }
 
+static void a_listener_that_accepts_passes_the_probe(void **state)
+{
+    struct world *w = *state;
+    struct sc_probe p;
+    struct sc_err err = SC_ERR_INIT;
+    uint64_t start = sc_now_us();
+
+    assert_ok(sc_probe_init(&p, "127.0.0.1:0", sc_server_port(w->server, 0), 0, 30000000, &err));
+    p.alive = false;
+    while (!sc_probe_tick(&p, sc_now_us()) && sc_now_us() - start < 30000000)
+        (void)usleep(1000);
+    assert_true(p.alive);
+    sc_probe_fini(&p);
+}
+
+static void a_listener_that_does_not_accept_fails_the_probe(void **state)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(in);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sc_probe p;
+    struct sc_err err = SC_ERR_INIT;
+
+    (void)state;
+    /* The kernel completes connections to it; nobody takes them. */
+    assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&in, &len), 0);
+    assert_ok(sc_probe_init(&p, "127.0.0.1:0", ntohs(in.sin_port), 1000000, 50000, &err));
+    for (uint64_t now = 1000000; now <= 1050000; now += 10000)
+        assert_true(sc_probe_tick(&p, now));
+    assert_false(sc_probe_tick(&p, 1060000));
+    sc_probe_fini(&p);
+    (void)close(fd);
+    /* And where nobody listens at all. */
+    assert_ok(sc_probe_init(&p, "127.0.0.1:0", ntohs(in.sin_port), 1000000, 50000, &err));
+    (void)sc_probe_tick(&p, 1000000);
+    (void)sc_probe_tick(&p, 1000001);
+    assert_false(sc_probe_tick(&p, 1000002));
+    sc_probe_fini(&p);
+    assert_int_equal(sc_probe_init(&p, "example.org:80", 80, 1, 1, &err), SC_ENOTSUP);
+    assert_true(sc_probe_tick(&p, 1000000));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, world_open, world_close)
 
 int main(void)
@@ -399,6 +446,8 @@ int main(void)
         TEST(draining_refuses_work_and_ends_watches),
         TEST(reflection_answers_in_both_versions),
         TEST(a_port_in_use_is_refused),
+        TEST(a_listener_that_accepts_passes_the_probe),
+        cmocka_unit_test(a_listener_that_does_not_accept_fails_the_probe),
     };
     /* A proxy of the environment would be asked even for 127.0.0.1. */
     (void)unsetenv("http_proxy");
