@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "cpu/cpu.h"
 #include "daemon/clock.h"
+#include "daemon/plugin.h"
 #include "daemon/services.h"
 #include "daemon/symbols.h"
 #include "proto/descriptors.h"
@@ -43,19 +44,25 @@ enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app, s
 
 /* ---- load ---- */
 
+/* `cuda` must work or fail; `auto` says in one line what it found and what runs instead. */
 static enum sc_status choose_backend(const struct sc_config *config, sc_backend_open_fn **ret_open,
                                      struct sc_err *err)
 {
-    switch (config->backend) {
-    case SC_BACKEND_CUDA:
-        return sc_fail(err, SC_ENOTSUP,
-                       "engine.backend: cuda: this build has no CUDA plugin "
-                       "(libsemanticache-cuda.so); use cpu or auto");
-    case SC_BACKEND_AUTO:
-        sc_notice("backend", "wanted=auto uses=cpu reason=\"no CUDA plugin in this build\"");
-        break;
-    case SC_BACKEND_CPU:
-        break;
+    const struct sc_backend_plugin *plugin = NULL;
+    struct sc_err why = SC_ERR_INIT;
+    enum sc_status st = SC_OK;
+
+    if (config->backend != SC_BACKEND_CPU) {
+        st = sc_plugin_open(NULL, &plugin, &why);
+        if (st == SC_OK)
+            st = sc_plugin_try(plugin, &why);
+        if (st == SC_OK) {
+            *ret_open = plugin->open;
+            return SC_OK;
+        }
+        if (config->backend == SC_BACKEND_CUDA)
+            return sc_fail(err, st, "engine.backend: cuda: %s; cpu and auto would work", why.text);
+        sc_notice("backend", "wanted=auto uses=cpu reason=\"%s\"", why.text);
     }
     *ret_open = sc_cpu_backend_open;
     return SC_OK;

@@ -185,14 +185,20 @@ static enum sc_status layer_thresholds(struct work *w, const float *ratios, floa
     return SC_OK;
 }
 
+static void use_variances(struct sc_engine *e, const struct sc_calibration *c)
+{
+    for (uint32_t r = 0; r < sc_engine_rank(e, 0)->n_ranks; r++)
+        sc_rank_use_variances(sc_engine_rank(e, r),
+                              c != NULL ? c : &sc_engine_rank(e, r)->calibration);
+}
+
 static enum sc_status measure(struct work *w, struct sc_calibration *c, struct sc_err *err)
 {
     enum sc_status st = SC_OK;
     for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++)
         for (uint32_t h = 0; h < c->n_kv_heads && st == SC_OK; h++)
             st = head_variance(w, l, h, &c->key_var[(size_t)l * c->n_kv_heads + h], err);
-    if (st == SC_OK) /* distances need the variances */
-        st = sc_engine_set_calibration(w->engine, c, err);
+    use_variances(w->engine, c); /* distances need them */
     for (uint32_t m = 0; m < SC_METRIC_COUNT && st == SC_OK; m++)
         for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++) {
             if (w->config->sliding_window[l] != 0)
@@ -237,6 +243,10 @@ enum sc_status sc_calibrate(struct sc_engine *engine, const struct sc_model *mod
     if (n_tokens < SC_CALIBRATION_TOKENS_MIN || n_tokens > SC_CALIBRATION_TOKENS_MAX)
         return sc_fail(err, SC_EINVAL, "calibration text: %u tokens, must be %u..%u", n_tokens,
                        SC_CALIBRATION_TOKENS_MIN, SC_CALIBRATION_TOKENS_MAX);
+    for (uint32_t i = 0; i < sc_engine_rank(engine, 0)->opts->max_seqs; i++)
+        if (sc_engine_rank(engine, 0)->seqs[i].open)
+            return sc_fail(err, SC_EINVAL, "calibration: slot %u is in use, the engine must be idle",
+                           i);
     st = sc_calibration_init(&c, model->config.n_layers, model->config.n_kv_heads, err);
     if (st != SC_OK)
         return st;
@@ -255,6 +265,8 @@ enum sc_status sc_calibrate(struct sc_engine *engine, const struct sc_model *mod
     }
     if (st == SC_OK)
         st = sc_engine_set_calibration(engine, &c, err);
+    if (st != SC_OK)
+        use_variances(engine, NULL); /* those of the calibration it had before, if any */
     free(w.jobs);
     free(w.dist);
     free(w.part);

@@ -1,5 +1,6 @@
 #include "shard/calibration.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -112,36 +113,53 @@ struct sc_hash sc_calibration_hash(const struct sc_calibration *c)
     return sc_hasher_end(&h);
 }
 
+/* NULL: out of memory. */
 static json_t *floats_to_json(const float *v, size_t n)
 {
     json_t *a = json_array();
     for (size_t i = 0; i < n; i++)
-        (void)json_array_append_new(a, json_real((double)v[i]));
+        if (json_array_append_new(a, json_real((double)v[i])) != 0) {
+            json_decref(a);
+            return NULL;
+        }
     return a;
+}
+
+static json_t *to_json(const struct sc_calibration *c)
+{
+    char hex[2 * SC_HASH_BYTES + 1];
+    const size_t per = (size_t)c->n_layers * SC_CALIBRATION_RATIOS;
+    json_t *root = json_object(), *tau = json_object();
+    int bad = 0;
+
+    sc_hash_hex(&c->model, hex);
+    bad |= json_object_set_new(root, "version", json_integer(FILE_VERSION));
+    bad |= json_object_set_new(root, "model", json_string(hex));
+    bad |= json_object_set_new(root, "n_layers", json_integer(c->n_layers));
+    bad |= json_object_set_new(root, "n_kv_heads", json_integer(c->n_kv_heads));
+    bad |= json_object_set_new(root, "n_tokens", json_integer(c->n_tokens));
+    bad |= json_object_set_new(root, "ratios", floats_to_json(c->ratios, SC_CALIBRATION_RATIOS));
+    bad |= json_object_set_new(root, "key_var", floats_to_json(c->key_var, n_vars(c)));
+    for (uint32_t m = 0; m < SC_METRIC_COUNT; m++)
+        bad |= json_object_set_new(tau, metric_names[m], floats_to_json(c->tau + m * per, per));
+    bad |= json_object_set_new(root, "tau", tau);
+    if (bad == 0)
+        return root;
+    json_decref(root);
+    return NULL;
 }
 
 enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *path,
                                    struct sc_err *err)
 {
-    char hex[2 * SC_HASH_BYTES + 1], tmp[4096];
+    char tmp[4096];
     enum sc_status st = SC_OK;
 
     if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%ld.tmp", path, (long)getpid()) >= sizeof(tmp))
         return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", path, sizeof(tmp));
-    sc_hash_hex(&c->model, hex);
-    json_t *root = json_object(), *tau = json_object();
-    (void)json_object_set_new(root, "version", json_integer(FILE_VERSION));
-    (void)json_object_set_new(root, "model", json_string(hex));
-    (void)json_object_set_new(root, "n_layers", json_integer(c->n_layers));
-    (void)json_object_set_new(root, "n_kv_heads", json_integer(c->n_kv_heads));
-    (void)json_object_set_new(root, "n_tokens", json_integer(c->n_tokens));
-    (void)json_object_set_new(root, "ratios", floats_to_json(c->ratios, SC_CALIBRATION_RATIOS));
-    (void)json_object_set_new(root, "key_var", floats_to_json(c->key_var, n_vars(c)));
-    for (uint32_t m = 0; m < SC_METRIC_COUNT; m++) {
-        size_t per = (size_t)c->n_layers * SC_CALIBRATION_RATIOS;
-        (void)json_object_set_new(tau, metric_names[m], floats_to_json(c->tau + m * per, per));
-    }
-    (void)json_object_set_new(root, "tau", tau);
+    json_t *root = to_json(c);
+    if (root == NULL) /* and the file that may be there stays as it is */
+        return sc_fail(err, SC_ENOMEM, "%s: out of memory", path);
     if (json_dump_file(root, tmp, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0)
         st = sc_fail(err, SC_EIO, "%s: cannot write", tmp);
     else if (rename(tmp, path) != 0)
@@ -209,6 +227,12 @@ static enum sc_status parse(const json_t *root, const struct sc_model_config *co
     return st;
 }
 
+/* Only a file that is not there means that the model brings none: one that cannot be read is an error. */
+static enum sc_status status_of_errno(int e)
+{
+    return e == ENOENT ? SC_ENOENT : e == ENOMEM ? SC_ENOMEM : e == EACCES ? SC_EPERM : SC_EIO;
+}
+
 enum sc_status sc_calibration_load(const char *path, const struct sc_model_config *config,
                                    const struct sc_hash *model, struct sc_calibration *ret_c,
                                    struct sc_err *err)
@@ -219,7 +243,7 @@ enum sc_status sc_calibration_load(const char *path, const struct sc_model_confi
 
     FILE *f = fopen(path, "rb");
     if (f == NULL)
-        return sc_fail(err, SC_ENOENT, "%s: cannot open", path);
+        return sc_fail(err, status_of_errno(errno), "%s: cannot open: %s", path, strerror(errno));
     if (fseek(f, 0, SEEK_END) != 0 || ftell(f) < 0 || (size_t)ftell(f) > FILE_BYTES_MAX) {
         (void)fclose(f);
         return sc_fail(err, SC_EFORMAT, "%s: larger than %zu bytes", path, FILE_BYTES_MAX);
@@ -228,7 +252,9 @@ enum sc_status sc_calibration_load(const char *path, const struct sc_model_confi
     json_t *root = json_loadf(f, JSON_REJECT_DUPLICATES, &je);
     (void)fclose(f);
     if (root == NULL)
-        return sc_fail(err, SC_EFORMAT, "%s:%d:%d: %s", path, je.line, je.column, je.text);
+        return sc_fail(err,
+                       json_error_code(&je) == json_error_out_of_memory ? SC_ENOMEM : SC_EFORMAT,
+                       "%s:%d:%d: %s", path, je.line, je.column, je.text);
     st = sc_calibration_init(&c, config->n_layers, config->n_kv_heads, err);
     if (st == SC_OK)
         st = parse(root, config, model, &c, err);

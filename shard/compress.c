@@ -213,11 +213,13 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
     bool generated = pos0 >= seq->prompt_len;
     enum sc_status st = SC_OK;
 
-    for (uint32_t l = 0; l < n_layers && st == SC_OK; l++) {
+    for (uint32_t l = 0; l < n_layers; l++) {
         if (sc_recipe_layer_is_exact(&seq->recipe, l))
             continue;
         if (rank->n_jobs == SC_JOBS_MAX || rank->n_dist + ints > SC_DIST_INTS_MAX)
             st = flush_jobs(rank, seq, err);
+        if (st != SC_OK) /* the batch is still full */
+            break;
         struct sc_chunk_job *job = &rank->jobs[rank->n_jobs];
         *job = (struct sc_chunk_job){
             .exact_pages = seq->layers[l].exact_pages,

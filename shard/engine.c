@@ -11,6 +11,7 @@
 
 /* The owner posts a job, every rank thread runs it, the owner waits for all of them. */
 enum job { JOB_OPEN, JOB_STEP, JOB_QUIT };
+enum { SLOT_CLOSES = 1, SLOT_OPENS = 2, SLOT_RUNS = 4 };
 
 struct worker {
     struct sc_engine *engine;
@@ -29,7 +30,7 @@ struct sc_engine {
     struct sc_token_table *classes;
     bool ranks_open, broken;
     uint64_t steps, generation;
-    uint8_t *slot_seen; /* [max_seqs], scratch of check_plan */
+    uint8_t *slot_seen; /* [max_seqs], scratch of check_plan: what the plan does to each slot */
     char backend[96];   /* what rank 0's device says of itself */
 
     pthread_mutex_t mu; /* guards what follows */
@@ -261,9 +262,26 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
 enum sc_status sc_engine_set_calibration(struct sc_engine *e, const struct sc_calibration *c,
                                          struct sc_err *err)
 {
+    const struct sc_model_config *config = &e->opts.model->config;
+    struct sc_calibration copies[SC_RANKS_MAX] = {0};
     enum sc_status st = SC_OK;
+
+    if (c->n_layers != config->n_layers || c->n_kv_heads != config->n_kv_heads)
+        return sc_fail(err, SC_EINVAL, "calibration: %u layers of %u KV heads, the model has %u of %u",
+                       c->n_layers, c->n_kv_heads, config->n_layers, config->n_kv_heads);
+    for (uint32_t i = 0; i < e->opts.max_seqs; i++)
+        if (e->workers[0].rank.seqs[i].open &&
+            e->workers[0].rank.seqs[i].recipe.mode == SC_KV_COMPRESSED)
+            return sc_fail(err, SC_EINVAL, "calibration: slot %u is compressed by another one", i);
+    /* All ranks or none: a rank left without would fail in the first compressed sequence. */
     for (uint32_t r = 0; r < e->opts.n_ranks && st == SC_OK; r++)
-        st = sc_rank_set_calibration(&e->workers[r].rank, c, err);
+        st = sc_calibration_copy(&copies[r], c, err);
+    for (uint32_t r = 0; r < e->opts.n_ranks; r++) {
+        if (st == SC_OK)
+            sc_rank_set_calibration(&e->workers[r].rank, &copies[r]);
+        else
+            sc_calibration_fini(&copies[r]);
+    }
     return st;
 }
 
@@ -273,16 +291,43 @@ const struct sc_calibration *sc_engine_calibration(const struct sc_engine *e)
     return c->key_var != NULL ? c : NULL;
 }
 
-static enum sc_status check_open(const struct sc_engine *e, const struct sc_plan_open *o,
-                                 bool closes_it, struct sc_err *err)
+/* What a COMPRESSED recipe needs of this model, beyond being well-formed. */
+static enum sc_status check_compressed(const struct sc_engine *e, const struct sc_recipe *r,
+                                       struct sc_err *err)
 {
+    const struct sc_model_config *c = &e->opts.model->config;
+    const struct sc_slice *s = &e->workers[0].rank.slice;
+    size_t n_ints = (size_t)s->n_kv_heads * r->chunk_max * r->chunk_max;
+
+    if (sc_engine_calibration(e) == NULL)
+        return sc_fail(err, SC_EINVAL, "plan: a COMPRESSED sequence needs a calibration");
+    for (uint32_t l = 0; l < c->n_layers; l++) /* it forgets its first positions: no chunk is whole */
+        if (c->sliding_window[l] != 0 && !sc_recipe_layer_is_exact(r, l))
+            return sc_fail(err, SC_EINVAL,
+                           "exact_layers: layer %u has a sliding window of %u and must be in it", l,
+                           c->sliding_window[l]);
+    if (r->label_scope == SC_LABELS_PER_HEAD && n_ints > SC_DIST_INTS_MAX)
+        return sc_fail(err, SC_ENOTSUP,
+                       "labels per_head: %u KV heads of a rank and chunks of %u need %zu distances, "
+                       "limit %zu", s->n_kv_heads, r->chunk_max, n_ints, SC_DIST_INTS_MAX);
+    return SC_OK;
+}
+
+static enum sc_status check_open(const struct sc_engine *e, const struct sc_plan_open *o,
+                                 struct sc_err *err)
+{
+    enum sc_status st;
+
     if (o->slot >= e->opts.max_seqs)
         return sc_fail(err, SC_EINVAL, "plan: slot %u, limit %u", o->slot, e->opts.max_seqs);
-    if (e->workers[0].rank.seqs[o->slot].open && !closes_it)
+    if ((e->slot_seen[o->slot] & SLOT_OPENS) != 0)
+        return sc_fail(err, SC_EINVAL, "plan: slot %u is opened twice", o->slot);
+    if (e->workers[0].rank.seqs[o->slot].open && (e->slot_seen[o->slot] & SLOT_CLOSES) == 0)
         return sc_fail(err, SC_EINVAL, "plan: slot %u is in use", o->slot);
-    if (o->recipe->mode == SC_KV_COMPRESSED && sc_engine_calibration(e) == NULL)
-        return sc_fail(err, SC_EINVAL, "plan: a COMPRESSED sequence needs a calibration");
-    return sc_recipe_check(o->recipe, err);
+    st = sc_recipe_check(o->recipe, err);
+    if (st == SC_OK && o->recipe->mode == SC_KV_COMPRESSED)
+        st = check_compressed(e, o->recipe, err);
+    return st;
 }
 
 static enum sc_status check_run(const struct sc_engine *e, const struct sc_plan *plan,
@@ -336,29 +381,29 @@ static enum sc_status check_plan(struct sc_engine *e, const struct sc_plan *plan
         uint32_t slot = plan->closes[i];
         if (slot >= e->opts.max_seqs || !r0->seqs[slot].open || e->slot_seen[slot] != 0)
             return sc_fail(err, SC_EINVAL, "plan: slot %u closed, but it is not open", slot);
-        e->slot_seen[slot] = 1;
+        e->slot_seen[slot] = SLOT_CLOSES;
         freed += r0->seqs[slot].stats.pages;
     }
     for (uint32_t i = 0; i < plan->n_opens && st == SC_OK; i++) {
-        uint32_t slot = plan->opens[i].slot;
-        st = check_open(e, &plan->opens[i], slot < e->opts.max_seqs && e->slot_seen[slot] == 1, err);
+        st = check_open(e, &plan->opens[i], err);
         if (st == SC_OK)
-            e->slot_seen[slot] = 2;
+            e->slot_seen[plan->opens[i].slot] |= SLOT_OPENS;
     }
     for (uint32_t i = 0; i < plan->n_runs && st == SC_OK; i++) {
         const struct sc_plan_run *run = &plan->runs[i];
         st = check_run(e, plan, run, err);
         if (st != SC_OK)
             break;
-        if (e->slot_seen[run->slot] == 1 || (e->slot_seen[run->slot] & 4) != 0)
+        uint8_t *seen = &e->slot_seen[run->slot];
+        if (*seen == SLOT_CLOSES || (*seen & SLOT_RUNS) != 0)
             return sc_fail(err, SC_EINVAL, "plan: slot %u is closed or runs twice", run->slot);
         rows += run->n_tokens;
         logit_rows += run->want == SC_LOGITS_ALL ? run->n_tokens : run->want == SC_LOGITS_LAST;
-        pages += e->slot_seen[run->slot] == 2
+        pages += (*seen & SLOT_OPENS) != 0
                      ? (run->n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES *
                            r0->config->n_layers
                      : sc_seq_pages_needed(r0, &r0->seqs[run->slot], run->n_tokens);
-        e->slot_seen[run->slot] |= 4;
+        *seen |= SLOT_RUNS;
     }
     if (st != SC_OK)
         return st;
@@ -415,13 +460,17 @@ uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_rec
     const struct sc_model_config *c = &e->opts.model->config;
     uint64_t exact = (n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES;
     /* Cores and the exact window; at a cut also an epoch that is exact, its cores in the worst case, and
-     * the run that follows: what sc_engine_pages_needed may ask for. */
+     * the run that follows: what sc_engine_pages_needed may ask for. Before the first cut, and where the
+     * whole prompt stays exact until its end, everything is exact, plus the cores of one epoch. */
     uint64_t cores = (uint64_t)(n_tokens * (double)recipe->target_ratio * 1.1) + recipe->window +
                      3ull * recipe->epoch + 2 * SC_CHUNK_MAX;
     uint64_t compressed = (cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES + 8, pages = 0;
 
-    if (compressed > exact || recipe->exact_then_compress)
-        compressed = exact;
+    uint64_t first = exact;
+    if (sc_recipe_compressed_limit(recipe, 0, n_tokens) > 0)
+        first += sc_seq_cores_at_once(recipe);
+    if (compressed > first || recipe->exact_then_compress)
+        compressed = first;
     for (uint32_t l = 0; l < c->n_layers; l++)
         pages += sc_recipe_layer_is_exact(recipe, l) ? exact : compressed;
     return pages < UINT32_MAX ? (uint32_t)pages : UINT32_MAX;
@@ -463,7 +512,7 @@ enum sc_status sc_engine_read_entry(struct sc_engine *e, uint32_t slot, uint32_t
     struct sc_rank *rank = NULL;
 
     if (slot >= e->opts.max_seqs || layer >= e->opts.model->config.n_layers ||
-        head >= e->opts.model->config.n_kv_heads ||
+        head >= e->opts.model->config.n_kv_heads || !e->workers[0].rank.seqs[slot].open ||
         entry >= sc_engine_layer_entries(e, slot, layer))
         return sc_fail(err, SC_EINVAL, "entry %u of slot %u, layer %u, head %u does not exist",
                        entry, slot, layer, head);

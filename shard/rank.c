@@ -1,5 +1,6 @@
 #include "shard/rank.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -191,30 +192,31 @@ void sc_rank_close(struct sc_rank *rank)
     *rank = (struct sc_rank){0};
 }
 
-enum sc_status sc_rank_set_calibration(struct sc_rank *rank, const struct sc_calibration *c,
-                                       struct sc_err *err)
+void sc_rank_use_variances(struct sc_rank *rank, const struct sc_calibration *c)
 {
     const struct sc_slice *s = &rank->slice;
-    enum sc_status st;
-
-    if (c->n_layers != rank->config->n_layers || c->n_kv_heads != rank->config->n_kv_heads)
-        return sc_fail(err, SC_EINVAL, "calibration: %u layers of %u KV heads, the model has %u of %u",
-                       c->n_layers, c->n_kv_heads, rank->config->n_layers,
-                       rank->config->n_kv_heads);
-    sc_calibration_fini(&rank->calibration);
-    st = sc_calibration_copy(&rank->calibration, c, err);
-    for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++)
+    for (uint32_t l = 0; l < rank->config->n_layers; l++)
         for (uint32_t h = 0; h < s->n_kv_heads; h++) {
-            float var = c->key_var[(size_t)l * c->n_kv_heads + s->kv_head0 + h];
-            rank->inv_var[(size_t)l * s->n_kv_heads + h] = var > 0.0f ? 1.0f / var : 0.0f;
+            float var = c->key_var != NULL
+                            ? c->key_var[(size_t)l * c->n_kv_heads + s->kv_head0 + h]
+                            : 0.0f;
+            /* A head whose keys never change has no say; 1 / var must not become infinite. */
+            rank->inv_var[(size_t)l * s->n_kv_heads + h] = var >= FLT_MIN ? 1.0f / var : 0.0f;
         }
-    return st;
+}
+
+void sc_rank_set_calibration(struct sc_rank *rank, struct sc_calibration *c)
+{
+    sc_calibration_fini(&rank->calibration);
+    rank->calibration = *c;
+    *c = (struct sc_calibration){0};
+    sc_rank_use_variances(rank, &rank->calibration);
 }
 
 void sc_rank_reset(struct sc_rank *rank)
 {
     for (uint32_t i = 0; i < rank->opts->max_seqs; i++)
-        rank->seqs[i].open = false;
+        sc_seq_forget(rank, &rank->seqs[i]);
     sc_pages_reset(&rank->pages);
 }
 
@@ -222,12 +224,25 @@ void sc_rank_reset(struct sc_rank *rank)
 static uint64_t plan_digest(const struct sc_rank *rank, const struct sc_plan *plan, uint64_t step,
                             uint64_t generation)
 {
+    static const struct sc_hash none = {{0}};
     uint64_t h = sc_mix64(step ^ sc_mix64(generation));
     h = sc_mix64(h ^ rank->pages.n_free);
+    h = sc_mix64(h ^ plan->n_closes);
+    h = sc_mix64(h ^ ((uint64_t)plan->n_opens << 32 | plan->n_runs));
     for (uint32_t i = 0; i < plan->n_closes; i++)
         h = sc_mix64(h ^ (plan->closes[i] + 1ull));
-    for (uint32_t i = 0; i < plan->n_opens; i++)
-        h = sc_mix64(h ^ ((uint64_t)plan->opens[i].slot << 32 | plan->opens[i].prompt_len));
+    for (uint32_t i = 0; i < plan->n_opens; i++) {
+        const struct sc_plan_open *open = &plan->opens[i];
+        const struct sc_seq *seq = &rank->seqs[open->slot];
+        struct sc_hash id = sc_recipe_id(open->recipe, &none);
+        uint64_t id0;
+        memcpy(&id0, id.bytes, sizeof(id0));
+        h = sc_mix64(h ^ ((uint64_t)open->slot << 32 | open->prompt_len));
+        h = sc_mix64(h ^ id0);
+        for (uint32_t l = 0; seq->recipe.mode == SC_KV_COMPRESSED && l < 2 * rank->config->n_layers;
+             l++)
+            h = sc_mix64(h ^ (uint64_t)seq->tau[l]); /* of this rank's own calibration */
+    }
     for (uint32_t i = 0; i < plan->n_runs; i++) {
         const struct sc_plan_run *run = &plan->runs[i];
         h = sc_mix64(h ^ ((uint64_t)run->slot << 32 | run->n_tokens));

@@ -121,18 +121,24 @@ enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan,
                                uint64_t generation, struct sc_run_result *results,
                                struct sc_err *err) SC_MUST_CHECK;
 void sc_rank_reset(struct sc_rank *rank); /* drops all sequences */
-enum sc_status sc_rank_set_calibration(struct sc_rank *rank, const struct sc_calibration *c,
-                                       struct sc_err *err) SC_MUST_CHECK;
+/* Takes the value over; its shape was checked. */
+void sc_rank_set_calibration(struct sc_rank *rank, struct sc_calibration *c);
+/* Only the key variances, borrowed for now: what distances need while a calibration is made. */
+void sc_rank_use_variances(struct sc_rank *rank, const struct sc_calibration *c);
 
 /* seq.c */
 void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open);
 void sc_seq_close(struct sc_rank *rank, uint32_t slot);
+/* Closed and empty, without giving pages back: for a pool that is reset whole. */
+void sc_seq_forget(struct sc_rank *rank, struct sc_seq *seq);
 /* Takes the pages that n_tokens more will be written to, in all layers. */
 void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *tokens,
                    uint32_t n_tokens);
 /* Gives back exact pages that no query will read again: below exact_lo of each layer. */
 void sc_seq_trim(struct sc_rank *rank, struct sc_seq *seq);
 void sc_seq_count(struct sc_rank *rank, struct sc_seq *seq); /* refreshes physical and peak entries */
+/* Core pages of one layer that compressing an epoch takes at most before it gives exact pages back. */
+uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe);
 uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
                              uint32_t n_tokens);
 

@@ -33,6 +33,15 @@ void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open)
     }
 }
 
+void sc_seq_forget(struct sc_rank *rank, struct sc_seq *seq)
+{
+    seq->open = false;
+    seq->n_logical = seq->compressed_to = seq->epoch_done = 0;
+    seq->stats.pages = 0;
+    for (uint32_t l = 0; l < rank->config->n_layers; l++)
+        seq->layers[l].n_cores = seq->layers[l].exact_lo = 0;
+}
+
 void sc_seq_close(struct sc_rank *rank, uint32_t slot)
 {
     struct sc_seq *seq = &rank->seqs[slot];
@@ -44,8 +53,7 @@ void sc_seq_close(struct sc_rank *rank, uint32_t slot)
         for (uint32_t i = layer->exact_lo / SC_PAGE_ENTRIES; i < pages_for(seq->n_logical); i++)
             sc_pages_unref(&rank->pages, layer->exact_pages[i]);
     }
-    seq->open = false;
-    seq->n_logical = 0;
+    sc_seq_forget(rank, seq);
 }
 
 void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *tokens,
@@ -107,6 +115,13 @@ void sc_seq_count(struct sc_rank *rank, struct sc_seq *seq)
         s->peak_entries = s->physical_entries;
 }
 
+/* Cores are written before the exact pages they replace are given back, one epoch at a time. In the
+ * worst case every token of an epoch (and of a chunk begun before it) stays alone. */
+uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe)
+{
+    return pages_for(recipe->epoch + SC_CHUNK_MAX) + EPOCH_SLACK_PAGES;
+}
+
 uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
                              uint32_t n_tokens)
 {
@@ -114,11 +129,9 @@ uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *se
     uint32_t need = (pages_for(seq->n_logical + n_tokens) - pages_for(seq->n_logical)) * n_layers;
     uint32_t limit = sc_recipe_compressed_limit(&seq->recipe, seq->prompt_len, seq->n_logical);
 
-    /* Cores are written before the exact pages they replace are given back, one epoch at a time. In the
-     * worst case every token of an epoch (and of a chunk begun before it) stays alone. */
     if (limit > seq->epoch_done)
         for (uint32_t l = 0; l < n_layers; l++)
             if (!sc_recipe_layer_is_exact(&seq->recipe, l))
-                need += pages_for(seq->recipe.epoch + SC_CHUNK_MAX) + EPOCH_SLACK_PAGES;
+                need += sc_seq_cores_at_once(&seq->recipe);
     return need;
 }
