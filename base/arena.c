@@ -42,8 +42,8 @@ static struct sc_arena_block *block_add(struct sc_arena *arena, size_t cap)
 void *sc_arena_take(struct sc_arena *arena, size_t bytes)
 {
     struct sc_arena_block *b = arena->blocks;
-    if (bytes > arena->limit_bytes - arena->used_bytes)
-        return NULL;
+    if (bytes > arena->limit_bytes - arena->used_bytes || bytes > SIZE_MAX / 2)
+        return NULL; /* the second: rounding up must not wrap */
     size_t rounded = (bytes + ALIGN - 1) & ~(ALIGN - 1);
 #if defined(SC_ASAN)
     b = block_add(arena, bytes); /* its own malloc, exactly as long as asked */

@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -37,19 +38,40 @@ enum sc_status sc_log_level_parse(const char *name, enum sc_log_level *ret_level
     return SC_EINVAL;
 }
 
-/* Appends src to dst, escaped for a JSON string; keeps one byte for the terminator. */
+/* Bytes of the UTF-8 character at s, 0 when it is none (stray byte, overlong, surrogate, cut). */
+static size_t utf8_length(const unsigned char *s)
+{
+    size_t n = s[0] < 0x80                   ? 1
+               : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
+               : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+               : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                             : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) /* the terminator too */
+            return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0) ||
+        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] >= 0x90))
+        return 0;
+    return n;
+}
+
+/* Appends src to dst, escaped for a JSON string, a character whole or not at all; bytes that are no
+ * UTF-8 become U+FFFD. Keeps one byte for the terminator. */
 static size_t append_json(char *dst, size_t at, size_t cap, const char *src)
 {
-    for (; *src != '\0' && at + 7 < cap; src++) {
+    while (*src != '\0' && at + 7 < cap) {
         unsigned char c = (unsigned char)*src;
+        size_t n = utf8_length((const unsigned char *)src);
         if (c == '"' || c == '\\') {
             dst[at++] = '\\';
             dst[at++] = (char)c;
-        } else if (c < 0x20) {
+        } else if (c < 0x20 || c == 0x7f) {
             at += (size_t)snprintf(dst + at, cap - at, "\\u%04x", c);
         } else {
-            dst[at++] = (char)c;
+            memcpy(dst + at, n > 0 ? src : "\xef\xbf\xbd", n > 0 ? n : 3);
+            at += n > 0 ? n : 3;
         }
+        src += n > 0 ? n : 1;
     }
     dst[at] = '\0';
     return at;
@@ -72,9 +94,8 @@ void sc_log(enum sc_log_level level, const char *event, const char *fmt, ...)
     (void)gmtime_r(&now.tv_sec, &tm);
     n = snprintf(line, sizeof(line), "%s%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ%s%s%s",
                  settings.format == SC_LOG_JSON ? "{\"time\":\"" : "", tm.tm_year + 1900,
-                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-                 now.tv_nsec / 1000000, settings.format == SC_LOG_JSON ? "\",\"level\":\"" : " ",
-                 sc_log_level_name(level),
+                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, now.tv_nsec / 1000000,
+                 settings.format == SC_LOG_JSON ? "\",\"level\":\"" : " ", sc_log_level_name(level),
                  settings.format == SC_LOG_JSON ? "\",\"event\":\"" : ": ");
     size_t at = (size_t)n;
     if (settings.format == SC_LOG_JSON) {
@@ -90,6 +111,8 @@ void sc_log(enum sc_log_level level, const char *event, const char *fmt, ...)
         at += (size_t)n < sizeof(line) - at - 1 ? (size_t)n : sizeof(line) - at - 2;
         line[at++] = '\n';
     }
-    ssize_t written = write(STDERR_FILENO, line, at); /* one write keeps the line whole */
-    (void)written;
+    ssize_t written;
+    do /* one write keeps the line whole */
+        written = write(STDERR_FILENO, line, at);
+    while (written < 0 && errno == EINTR);
 }

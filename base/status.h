@@ -46,7 +46,7 @@ enum sc_status {
 
 struct sc_err {
     enum sc_status status;
-    char text[SC_ERR_TEXT_BYTES]; /* NUL-terminated, no newline; cut when longer */
+    char text[SC_ERR_TEXT_BYTES]; /* NUL-terminated, no newline; cut between characters when longer */
 };
 
 #define SC_ERR_INIT                                                                                \

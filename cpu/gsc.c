@@ -155,6 +155,8 @@ uint32_t sc_gsc_cluster_budget(const int32_t *dist, uint32_t m, uint32_t budget,
     int64_t lo = -1, hi = largest_unforced(dist, m, forced), done = -1;
     uint32_t count = 0;
 
+    if (m <= budget) /* twelve steps might stop short of merging nothing */
+        return sc_gsc_cluster(dist, m, lo, forced, order, labels, seeds);
     for (uint32_t step = 0; step < SC_GSC_BISECTIONS && hi - lo > 1; step++) {
         int64_t mid = lo + (hi - lo) / 2;
         count = sc_gsc_cluster(dist, m, mid, forced, order, labels, seeds);

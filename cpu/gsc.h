@@ -19,10 +19,11 @@
 uint32_t sc_gsc_cluster(const int32_t *dist, uint32_t m, int64_t tau, const uint64_t forced[2],
                         enum sc_seed_order order, uint8_t *labels, uint8_t *seeds);
 
-/* At most budget clusters where that is possible. Bisects integers: hi starts at the largest
- * distance of two unforced tokens (which joins them all; that result stands when even it is over
- * the budget), lo at -1 (no neighbours, not tried); up to SC_GSC_BISECTIONS times while hi - lo >
- * 1, mid = floor((lo + hi) / 2) becomes hi when its count fits, else lo. The result is that of hi.
+/* At most budget clusters where that is possible; nothing is merged when m <= budget. Bisects
+ * integers: hi starts at the largest distance of two unforced tokens (which joins them all; that
+ * result stands when even it is over the budget), lo at -1 (no neighbours, not tried); up to
+ * SC_GSC_BISECTIONS times while hi - lo > 1, mid = floor((lo + hi) / 2) becomes hi when its count
+ * fits, else lo. The result is that of hi.
  */
 uint32_t sc_gsc_cluster_budget(const int32_t *dist, uint32_t m, uint32_t budget,
                                const uint64_t forced[2], enum sc_seed_order order, uint8_t *labels,

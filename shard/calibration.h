@@ -40,7 +40,8 @@ int64_t sc_calibration_tau_fixed(const struct sc_calibration *c, const struct sc
                                  uint32_t layer, bool generated);
 struct sc_hash sc_calibration_hash(const struct sc_calibration *c);
 
-/* SC_ENOENT: no file; SC_EPERM, SC_EIO: there is one that cannot be read. A file of another model or shape is SC_EFORMAT and says so. */
+/* SC_ENOENT: no file; SC_EPERM, SC_EIO: there is one that cannot be read. A file of another model or shape
+ * is SC_EFORMAT and says so. */
 enum sc_status sc_calibration_load(const char *path, const struct sc_model_config *config,
                                    const struct sc_hash *model, struct sc_calibration *ret_c,
                                    struct sc_err *err) SC_MUST_CHECK;

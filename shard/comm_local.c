@@ -9,8 +9,9 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 
-/* A collective has three phases divided by barriers: every rank shows its buffer; rank r reduces slice
- * r of all buffers, in rank order, into the shared scratch; every rank copies the whole back. */
+/* A collective has three phases divided by barriers: every rank shows its buffer; rank r reduces
+ * slice r of all buffers, in rank order, into the shared scratch; every rank copies the whole back.
+ */
 
 #define SPINS 2000
 
@@ -18,6 +19,8 @@ struct local_comm {
     struct sc_comm base; /* first: ops get this pointer */
     struct sc_local_group *group;
 };
+
+typedef void reduce_fn(struct sc_local_group *g, size_t from, size_t to);
 
 struct sc_local_group {
     uint32_t n_ranks;
@@ -27,6 +30,7 @@ struct sc_local_group {
     _Atomic uint32_t aborted;
     void *scratch;
     struct {
+        reduce_fn *op; /* NULL: gather */
         void *data;
         size_t n;
     } shown[64]; /* written by its rank before the first barrier */
@@ -78,7 +82,31 @@ static enum sc_status barrier(struct local_comm *c, struct sc_err *err)
     return SC_OK;
 }
 
-typedef void reduce_fn(struct sc_local_group *g, size_t from, size_t to);
+/* Shows what this rank brings and waits for the others; all must have come to the same operation.
+ */
+static enum sc_status meet(struct local_comm *c, reduce_fn *op, void *data, size_t n,
+                           struct sc_err *err)
+{
+    struct sc_local_group *g = c->group;
+    uint32_t rank = c->base.rank;
+    enum sc_status st;
+
+    g->shown[rank].op = op;
+    g->shown[rank].data = data;
+    g->shown[rank].n = n;
+    st = barrier(c, err);
+    if (st != SC_OK)
+        return st;
+    for (uint32_t r = 0; r < g->n_ranks; r++) {
+        if (g->shown[r].op == op && g->shown[r].n == n)
+            continue;
+        c->base.ops->abort(&c->base);
+        return sc_fail(err, SC_EDIVERGED, "collective: rank %u has %zu elements, rank %u %zu%s",
+                       rank, n, r, g->shown[r].n,
+                       g->shown[r].op == op ? "" : " and another operation");
+    }
+    return SC_OK;
+}
 
 static void reduce_sum_f32(struct sc_local_group *g, size_t from, size_t to)
 {
@@ -138,17 +166,9 @@ static enum sc_status all_reduce(struct sc_comm *comm, void *data, size_t n, siz
     if (n > g->scratch_bytes / elem_bytes)
         return sc_fail(err, SC_EINTERNAL, "all-reduce of %zu elements, scratch holds %zu", n,
                        g->scratch_bytes / elem_bytes);
-    g->shown[comm->rank].data = data;
-    g->shown[comm->rank].n = n;
-    st = barrier(c, err);
+    st = meet(c, reduce, data, n, err);
     if (st != SC_OK)
         return st;
-    for (uint32_t r = 0; r < g->n_ranks; r++)
-        if (g->shown[r].n != n) {
-            comm->ops->abort(comm);
-            return sc_fail(err, SC_EDIVERGED, "all-reduce: rank %u has %zu elements, rank %u %zu",
-                           comm->rank, n, r, g->shown[r].n);
-        }
     /* Slices of whole cache lines, so that ranks do not write one line together. */
     size_t per = (n + g->n_ranks - 1) / g->n_ranks, line = 64 / elem_bytes;
     per = (per + line - 1) / line * line;
@@ -191,9 +211,7 @@ static enum sc_status gather_cols(struct sc_comm *comm, const float *src, uint32
     size_t total = 0, at = 0;
     enum sc_status st;
 
-    if (comm->rank == 0)
-        g->shown[0].data = dst;
-    st = barrier(c, err);
+    st = meet(c, NULL, dst, n_rows, err);
     if (st != SC_OK)
         return st;
     dst = g->shown[0].data;

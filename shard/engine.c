@@ -272,7 +272,7 @@ enum sc_status sc_engine_set_calibration(struct sc_engine *e, const struct sc_ca
     for (uint32_t i = 0; i < e->opts.max_seqs; i++)
         if (e->workers[0].rank.seqs[i].open &&
             e->workers[0].rank.seqs[i].recipe.mode == SC_KV_COMPRESSED)
-            return sc_fail(err, SC_EINVAL, "calibration: slot %u is compressed by another one", i);
+            return sc_fail(err, SC_EINVAL, "calibration: slot %u is open and compressed", i);
     /* All ranks or none: a rank left without would fail in the first compressed sequence. */
     for (uint32_t r = 0; r < e->opts.n_ranks && st == SC_OK; r++)
         st = sc_calibration_copy(&copies[r], c, err);

@@ -51,7 +51,8 @@ struct sc_engine_info {
 };
 void sc_engine_get_info(const struct sc_engine *engine, struct sc_engine_info *ret_info);
 
-/* Needed before the first COMPRESSED sequence: key variances and thresholds. Copies. */
+/* Needed before the first COMPRESSED sequence: key variances and thresholds. Copies, for all ranks or for
+ * none. SC_EINVAL: another model's shape, or a COMPRESSED sequence is open. */
 enum sc_status sc_engine_set_calibration(struct sc_engine *engine,
                                          const struct sc_calibration *calibration,
                                          struct sc_err *err) SC_MUST_CHECK;

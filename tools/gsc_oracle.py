@@ -127,6 +127,8 @@ def cluster(dist, tau, forced, order):
 
 def cluster_budget(dist, budget, forced, order):
     """At most budget clusters where that is possible; the threshold is bisected on integers."""
+    if len(dist) <= budget:
+        return cluster(dist, -1, forced, order)
     free = [i for i in range(len(dist)) if i not in set(forced)]
     low, high = -1, max((dist[i][j] for i in free for j in free if i != j), default=0)
     best = cluster(dist, high, forced, order)
