@@ -130,6 +130,7 @@ static json_t *to_json(const struct sc_calibration *c)
     char hex[2 * SC_HASH_BYTES + 1];
     const size_t per = (size_t)c->n_layers * SC_CALIBRATION_RATIOS;
     json_t *root = json_object(), *tau = json_object();
+    struct sc_hash hash;
     int bad = 0;
 
     sc_hash_hex(&c->model, hex);
@@ -143,6 +144,9 @@ static json_t *to_json(const struct sc_calibration *c)
     for (uint32_t m = 0; m < SC_METRIC_COUNT; m++)
         bad |= json_object_set_new(tau, metric_names[m], floats_to_json(c->tau + m * per, per));
     bad |= json_object_set_new(root, "tau", tau);
+    hash = sc_calibration_hash(c);
+    sc_hash_hex(&hash, hex);
+    bad |= json_object_set_new(root, "digest", json_string(hex));
     if (bad == 0)
         return root;
     json_decref(root);
@@ -227,6 +231,21 @@ static enum sc_status parse(const json_t *root, const struct sc_model_config *co
     return st;
 }
 
+/* A lost digit would change every threshold in silence. Files that were written by hand may lack it. */
+static enum sc_status check_digest(const json_t *root, const struct sc_calibration *c,
+                                   struct sc_err *err)
+{
+    char hex[2 * SC_HASH_BYTES + 1];
+    const json_t *digest = json_object_get(root, "digest");
+    struct sc_hash hash = sc_calibration_hash(c);
+
+    sc_hash_hex(&hash, hex);
+    if (digest == NULL || (json_is_string(digest) && strcmp(json_string_value(digest), hex) == 0))
+        return SC_OK;
+    return sc_fail(err, SC_EFORMAT, "digest: %.64s, the numbers give %s: the file is damaged",
+                   json_is_string(digest) ? json_string_value(digest) : "not a string", hex);
+}
+
 /* Only a file that is not there means that the model brings none: one that cannot be read is an error. */
 static enum sc_status status_of_errno(int e)
 {
@@ -249,15 +268,18 @@ enum sc_status sc_calibration_load(const char *path, const struct sc_model_confi
         return sc_fail(err, SC_EFORMAT, "%s: larger than %zu bytes", path, FILE_BYTES_MAX);
     }
     rewind(f);
+    errno = 0;
     json_t *root = json_loadf(f, JSON_REJECT_DUPLICATES, &je);
     (void)fclose(f);
+    if (root == NULL && (errno == ENOMEM || je.text[0] == '\0')) /* jansson explains bad text only */
+        return sc_fail(err, SC_ENOMEM, "%s: out of memory", path);
     if (root == NULL)
-        return sc_fail(err,
-                       json_error_code(&je) == json_error_out_of_memory ? SC_ENOMEM : SC_EFORMAT,
-                       "%s:%d:%d: %s", path, je.line, je.column, je.text);
+        return sc_fail(err, SC_EFORMAT, "%s:%d:%d: %s", path, je.line, je.column, je.text);
     st = sc_calibration_init(&c, config->n_layers, config->n_kv_heads, err);
     if (st == SC_OK)
         st = parse(root, config, model, &c, err);
+    if (st == SC_OK)
+        st = check_digest(root, &c, err);
     json_decref(root);
     if (st != SC_OK) {
         sc_calibration_fini(&c);

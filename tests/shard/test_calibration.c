@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "shard/rank.h"
 #include "tests/shard/engine_util.h"
 
 static void write_text(const char *path, const char *text)
@@ -111,12 +112,140 @@ static void a_saved_file_is_read_back_and_bad_ones_are_refused(void **state)
     rig_close(&rig);
 }
 
+static void read_text(const char *path, char *text, size_t bytes)
+{
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    size_t n = fread(text, 1, bytes - 1, f);
+    assert_true(n > 0 && n < bytes - 1);
+    text[n] = '\0';
+    (void)fclose(f);
+}
+
+static void one_changed_digit_is_found(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_calibration back = {0};
+    static char text[1 << 16];
+    char path[] = "/tmp/sc-calibration-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    (void)close(fd);
+    rig_open_golden(&rig, "llama31", 512, 1, NULL);
+    must(sc_calibration_save(sc_engine_calibration(rig.engine), path, &err), &err);
+    read_text(path, text, sizeof(text));
+    const char *const fields[] = {"\"key_var\"", "\"l2_pre\"", "\"cos_post\""};
+    for (size_t i = 0; i < SC_ARRAY_LEN(fields); i++) {
+        char *digit = strchr(strstr(text, fields[i]), '.') + 1, was = *digit;
+        *digit = was == '5' ? '6' : '5';
+        write_text(path, text);
+        sc_err_clear(&err);
+        assert_int_equal(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint,
+                                             &back, &err), SC_EFORMAT);
+        assert_non_null(strstr(err.text, "the file is damaged"));
+        *digit = was;
+    }
+    char *digest = strstr(text, "\"digest\""); /* without it nothing is compared */
+    memcpy(digest, "\"remark\"", 8);
+    write_text(path, text);
+    sc_err_clear(&err);
+    must(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
+         &err);
+    sc_calibration_fini(&back);
+    (void)unlink(path);
+    rig_close(&rig);
+}
+
+/* "No file" makes a server calibrate on its own text: one that is there and cannot be read must not. */
+static void a_file_that_cannot_be_read_is_not_a_missing_one(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_calibration back = {0};
+    char path[1024], dir[] = "/tmp/sc-calibration-XXXXXX";
+    rig_open_golden(&rig, "llama31", 512, 1, NULL);
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(path, sizeof(path), "%s/loop", dir);
+    assert_int_equal(symlink("loop", path), 0);
+    assert_int_equal(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back,
+                                         &err), SC_EIO);
+    assert_non_null(strstr(err.text, "cannot open"));
+    (void)unlink(path);
+    (void)rmdir(dir);
+    rig_close(&rig);
+}
+
+static void an_engine_in_use_is_not_calibrated(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct sc_err err = SC_ERR_INIT;
+    int32_t ids[200];
+    struct sc_calibration copy = {0};
+    rig_open_golden(&rig, "llama31", 512, 2, NULL);
+    make_tokens(ids, 200, rig.model->config.vocab, 2);
+    struct sc_recipe recipe = small_recipe(&rig, SC_KV_EXACT);
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        seq_open(&rig, slot, &recipe, 200);
+        seq_run(&rig, slot, &recipe, 200, ids, 0, 100, 100, NULL);
+        uint64_t entries = seq_entries_hash(&rig, slot);
+        sc_err_clear(&err);
+        assert_int_equal(sc_calibrate(rig.engine, rig.model, ids, 200, NULL, &err), SC_EINVAL);
+        assert_non_null(strstr(err.text, "the engine must be idle"));
+        assert_true(seq_entries_hash(&rig, slot) == entries); /* and it lives on */
+        seq_run(&rig, slot, &recipe, 200, ids, 100, 100, 100, NULL);
+        seq_close(&rig, slot);
+    }
+    sc_err_clear(&err);
+    must(sc_calibration_copy(&copy, sc_engine_calibration(rig.engine), &err), &err);
+    recipe = small_recipe(&rig, SC_KV_COMPRESSED);
+    seq_open(&rig, 3, &recipe, 200);
+    assert_int_equal(sc_engine_set_calibration(rig.engine, &copy, &err), SC_EINVAL);
+    assert_non_null(strstr(err.text, "slot 3 is open and compressed"));
+    seq_close(&rig, 3);
+    sc_err_clear(&err);
+    must(sc_engine_set_calibration(rig.engine, &copy, &err), &err);
+    copy.n_layers--;
+    assert_int_equal(sc_engine_set_calibration(rig.engine, &copy, &err), SC_EINVAL);
+    assert_non_null(strstr(err.text, "calibration: 1 layers of 4 KV heads, the model has 2 of 4"));
+    sc_calibration_fini(&copy);
+    rig_close(&rig);
+}
+
+static void a_head_whose_keys_hardly_vary_has_no_say(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_calibration c = {0};
+    rig_open_golden(&rig, "llama31", 512, 2, NULL); /* 4 KV heads: two on each rank */
+    must(sc_calibration_copy(&c, sc_engine_calibration(rig.engine), &err), &err);
+    c.key_var[0] = 0.0f;
+    c.key_var[1] = 1e-40f; /* 1 / this is infinite */
+    c.key_var[2] = 4.0f;
+    c.key_var[3] = 8.0f;
+    must(sc_engine_set_calibration(rig.engine, &c, &err), &err);
+    assert_true(sc_engine_rank(rig.engine, 0)->inv_var[0] == 0.0f);
+    assert_true(sc_engine_rank(rig.engine, 0)->inv_var[1] == 0.0f);
+    assert_true(sc_engine_rank(rig.engine, 1)->inv_var[0] == 0.25f);
+    assert_true(sc_engine_rank(rig.engine, 1)->inv_var[1] == 0.125f);
+    sc_calibration_fini(&c);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(thresholds_fall_with_the_ratio_and_do_not_depend_on_the_ranks),
         cmocka_unit_test(calibrated_text_is_kept_at_the_ratio_asked_for),
         cmocka_unit_test(a_saved_file_is_read_back_and_bad_ones_are_refused),
+        cmocka_unit_test(one_changed_digit_is_found),
+        cmocka_unit_test(a_file_that_cannot_be_read_is_not_a_missing_one),
+        cmocka_unit_test(an_engine_in_use_is_not_calibrated),
+        cmocka_unit_test(a_head_whose_keys_hardly_vary_has_no_say),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -186,6 +186,49 @@ static void ranks_that_disagree_on_a_length_are_stopped(void **state)
     assert_int_equal(sc_local_group_open(0, 64, &g, &err), SC_EINVAL);
 }
 
+static uint32_t odd_one; /* what the rank that refuses calls instead of sum_f32 */
+
+static void *different_operations(void *arg)
+{
+    struct ctx *c = arg;
+    struct sc_err err = SC_ERR_INIT;
+    const struct sc_comm_ops *ops = c->comm->ops;
+    const uint32_t widths[RANKS] = {2, 2, 2, 2};
+    float f[8 * RANKS * 2] = {0};
+    int32_t i[8] = {0};
+    uint32_t u[8] = {0};
+    if (!c->refuse)
+        c->st = ops->sum_f32(c->comm, f, 8, &err);
+    else if (odd_one == 0)
+        c->st = ops->sum_i32(c->comm, i, 8, &err);
+    else if (odd_one == 1)
+        c->st = ops->max_u32(c->comm, u, 8, &err);
+    else
+        c->st = ops->gather_cols(c->comm, f, 8, widths, f, &err);
+    return NULL;
+}
+
+static void ranks_that_disagree_on_the_operation_are_stopped(void **state)
+{
+    (void)state;
+    struct sc_local_group *g;
+    struct sc_err err = SC_ERR_INIT;
+    assert_int_equal(sc_local_group_open(RANKS, 64, &g, &err), SC_OK);
+    for (odd_one = 0; odd_one < 3; odd_one++) {
+        struct ctx c[RANKS] = {0};
+        c[odd_one].refuse = true;
+        on_ranks(g, RANKS, c, different_operations);
+        uint32_t n_diverged = 0;
+        for (uint32_t r = 0; r < RANKS; r++) {
+            assert_true(c[r].st == SC_EDIVERGED || c[r].st == SC_EPEER);
+            n_diverged += c[r].st == SC_EDIVERGED;
+        }
+        assert_true(n_diverged > 0);
+        sc_local_group_reset(g);
+    }
+    sc_local_group_close(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -193,6 +236,7 @@ int main(void)
         cmocka_unit_test(columns_arrive_side_by_side),
         cmocka_unit_test(an_abort_releases_everybody_and_reset_mends_the_group),
         cmocka_unit_test(ranks_that_disagree_on_a_length_are_stopped),
+        cmocka_unit_test(ranks_that_disagree_on_the_operation_are_stopped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
