@@ -44,8 +44,8 @@ static bool loop_attr(const struct sc_chat_loop *loop, const struct sc_chat_valu
         {"first", sc_chat_bool(loop->at == 0)},
         {"last", sc_chat_bool(loop->at + 1 == seq->n)},
         {"length", sc_chat_int(seq->n)},
-        {"depth", sc_chat_int((int64_t)loop->depth + 1)},
-        {"depth0", sc_chat_int(loop->depth)},
+        {"depth", sc_chat_int(1)}, /* deeper only in recursive loops */
+        {"depth0", sc_chat_int(0)},
         {"previtem", loop->at > 0 ? seq->items[loop->at - 1]
                                   : sc_chat_undefined("there is no previous item")},
         {"nextitem", loop->at + 1 < seq->n ? seq->items[loop->at + 1]

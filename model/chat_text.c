@@ -227,13 +227,8 @@ bool sc_chat_to_str(struct sc_chat_run *r, const struct sc_chat_value *v, struct
 
 /* ---- JSON ---- */
 
-struct json_style {
-    int indent; /* < 0: one line */
-    bool sort_keys, ascii;
-};
-
 static bool put_json(struct sc_chat_run *r, struct sc_chat_buf *buf, const struct sc_chat_value *v,
-                     const struct json_style *style, uint32_t depth);
+                     const struct sc_chat_json_style *style, uint32_t depth);
 
 static bool put_json_string(struct sc_chat_run *r, struct sc_chat_buf *buf,
                             const struct sc_chat_value *v, bool ascii)
@@ -264,7 +259,7 @@ static bool put_json_string(struct sc_chat_run *r, struct sc_chat_buf *buf,
 }
 
 /* A line's end and indent spaces times depth. */
-static bool put_break(struct sc_chat_run *r, struct sc_chat_buf *buf, int indent, uint32_t depth)
+static bool put_break(struct sc_chat_run *r, struct sc_chat_buf *buf, int64_t indent, uint32_t depth)
 {
     if (indent < 0)
         return true;
@@ -278,7 +273,7 @@ static bool put_break(struct sc_chat_run *r, struct sc_chat_buf *buf, int indent
 }
 
 static bool put_json_key(struct sc_chat_run *r, struct sc_chat_buf *buf,
-                         const struct sc_chat_value *key, const struct json_style *style)
+                         const struct sc_chat_value *key, const struct sc_chat_json_style *style)
 {
     switch (key->type) {
     case SC_CHAT_STR:
@@ -322,7 +317,7 @@ static bool sorted_entries(struct sc_chat_run *r, const struct sc_chat_dict *d,
 }
 
 static bool put_json_dict(struct sc_chat_run *r, struct sc_chat_buf *buf,
-                          const struct sc_chat_dict *d, const struct json_style *style,
+                          const struct sc_chat_dict *d, const struct sc_chat_json_style *style,
                           uint32_t depth)
 {
     const struct sc_chat_entry *entries = d->entries;
@@ -333,9 +328,9 @@ static bool put_json_dict(struct sc_chat_run *r, struct sc_chat_buf *buf,
     if (!sc_chat_puts(r, buf, "{"))
         return false;
     for (uint32_t i = 0; i < d->n; i++) {
-        if ((i > 0 && !sc_chat_puts(r, buf, style->indent < 0 ? ", " : ",")) ||
+        if ((i > 0 && !sc_chat_put_str(r, buf, &style->item_sep)) ||
             !put_break(r, buf, style->indent, depth + 1) ||
-            !put_json_key(r, buf, &entries[i].key, style) || !sc_chat_puts(r, buf, ": ") ||
+            !put_json_key(r, buf, &entries[i].key, style) || !sc_chat_put_str(r, buf, &style->key_sep) ||
             !put_json(r, buf, &entries[i].value, style, depth + 1))
             return false;
     }
@@ -343,7 +338,7 @@ static bool put_json_dict(struct sc_chat_run *r, struct sc_chat_buf *buf,
 }
 
 static bool put_json_seq(struct sc_chat_run *r, struct sc_chat_buf *buf,
-                         const struct sc_chat_seq *seq, const struct json_style *style,
+                         const struct sc_chat_seq *seq, const struct sc_chat_json_style *style,
                          uint32_t depth)
 {
     if (seq->n == 0)
@@ -351,7 +346,7 @@ static bool put_json_seq(struct sc_chat_run *r, struct sc_chat_buf *buf,
     if (!sc_chat_puts(r, buf, "["))
         return false;
     for (uint32_t i = 0; i < seq->n; i++) {
-        if ((i > 0 && !sc_chat_puts(r, buf, style->indent < 0 ? ", " : ",")) ||
+        if ((i > 0 && !sc_chat_put_str(r, buf, &style->item_sep)) ||
             !put_break(r, buf, style->indent, depth + 1) ||
             !put_json(r, buf, &seq->items[i], style, depth + 1))
             return false;
@@ -360,7 +355,7 @@ static bool put_json_seq(struct sc_chat_run *r, struct sc_chat_buf *buf,
 }
 
 static bool put_json(struct sc_chat_run *r, struct sc_chat_buf *buf, const struct sc_chat_value *v,
-                     const struct json_style *style, uint32_t depth)
+                     const struct sc_chat_json_style *style, uint32_t depth)
 {
     if (depth > SC_CHAT_DATA_DEPTH_MAX)
         return sc_chat_fail(r, SC_ERANGE, "values nested more than %u deep",
@@ -392,12 +387,11 @@ static bool put_json(struct sc_chat_run *r, struct sc_chat_buf *buf, const struc
     }
 }
 
-bool sc_chat_to_json(struct sc_chat_run *r, const struct sc_chat_value *v, int indent,
-                     bool sort_keys, bool ascii, struct sc_chat_value *ret)
+bool sc_chat_to_json(struct sc_chat_run *r, const struct sc_chat_value *v,
+                     const struct sc_chat_json_style *style, struct sc_chat_value *ret)
 {
     struct sc_chat_buf buf = {0};
-    struct json_style style = {.indent = indent, .sort_keys = sort_keys, .ascii = ascii};
-    (void)put_json(r, &buf, v, &style, 0);
+    (void)put_json(r, &buf, v, style, 0);
     return sc_chat_buf_value(r, &buf, ret);
 }
 
