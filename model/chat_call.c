@@ -104,8 +104,7 @@ static bool strftime_now(struct sc_chat_run *r, const struct sc_chat_value *form
     return true;
 }
 
-static bool range(struct sc_chat_run *r, const struct sc_chat_args *args,
-                  struct sc_chat_value *ret)
+static bool range(struct sc_chat_run *r, const struct sc_chat_args *args, struct sc_chat_value *ret)
 {
     int64_t v[3] = {0, 0, 1}, n = 0;
     if (args->n_named > 0 || args->n == 0 || args->n > 3)
@@ -169,8 +168,8 @@ static bool bind_param(struct sc_chat_run *r, const struct sc_chat_node *param, 
         bool found = false;
         for (uint32_t k = 0; k < args->n_named && !found; k++) {
             const struct sc_chat_value *key = &args->named[k].key;
-            found = key->len == param->value.len &&
-                    memcmp(key->u.s, param->value.u.s, key->len) == 0;
+            found =
+                key->len == param->value.len && memcmp(key->u.s, param->value.u.s, key->len) == 0;
             if (found)
                 value = args->named[k].value;
         }
@@ -223,9 +222,8 @@ static bool dict_method(struct sc_chat_run *r, enum sc_chat_method_id id,
     return true;
 }
 
-static bool loop_method(struct sc_chat_run *r, enum sc_chat_method_id id,
-                        struct sc_chat_loop *loop, const struct sc_chat_args *args,
-                        struct sc_chat_value *ret)
+static bool loop_method(struct sc_chat_run *r, enum sc_chat_method_id id, struct sc_chat_loop *loop,
+                        const struct sc_chat_args *args, struct sc_chat_value *ret)
 {
     struct sc_chat_value now;
     bool same = false;

@@ -20,15 +20,15 @@ const struct sc_chat_value *sc_chat_arg(const struct sc_chat_args *args, uint32_
     return NULL;
 }
 
-/* Arguments by names that the filter does not have are refused. allowed: names with spaces around. */
+/* Arguments by names that the filter does not have are refused. allowed: names with spaces around.
+ */
 static bool check_named(struct sc_chat_run *r, const struct sc_chat_args *args, const char *allowed)
 {
     for (uint32_t i = 0; i < args->n_named; i++) {
         const struct sc_chat_value *key = &args->named[i].key;
         const char *at = memmem(allowed, strlen(allowed), key->u.s, key->len);
         if (at == NULL || at == allowed || at[-1] != ' ' || at[key->len] != ' ')
-            return sc_chat_fail(r, SC_EINVAL, "no argument is named %.*s", (int)key->len,
-                                key->u.s);
+            return sc_chat_fail(r, SC_EINVAL, "no argument is named %.*s", (int)key->len, key->u.s);
     }
     return true;
 }
@@ -91,7 +91,8 @@ static bool replace(struct sc_chat_run *r, const struct sc_chat_value *v,
                     const struct sc_chat_args *args, struct sc_chat_value *ret)
 {
     struct sc_chat_value s, parts[3];
-    const struct sc_chat_value *old = sc_chat_arg(args, 0, "old"), *new = sc_chat_arg(args, 1, "new"),
+    const struct sc_chat_value *old = sc_chat_arg(args, 0, "old"),
+                               *new = sc_chat_arg(args, 1, "new"),
                                *count = sc_chat_arg(args, 2, "count");
     if (old == NULL || new == NULL)
         return sc_chat_fail(r, SC_EINVAL, "replace takes two strings");
@@ -153,8 +154,7 @@ static bool indent(struct sc_chat_run *r, const struct sc_chat_value *v,
         return false;
     bool ends_line = s.len > 0 && s.u.s[s.len - 1] == '\n', ok = true;
     for (uint32_t i = 0; ok && i < lines.u.seq->n + (ends_line || lines.u.seq->n == 0); i++) {
-        struct sc_chat_value line =
-            i < lines.u.seq->n ? lines.u.seq->items[i] : sc_chat_str("", 0);
+        struct sc_chat_value line = i < lines.u.seq->n ? lines.u.seq->items[i] : sc_chat_str("", 0);
         bool pad = i == 0 ? first != NULL && sc_chat_truth(first)
                           : line.len > 0 || (blank != NULL && sc_chat_truth(blank));
         ok = (i == 0 || sc_chat_puts(r, &buf, "\n")) && (!pad || sc_chat_put_str(r, &buf, &by)) &&
@@ -288,9 +288,9 @@ static bool map(struct sc_chat_run *r, const struct sc_chat_value *v,
     if (out == NULL)
         return false;
     for (uint32_t i = 0; i < seq->n; i++) {
-        if (!sc_chat_step(r, 0) || (filter >= 0 ? !sc_chat_filter(r, filter, &seq->items[i], &rest,
-                                                                  &out[i])
-                                                : !get_path(r, &seq->items[i], path, &out[i])))
+        if (!sc_chat_step(r, 0) ||
+            (filter >= 0 ? !sc_chat_filter(r, filter, &seq->items[i], &rest, &out[i])
+                         : !get_path(r, &seq->items[i], path, &out[i])))
             return false;
         if (filter < 0 && dflt != NULL && out[i].type == SC_CHAT_UNDEFINED)
             out[i] = *dflt;
@@ -298,8 +298,7 @@ static bool map(struct sc_chat_run *r, const struct sc_chat_value *v,
     return iterator(r, out, seq->n, ret);
 }
 
-static bool reverse(struct sc_chat_run *r, const struct sc_chat_value *v,
-                    struct sc_chat_value *ret)
+static bool reverse(struct sc_chat_run *r, const struct sc_chat_value *v, struct sc_chat_value *ret)
 {
     const struct sc_chat_seq *seq;
     struct sc_chat_buf buf = {0};
@@ -377,8 +376,7 @@ static bool list_or_items(struct sc_chat_run *r, int id, const struct sc_chat_va
     const struct sc_chat_seq *seq;
     struct sc_chat_value view;
     if (id == SC_CHAT_F_LIST)
-        return sc_chat_items(r, v, &seq) &&
-               sc_chat_list(r, SC_CHAT_LIST, seq->items, seq->n, ret);
+        return sc_chat_items(r, v, &seq) && sc_chat_list(r, SC_CHAT_LIST, seq->items, seq->n, ret);
     if (v->type == SC_CHAT_UNDEFINED)
         return iterator(r, NULL, 0, ret);
     if (v->type != SC_CHAT_DICT)

@@ -1,9 +1,9 @@
 /* model/chat_internal.h - what the files of the chat template interpreter share.
  *
- * chat_lexer.c makes tokens, chat_parse_expr.c and chat_parser.c a tree of sc_chat_node, chat_exec.c
- * and chat_eval.c walk it. Values are small structs passed by copy; what they point to lives in the
- * arena of the template (constants) or of the render, and is never changed, namespaces and loop
- * states apart. Failing functions return false after sc_chat_fail; the first error stays.
+ * chat_lexer.c makes tokens, chat_parse_expr.c and chat_parser.c a tree of sc_chat_node,
+ * chat_exec.c and chat_eval.c walk it. Values are small structs passed by copy; what they point to
+ * lives in the arena of the template (constants) or of the render, and is never changed, namespaces
+ * and loop states apart. Failing functions return false after sc_chat_fail; the first error stays.
  */
 #ifndef SC_MODEL_CHAT_INTERNAL_H
 #define SC_MODEL_CHAT_INTERNAL_H
@@ -37,9 +37,9 @@ enum sc_chat_type {
 };
 
 struct sc_chat_value {
-    uint8_t type;   /* enum sc_chat_type */
-    bool markup;    /* strings from |safe: what is added to them is escaped */
-    uint32_t len;   /* bytes of a string */
+    uint8_t type; /* enum sc_chat_type */
+    bool markup;  /* strings from |safe: what is added to them is escaped */
+    uint32_t len; /* bytes of a string */
     union {
         bool b;
         int64_t i;
@@ -114,35 +114,35 @@ struct sc_chat_token {
 
 enum sc_chat_node_kind {
     /* expressions */
-    SC_CHAT_N_CONST,    /* value */
-    SC_CHAT_N_NAME,     /* sym */
-    SC_CHAT_N_TUPLE,    /* a: items */
-    SC_CHAT_N_LIST,     /* a: items */
-    SC_CHAT_N_DICT,     /* a: key, value, key, value, ... */
-    SC_CHAT_N_NEG,      /* a */
-    SC_CHAT_N_POS,      /* a */
-    SC_CHAT_N_NOT,      /* a */
-    SC_CHAT_N_AND,      /* a, b */
-    SC_CHAT_N_OR,       /* a, b */
-    SC_CHAT_N_MATH,     /* op, a, b */
-    SC_CHAT_N_COMPARE,  /* a; b: operands */
-    SC_CHAT_N_OPERAND,  /* op, a */
-    SC_CHAT_N_CONCAT,   /* a: parts */
-    SC_CHAT_N_COND,     /* a: test, b: then, c: else or NULL */
-    SC_CHAT_N_ATTR,     /* a, value: the name */
-    SC_CHAT_N_ITEM,     /* a, b */
-    SC_CHAT_N_SLICE,    /* a, b, c: start, stop, step, each may be NULL */
-    SC_CHAT_N_FILTER,   /* id, a, b: arguments, c: named arguments */
-    SC_CHAT_N_TEST,     /* the same */
-    SC_CHAT_N_CALL,     /* a: what is called, b, c */
-    SC_CHAT_N_KWARG,    /* sym, value: the name, a */
+    SC_CHAT_N_CONST,   /* value */
+    SC_CHAT_N_NAME,    /* sym */
+    SC_CHAT_N_TUPLE,   /* a: items */
+    SC_CHAT_N_LIST,    /* a: items */
+    SC_CHAT_N_DICT,    /* a: key, value, key, value, ... */
+    SC_CHAT_N_NEG,     /* a */
+    SC_CHAT_N_POS,     /* a */
+    SC_CHAT_N_NOT,     /* a */
+    SC_CHAT_N_AND,     /* a, b */
+    SC_CHAT_N_OR,      /* a, b */
+    SC_CHAT_N_MATH,    /* op, a, b */
+    SC_CHAT_N_COMPARE, /* a; b: operands */
+    SC_CHAT_N_OPERAND, /* op, a */
+    SC_CHAT_N_CONCAT,  /* a: parts */
+    SC_CHAT_N_COND,    /* a: test, b: then, c: else or NULL */
+    SC_CHAT_N_ATTR,    /* a, value: the name */
+    SC_CHAT_N_ITEM,    /* a, b */
+    SC_CHAT_N_SLICE,   /* a, b, c: start, stop, step, each may be NULL */
+    SC_CHAT_N_FILTER,  /* id, a, b: arguments, c: named arguments */
+    SC_CHAT_N_TEST,    /* the same */
+    SC_CHAT_N_CALL,    /* a: what is called, b, c */
+    SC_CHAT_N_KWARG,   /* sym, value: the name, a */
     /* statements */
-    SC_CHAT_N_DATA,     /* value */
-    SC_CHAT_N_OUTPUT,   /* a */
-    SC_CHAT_N_IF,       /* a: arms */
-    SC_CHAT_N_ARM,      /* a: test or NULL for else, b: body */
-    SC_CHAT_N_FOR,      /* a: target, b: iterated, c: body, d: ARM with the filter in a, else in b */
-    SC_CHAT_N_SET,      /* a: target, b */
+    SC_CHAT_N_DATA,   /* value */
+    SC_CHAT_N_OUTPUT, /* a */
+    SC_CHAT_N_IF,     /* a: arms */
+    SC_CHAT_N_ARM,    /* a: test or NULL for else, b: body */
+    SC_CHAT_N_FOR,    /* a: target, b: iterated, c: body, d: ARM with the filter in a, else in b */
+    SC_CHAT_N_SET,    /* a: target, b */
     SC_CHAT_N_SET_BODY, /* a: target, b: filters over NULL or NULL, c: body */
     SC_CHAT_N_NS_ATTR,  /* target of set: sym, value: the attribute's name */
     SC_CHAT_N_MACRO,    /* sym, value: the name, a: PARAMs, c: body */
@@ -155,7 +155,7 @@ enum sc_chat_node_kind {
 
 struct sc_chat_node {
     uint8_t kind;
-    uint8_t id;     /* filter or test; a call of a method: enum sc_chat_method_id */
+    uint8_t id; /* filter or test; a call of a method: enum sc_chat_method_id */
     uint16_t op;
     uint16_t depth; /* 1 + that of the deepest child */
     uint16_t n_args;
@@ -186,8 +186,8 @@ struct sc_chat_symbol {
     const char *name;
     uint32_t len;
     uint32_t hash;
-    int32_t chain;   /* the next symbol of its bucket, or -1 */
-    bool assigned;   /* a macro, set, for, with or parameter of that name is in the template */
+    int32_t chain; /* the next symbol of its bucket, or -1 */
+    bool assigned; /* a macro, set, for, with or parameter of that name is in the template */
 };
 
 #define SC_CHAT_SYMBOL_BUCKETS 1024u
@@ -205,10 +205,10 @@ struct sc_chat_template {
 
 struct sc_chat_parser {
     struct sc_chat_template *tpl;
-    const struct sc_chat_token *tok; /* the current token; the last is END */
+    const struct sc_chat_token *tok;  /* the current token; the last is END */
     const struct sc_chat_node *calls; /* CALLs of names, through d, to check at the end */
-    uint32_t depth;  /* of the parser's own recursion */
-    uint32_t n_loops; /* loops around, for break and continue */
+    uint32_t depth;                   /* of the parser's own recursion */
+    uint32_t n_loops;                 /* loops around, for break and continue */
     enum sc_status status;
     struct sc_err *err;
 };
@@ -284,8 +284,8 @@ struct sc_chat_run {
 
 struct sc_chat_args {
     uint32_t n, n_named;
-    const struct sc_chat_value *v;        /* the positional ones */
-    const struct sc_chat_entry *named;    /* in order */
+    const struct sc_chat_value *v;     /* the positional ones */
+    const struct sc_chat_entry *named; /* in order */
 };
 
 bool sc_chat_fail(struct sc_chat_run *r, enum sc_status st, const char *fmt, ...) SC_PRINTF(3, 4);
@@ -305,10 +305,10 @@ struct sc_chat_value sc_chat_int(int64_t i);
 struct sc_chat_value sc_chat_float(double f);
 struct sc_chat_value sc_chat_str(const char *s, size_t len);
 bool sc_chat_list(struct sc_chat_run *r, enum sc_chat_type type, const struct sc_chat_value *items,
-                  uint32_t n, struct sc_chat_value *ret); /* borrows items */
+                  uint32_t n, struct sc_chat_value *ret);     /* borrows items */
 const char *sc_chat_type_name(const struct sc_chat_value *v); /* as Python calls it */
 bool sc_chat_truth(const struct sc_chat_value *v);
-bool sc_chat_is_number(const struct sc_chat_value *v); /* bool, int, float */
+bool sc_chat_is_number(const struct sc_chat_value *v);            /* bool, int, float */
 bool sc_chat_is_int(const struct sc_chat_value *v, int64_t *ret); /* bool, int */
 double sc_chat_number(const struct sc_chat_value *v);
 bool sc_chat_equal(struct sc_chat_run *r, const struct sc_chat_value *a,

@@ -46,8 +46,8 @@ static bool loop_attr(const struct sc_chat_loop *loop, const struct sc_chat_valu
         {"length", sc_chat_int(seq->n)},
         {"depth", sc_chat_int(1)}, /* deeper only in recursive loops */
         {"depth0", sc_chat_int(0)},
-        {"previtem", loop->at > 0 ? seq->items[loop->at - 1]
-                                  : sc_chat_undefined("there is no previous item")},
+        {"previtem",
+         loop->at > 0 ? seq->items[loop->at - 1] : sc_chat_undefined("there is no previous item")},
         {"nextitem", loop->at + 1 < seq->n ? seq->items[loop->at + 1]
                                            : sc_chat_undefined("there is no next item")},
     };
@@ -133,8 +133,7 @@ bool sc_chat_get_attr(struct sc_chat_run *r, const struct sc_chat_value *obj,
     bool found;
     if (obj->type == SC_CHAT_UNDEFINED)
         return sc_chat_use_undefined(r, obj);
-    if (!attribute(r, obj, name, &found, ret) ||
-        (!found && !element(r, obj, name, &found, ret)))
+    if (!attribute(r, obj, name, &found, ret) || (!found && !element(r, obj, name, &found, ret)))
         return false;
     return found || missing(r, obj, name, ret);
 }
@@ -199,7 +198,7 @@ static bool slice_string(struct sc_chat_run *r, const struct sc_chat_value *s, c
 static bool slice(struct sc_chat_run *r, const struct sc_chat_value *obj,
                   const struct sc_chat_value *key, struct sc_chat_value *ret)
 {
-    int64_t n, at[3];
+    int64_t n, at[3] = {0};
     struct sc_chat_value *items;
     if (!sc_chat_length(r, obj, &n) || !slice_indices(r, key, n, at))
         return false;

@@ -165,9 +165,8 @@ static bool is_name_char(char c)
 static uint32_t digits_end(const struct lexer *x, uint32_t from)
 {
     uint32_t at = from;
-    while (at < x->len &&
-           (is_digit(x->s[at]) ||
-            (x->s[at] == '_' && at > from && at + 1 < x->len && is_digit(x->s[at + 1]))))
+    while (at < x->len && (is_digit(x->s[at]) || (x->s[at] == '_' && at > from && at + 1 < x->len &&
+                                                  is_digit(x->s[at + 1]))))
         at++;
     return at;
 }
@@ -230,9 +229,9 @@ static bool lex_operator(struct lexer *x, char *stack, uint32_t *n_open)
         }
     }
     if (c == '\0' || strchr("+-/*%~[](){}><=.:|,;", c) == NULL)
-        return fail(x, pos, SC_EFORMAT, (uint8_t)c > 0x20 && (uint8_t)c < 0x7f
-                                            ? "unexpected character '%c'"
-                                            : "unexpected character 0x%02x",
+        return fail(x, pos, SC_EFORMAT,
+                    (uint8_t)c > 0x20 && (uint8_t)c < 0x7f ? "unexpected character '%c'"
+                                                           : "unexpected character 0x%02x",
                     (uint8_t)c);
     if (c == '{' || c == '(' || c == '[') {
         if (*n_open == SC_CHAT_PARSE_DEPTH_MAX)
@@ -405,7 +404,8 @@ const char *sc_chat_unescape(struct sc_chat_parser *p, const struct sc_chat_toke
                                       "a backslash before a non-ASCII character");
         if (!unescape(s, tok->len, &at, out, &n))
             return sc_chat_parse_fail(p, tok->pos + escape, SC_EFORMAT,
-                                      "the escape \\%c is malformed or not supported", s[escape + 1]);
+                                      "the escape \\%c is malformed or not supported",
+                                      s[escape + 1]);
     }
     *ret_len = n;
     return out;

@@ -37,22 +37,22 @@ const struct sc_chat_name *sc_chat_name_get(enum sc_chat_name_kind kind, int id)
 
 /* What Python's types have; a ! marks what the sandbox hides because it changes the object.
  * `message.items` is the method even where the dict has such a key. */
-static const char *const dict_attrs[] = {"!clear", "copy",        "fromkeys", "get",
-                                         "items",  "keys",        "!pop",     "!popitem",
+static const char *const dict_attrs[] = {"!clear",      "copy",    "fromkeys", "get",
+                                         "items",       "keys",    "!pop",     "!popitem",
                                          "!setdefault", "!update", "values"};
-static const char *const list_attrs[] = {"!append", "!clear", "copy",    "count",    "!extend",
-                                         "index",   "!insert", "!pop", "!remove", "!reverse",
-                                         "!sort"};
+static const char *const list_attrs[] = {"!append", "!clear",   "copy",    "count",
+                                         "!extend", "index",    "!insert", "!pop",
+                                         "!remove", "!reverse", "!sort"};
 static const char *const tuple_attrs[] = {"count", "index"};
 static const char *const str_attrs[] = {
-    "capitalize", "casefold",   "center",       "count",        "encode",       "endswith",
-    "expandtabs", "find",       "format",       "format_map",   "index",        "isalnum",
-    "isalpha",    "isascii",    "isdecimal",    "isdigit",      "isidentifier", "islower",
-    "isnumeric",  "isprintable", "isspace",     "istitle",      "isupper",      "join",
-    "ljust",      "lower",      "lstrip",       "maketrans",    "partition",    "removeprefix",
-    "removesuffix", "replace",  "rfind",        "rindex",       "rjust",        "rpartition",
-    "rsplit",     "rstrip",     "split",        "splitlines",   "startswith",   "strip",
-    "swapcase",   "title",      "translate",    "upper",        "zfill"};
+    "capitalize",   "casefold",    "center",    "count",      "encode",       "endswith",
+    "expandtabs",   "find",        "format",    "format_map", "index",        "isalnum",
+    "isalpha",      "isascii",     "isdecimal", "isdigit",    "isidentifier", "islower",
+    "isnumeric",    "isprintable", "isspace",   "istitle",    "isupper",      "join",
+    "ljust",        "lower",       "lstrip",    "maketrans",  "partition",    "removeprefix",
+    "removesuffix", "replace",     "rfind",     "rindex",     "rjust",        "rpartition",
+    "rsplit",       "rstrip",      "split",     "splitlines", "startswith",   "strip",
+    "swapcase",     "title",       "translate", "upper",      "zfill"};
 
 bool sc_chat_type_has_attr(enum sc_chat_type type, const char *name, size_t len, bool *ret_mutates)
 {

@@ -113,7 +113,7 @@
     X(CYCLE, "cycle", 1, 64)                                                                       \
     X(CHANGED, "changed", 1, 64)
 
-#define SC_CHAT_ENUM(prefix, id) SC_CHAT_##prefix##_##id,
+#define SC_CHAT_ENUM(prefix, id)                SC_CHAT_##prefix##_##id,
 #define SC_CHAT_FILTER_ENUM(id, name, min, max) SC_CHAT_ENUM(F, id)
 #define SC_CHAT_TEST_ENUM(id, name, min, max)   SC_CHAT_ENUM(T, id)
 #define SC_CHAT_FUNC_ENUM(id, name, min, max)   SC_CHAT_ENUM(FN, id)

@@ -383,8 +383,8 @@ static bool check_inner_name(struct sc_chat_parser *p, const struct sc_chat_node
         sc_chat_name_find(kind, arg->value.u.s, arg->value.len) >= 0)
         return true;
     return sc_chat_parse_fail(p, arg->pos, SC_ENOTSUP, "%s %.*s is not supported",
-                              kind == SC_CHAT_NAMED_TEST ? "test" : "filter",
-                              (int)arg->value.len, arg->value.u.s) != NULL;
+                              kind == SC_CHAT_NAMED_TEST ? "test" : "filter", (int)arg->value.len,
+                              arg->value.u.s) != NULL;
 }
 
 struct sc_chat_node *sc_chat_parse_filters(struct sc_chat_parser *p, struct sc_chat_node *n,

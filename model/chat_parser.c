@@ -72,8 +72,7 @@ struct sc_chat_node *sc_chat_node_new(struct sc_chat_parser *p, enum sc_chat_nod
 struct sc_chat_node *sc_chat_node_done(struct sc_chat_parser *p, struct sc_chat_node *n)
 {
     /* d of a CALL is not a child but the list of calls to check. */
-    const struct sc_chat_node *lists[] = {n->a, n->b, n->c,
-                                          n->kind == SC_CHAT_N_FOR ? n->d : NULL};
+    const struct sc_chat_node *lists[] = {n->a, n->b, n->c, n->kind == SC_CHAT_N_FOR ? n->d : NULL};
     for (size_t i = 0; i < SC_ARRAY_LEN(lists); i++) {
         for (const struct sc_chat_node *c = lists[i]; c != NULL; c = c->next) {
             if (c->depth >= n->depth)
@@ -439,8 +438,9 @@ static struct sc_chat_node *parse_statement(struct sc_chat_parser *p)
         return parse_jump(p, t->pos, SC_CHAT_N_BREAK);
     if (sc_chat_skip_name(p, "continue"))
         return parse_jump(p, t->pos, SC_CHAT_N_CONTINUE);
-    static const char *const inner[] = {"else",     "elif",    "endif",         "endfor",   "endset",
-                                        "endmacro", "endwith", "endgeneration", "endfilter"};
+    static const char *const inner[] = {"else",    "elif",          "endif",
+                                        "endfor",  "endset",        "endmacro",
+                                        "endwith", "endgeneration", "endfilter"};
     for (size_t i = 0; i < SC_ARRAY_LEN(inner); i++) {
         if (sc_chat_is_name(p, inner[i]))
             return sc_chat_parse_fail(p, t->pos, SC_EFORMAT, "unexpected %s", inner[i]);

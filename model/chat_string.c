@@ -1,5 +1,5 @@
-/* Methods of strings, as Python's str has them. Positions count code points. Case is mapped one code
- * point to one, so that Python's few longer results ("ß" to "SS") are not made. */
+/* Methods of strings, as Python's str has them. Positions count code points. Case is mapped one
+ * code point to one, so that Python's few longer results ("ß" to "SS") are not made. */
 #include <string.h>
 
 #include <utf8proc.h>
@@ -236,8 +236,8 @@ static bool change_case(struct sc_chat_run *r, const struct sc_chat_value *s, en
         bool first = at == 0;
         char bytes[4];
         uint32_t cp = sc_utf8_next(s->u.s, &at);
-        bool upper = mode == UPPER || (mode == CAPITALIZE && first) ||
-                     (mode == TITLE && !after_letter);
+        bool upper =
+            mode == UPPER || (mode == CAPITALIZE && first) || (mode == TITLE && !after_letter);
         after_letter = is_cased(cp);
         cp = (uint32_t)(upper ? utf8proc_toupper((utf8proc_int32_t)cp)
                               : utf8proc_tolower((utf8proc_int32_t)cp));
@@ -296,9 +296,9 @@ static bool replace(struct sc_chat_run *r, const struct sc_chat_value *s,
 
 static bool at_end(const struct sc_chat_value *s, const struct sc_chat_value *affix, bool start)
 {
-    return s->len >= affix->len && (affix->len == 0 ||
-                                    memcmp(s->u.s + (start ? 0 : s->len - affix->len), affix->u.s,
-                                           affix->len) == 0);
+    return s->len >= affix->len &&
+           (affix->len == 0 ||
+            memcmp(s->u.s + (start ? 0 : s->len - affix->len), affix->u.s, affix->len) == 0);
 }
 
 /* The argument is a string, or a tuple of which one must fit. */
@@ -350,8 +350,7 @@ static bool join(struct sc_chat_run *r, const struct sc_chat_value *sep,
                                sc_chat_type_name(&seq->items[i]));
             break;
         }
-        if ((i > 0 && !sc_chat_put_str(r, &buf, sep)) ||
-            !sc_chat_put_str(r, &buf, &seq->items[i]))
+        if ((i > 0 && !sc_chat_put_str(r, &buf, sep)) || !sc_chat_put_str(r, &buf, &seq->items[i]))
             break;
     }
     return sc_chat_buf_value(r, &buf, ret);
@@ -421,7 +420,7 @@ bool sc_chat_str_method(struct sc_chat_run *r, enum sc_chat_method_id id,
     case SC_CHAT_M_FIND: {
         size_t at = find_from(self, 0, arg);
         struct sc_chat_value head = piece(self, 0, at <= self->len ? at : 0);
-        *ret = sc_chat_int(at <= self->len ? sc_chat_str_chars(&head) : -1);
+        *ret = sc_chat_int(at <= self->len ? (int64_t)sc_chat_str_chars(&head) : -1);
         return true;
     }
     default:

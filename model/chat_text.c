@@ -57,7 +57,8 @@ bool sc_chat_buf_value(struct sc_chat_run *r, struct sc_chat_buf *buf, struct sc
 
 /* ---- numbers ---- */
 
-/* Python's repr(float): the shortest digits that read back, an exponent below 1e-4 and from 1e16. */
+/* Python's repr(float): the shortest digits that read back, an exponent below 1e-4 and from 1e16.
+ */
 static void float_text(double f, char out[40])
 {
     char digits[40];
@@ -116,7 +117,10 @@ static bool put_quoted(struct sc_chat_run *r, struct sc_chat_buf *buf,
         if (cp == (uint8_t)quote || cp == '\\')
             (void)snprintf(escape, sizeof(escape), "\\%c", (char)cp);
         else if (cp == '\n' || cp == '\r' || cp == '\t')
-            (void)snprintf(escape, sizeof(escape), "\\%c", cp == '\n' ? 'n' : cp == '\r' ? 'r' : 't');
+            (void)snprintf(escape, sizeof(escape), "\\%c",
+                           cp == '\n'   ? 'n'
+                           : cp == '\r' ? 'r'
+                                        : 't');
         else if (!is_printable(cp))
             (void)snprintf(escape, sizeof(escape),
                            cp < 0x100     ? "\\x%02" PRIx32
@@ -259,7 +263,8 @@ static bool put_json_string(struct sc_chat_run *r, struct sc_chat_buf *buf,
 }
 
 /* A line's end and indent spaces times depth. */
-static bool put_break(struct sc_chat_run *r, struct sc_chat_buf *buf, int64_t indent, uint32_t depth)
+static bool put_break(struct sc_chat_run *r, struct sc_chat_buf *buf, int64_t indent,
+                      uint32_t depth)
 {
     if (indent < 0)
         return true;
@@ -330,7 +335,8 @@ static bool put_json_dict(struct sc_chat_run *r, struct sc_chat_buf *buf,
     for (uint32_t i = 0; i < d->n; i++) {
         if ((i > 0 && !sc_chat_put_str(r, buf, &style->item_sep)) ||
             !put_break(r, buf, style->indent, depth + 1) ||
-            !put_json_key(r, buf, &entries[i].key, style) || !sc_chat_put_str(r, buf, &style->key_sep) ||
+            !put_json_key(r, buf, &entries[i].key, style) ||
+            !sc_chat_put_str(r, buf, &style->key_sep) ||
             !put_json(r, buf, &entries[i].value, style, depth + 1))
             return false;
     }
@@ -372,7 +378,9 @@ static bool put_json(struct sc_chat_run *r, struct sc_chat_buf *buf, const struc
     case SC_CHAT_FLOAT:
         if (isnan(v->u.f) || isinf(v->u.f))
             return sc_chat_puts(r, buf,
-                                isnan(v->u.f) ? "NaN" : v->u.f > 0 ? "Infinity" : "-Infinity");
+                                isnan(v->u.f) ? "NaN"
+                                : v->u.f > 0  ? "Infinity"
+                                              : "-Infinity");
         return put_repr(r, buf, v, 0);
     case SC_CHAT_STR:
         return put_json_string(r, buf, v, style->ascii);

@@ -1,4 +1,5 @@
-/* Values of the chat template interpreter: making, truth, equality, order, membership, iteration. */
+/* Values of the chat template interpreter: making, truth, equality, order, membership, iteration.
+ */
 #include <math.h>
 #include <string.h>
 

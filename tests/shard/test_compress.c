@@ -203,6 +203,80 @@ static void chunks_end_at_the_prompt_and_generated_text_is_its_own(void **state)
     rig_close(&rig);
 }
 
+/* Fails when a special token (id below 3) shares its label. */
+struct alone {
+    const int32_t *ids;
+    uint32_t n_specials, n_cores, n_tokens;
+};
+
+static void check_alone(void *ctx, const struct sc_chunk_event *e)
+{
+    struct alone *a = ctx;
+    a->n_cores += e->n_cores;
+    a->n_tokens += e->n_tokens;
+    for (uint32_t i = 0; i < e->n_tokens; i++) {
+        if (a->ids[e->pos0 + i] >= 3)
+            continue;
+        a->n_specials++;
+        for (uint32_t j = 0; j < e->n_tokens; j++)
+            assert_true(j == i || e->labels[j] != e->labels[i]);
+    }
+}
+
+static void special_tokens_stay_alone_in_their_chunks(void **state)
+{
+    (void)state;
+    struct rig rig;
+    int32_t ids[N];
+    struct sc_err err = SC_ERR_INIT;
+    struct alone alone = {.ids = ids};
+    rig_open_golden(&rig, "llama31", 512, 2, NULL);
+    make_tokens(ids, N, rig.model->config.vocab, 9);
+    for (uint32_t i = 7; i < N; i += 13)
+        ids[i] = (int32_t)(i % 3);
+    struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
+    recipe.n_sinks = 0;
+    recipe.similarity_threshold = 0.01f; /* everything that may merge does */
+    const struct sc_plan_open open = {.slot = 0, .recipe = &recipe, .prompt_len = N,
+                                      .on_chunk = check_alone, .on_chunk_ctx = &alone};
+    const struct sc_plan plan = {.opens = &open, .n_opens = 1};
+    must(sc_engine_step(rig.engine, &plan, NULL, &err), &err);
+    seq_run(&rig, 0, &recipe, N, ids, 0, N, 100, NULL);
+    assert_true(alone.n_specials > 40);
+    assert_true(alone.n_cores < alone.n_tokens);
+    rig_close(&rig);
+}
+
+static uint32_t kept(struct rig *rig, const struct sc_recipe *recipe, const int32_t *ids,
+                     uint32_t prompt_len)
+{
+    struct sc_seq_stats stats;
+    return run_labels(rig, recipe, ids, N, prompt_len, &stats).n_cores;
+}
+
+/* Generated text has a threshold and a budget of its own; the prompt's say nothing about it. */
+static void generated_text_is_kept_at_its_own_ratio(void **state)
+{
+    (void)state;
+    struct rig rig;
+    int32_t ids[N];
+    rig_open_golden(&rig, "llama31", 512, 1, NULL);
+    make_tokens(ids, N, rig.model->config.vocab, 9);
+    for (int budget = SC_BUDGET_THRESHOLD; budget <= SC_BUDGET_PER_CHUNK; budget++) {
+        struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
+        recipe.budget = (enum sc_budget)budget;
+        recipe.n_sinks = 0;
+        recipe.target_ratio = 0.8f;
+        recipe.generated_ratio = 0.1f;
+        uint32_t few = kept(&rig, &recipe, ids, 1), many = kept(&rig, &recipe, ids, N);
+        assert_true(few < many * 3 / 4);
+        recipe.target_ratio = 0.1f;
+        recipe.generated_ratio = 0.8f;
+        assert_true(kept(&rig, &recipe, ids, N) < kept(&rig, &recipe, ids, 1) * 3 / 4);
+    }
+    rig_close(&rig);
+}
+
 /* A rank that clusters differently must be found before any shape is taken from its labels. */
 static struct sc_backend_ops wrong_ops;
 static const struct sc_backend_ops *right_ops;
@@ -275,6 +349,8 @@ int main(void)
         cmocka_unit_test(every_flag_changes_the_outcome_and_none_breaks_it),
         cmocka_unit_test(exact_layers_sinks_and_window_stay_exact),
         cmocka_unit_test(chunks_end_at_the_prompt_and_generated_text_is_its_own),
+        cmocka_unit_test(special_tokens_stay_alone_in_their_chunks),
+        cmocka_unit_test(generated_text_is_kept_at_its_own_ratio),
         cmocka_unit_test(disagreeing_labels_stop_the_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

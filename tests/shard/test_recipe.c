@@ -56,6 +56,12 @@ static void exact_recipes_have_no_cuts_and_one_id(void **state)
     struct sc_hash none = {{0}}, other = {{1}};
     b.target_ratio = 0.5f;
     assert_int_equal(sc_recipe_next_cut(&a, 100, 5), UINT32_MAX);
+    for (uint32_t t = 0; t < 100000; t += 37) {
+        assert_int_equal(sc_recipe_next_cut(&a, 100, t), UINT32_MAX);
+        assert_int_equal(sc_recipe_compressed_limit(&a, 100, t), 0);
+    }
+    for (uint32_t l = 0; l < SC_LAYERS_MAX; l++) /* whatever the mask of exact layers holds */
+        assert_true(sc_recipe_layer_is_exact(&a, l));
     struct sc_hash ia = sc_recipe_id(&a, &none), ib = sc_recipe_id(&b, &other);
     assert_memory_equal(&ia, &ib, sizeof(ia));
 }
