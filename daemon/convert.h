@@ -13,6 +13,9 @@
 #include "semanticache/v1/inference.pb-c.h"
 
 #define SC_OUTPUTS_MAX 32u /* n */
+/* A token takes a byte or two of a request, and much more of a reply. */
+#define SC_PIECES_MAX         (1u << 20) /* Tokenize with return_pieces */
+#define SC_DETOKENIZE_IDS_MAX (1u << 22)
 
 /* What conversion needs to know; facts of the loaded model. */
 struct sc_convert {

@@ -7,12 +7,14 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "daemon/app.h"
 #include "daemon/clock.h"
+#include "daemon/inflate.h"
 #include "daemon/server.h"
 #include "daemon/status_map.h"
 #include "daemon/tsan.h"
@@ -34,8 +36,10 @@ struct sc_rpc {
     bool counted; /* in the server's numbers of open calls */
 
     struct rpc_tag new_tag, close_tag, receive_tag, send_tag;
-    int cancelled;              /* filled by the core before close_tag */
-    grpc_byte_buffer *received; /* before receive_tag */
+    int cancelled;                     /* filled by the core before close_tag */
+    grpc_byte_buffer *received;        /* before receive_tag */
+    struct sc_dispatch_item long_item; /* a long message that waits for its thread, and */
+    grpc_byte_buffer *long_message;
 
     /* One send is outstanding at most: these belong to whoever sends until send_tag comes. */
     grpc_byte_buffer *sending;
@@ -265,29 +269,75 @@ void sc_rpc_fail(struct sc_rpc *rpc, enum sc_status st, const char *text)
 
 /* ---- receiving ---- */
 
-static void handle_message(struct sc_rpc *rpc, grpc_byte_buffer *buffer)
+static void handle_bytes(struct sc_rpc *rpc, const void *data, size_t len)
 {
-    const struct sc_service_method *impl = rpc->method->impl;
     struct sc_unpacked unpacked = {0};
     struct sc_err err = SC_ERR_INIT;
+    enum sc_status st = sc_unpack(rpc->method->input, data, len, &unpacked, &err);
+
+    if (st == SC_OK)
+        rpc->method->impl->handler(rpc, unpacked.message);
+    else
+        sc_rpc_fail(rpc, st, err.text);
+    sc_unpacked_fini(&unpacked);
+}
+
+static bool is_compressed(const grpc_byte_buffer *buffer)
+{
+    return buffer->data.raw.compression != GRPC_COMPRESS_NONE;
+}
+
+static void handle_message(struct sc_rpc *rpc, grpc_byte_buffer *buffer)
+{
+    struct sc_err err = SC_ERR_INIT;
     grpc_byte_buffer_reader reader;
+    uint8_t *plain = NULL;
+    size_t len = 0;
     enum sc_status st;
     grpc_slice slice;
 
     if (!grpc_byte_buffer_reader_init(&reader, buffer)) {
-        sc_rpc_fail(rpc, SC_EINVAL, "message cannot be decompressed");
+        sc_rpc_fail(rpc, SC_EINVAL, "message cannot be read");
         return;
     }
     slice = grpc_byte_buffer_reader_readall(&reader);
     grpc_byte_buffer_reader_destroy(&reader);
-    st = sc_unpack(rpc->method->input, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice),
-                   &unpacked, &err);
-    if (st == SC_OK)
-        impl->handler(rpc, unpacked.message);
-    else
-        sc_rpc_fail(rpc, st, err.text);
-    sc_unpacked_fini(&unpacked);
+    if (is_compressed(buffer)) {
+        st = sc_inflate(GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice),
+                        sc_server_max_message(rpc->server), &plain, &len, &err);
+        if (st == SC_OK)
+            handle_bytes(rpc, plain, len);
+        else
+            sc_rpc_fail(rpc, st, err.text);
+        free(plain);
+    } else {
+        handle_bytes(rpc, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
+    }
     grpc_slice_unref(slice);
+}
+
+static bool is_closed(struct sc_rpc *rpc)
+{
+    bool closed;
+
+    (void)pthread_mutex_lock(&rpc->mu);
+    closed = rpc->closed;
+    (void)pthread_mutex_unlock(&rpc->mu);
+    return closed;
+}
+
+/* On the thread of long messages; the reference is on_received's. */
+static void run_long(struct sc_dispatch_item *item)
+{
+    struct sc_rpc *rpc =
+        (struct sc_rpc *)(void *)((char *)item - offsetof(struct sc_rpc, long_item));
+    grpc_byte_buffer *buffer = rpc->long_message;
+
+    rpc->long_message = NULL;
+    if (!is_closed(rpc)) /* it may have waited for long */
+        handle_message(rpc, buffer);
+    grpc_byte_buffer_destroy(buffer);
+    sc_rpc_unref(rpc);
 }
 
 static void on_received(struct sc_tag *tag, bool ok)
@@ -299,6 +349,12 @@ static void on_received(struct sc_tag *tag, bool ok)
     grpc_byte_buffer *buffer = rpc->received;
 
     rpc->received = NULL;
+    if (ok && buffer != NULL &&
+        (is_compressed(buffer) || grpc_byte_buffer_length(buffer) > SC_SHORT_MESSAGE_BYTES)) {
+        rpc->long_message = buffer;
+        (void)sc_dispatch_post(sc_server_long_messages(rpc->server), &rpc->long_item);
+        return;
+    }
     if (ok && buffer != NULL)
         handle_message(rpc, buffer);
     else if (rpc->method->impl->streams_in)
@@ -368,7 +424,9 @@ static enum sc_status admit(struct sc_rpc *rpc, struct sc_err *err)
     if (impl->handler == NULL)
         return sc_fail(err, SC_ENOTSUP, "%s is not available yet: %s", rpc->method->path + 1,
                        impl->missing);
-    if (sc_server_calls(rpc->server) > sc_server_max_streams(rpc->server))
+    /* A busy server is not a dead one: a health check always gets its answer. */
+    if (!(impl->always && !impl->background) &&
+        sc_server_calls(rpc->server) > sc_server_max_streams(rpc->server))
         return sc_fail(err, SC_EFULL, "open calls: %u, limit %u (server.max_streams)",
                        sc_server_calls(rpc->server), sc_server_max_streams(rpc->server));
     return sc_app_admits(sc_rpc_app(rpc), impl->always, impl->work, err);
@@ -422,6 +480,7 @@ void sc_rpc_request(struct sc_server *server)
     rpc->close_tag = (struct rpc_tag){{on_closed}, rpc};
     rpc->receive_tag = (struct rpc_tag){{on_received}, rpc};
     rpc->send_tag = (struct rpc_tag){{on_send_done}, rpc};
+    rpc->long_item.run = run_long;
     SC_TAG_RELEASE(&rpc->new_tag);
     e = grpc_server_request_call(sc_server_core(server), &rpc->call, &rpc->details, &rpc->metadata,
                                  sc_server_queue(server), sc_server_queue(server), &rpc->new_tag);

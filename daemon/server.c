@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "daemon/address.h"
+#include "daemon/dispatch.h"
 #include "daemon/tsan.h"
 
 struct server_tag {
@@ -30,6 +31,7 @@ struct sc_server {
     unsigned n_pollers;
     int ports[SC_LISTEN_MAX];
     int locks[SC_LISTEN_MAX]; /* of unix sockets; -1: none */
+    struct sc_dispatch *long_messages;
     atomic_int calls, foreground;
     atomic_bool is_down;
     bool library;
@@ -80,6 +82,16 @@ struct sc_app *sc_server_app(struct sc_server *s)
 uint32_t sc_server_max_streams(const struct sc_server *s)
 {
     return s->config->max_streams;
+}
+
+size_t sc_server_max_message(const struct sc_server *s)
+{
+    return (size_t)s->config->max_message_bytes;
+}
+
+struct sc_dispatch *sc_server_long_messages(struct sc_server *s)
+{
+    return s->long_messages;
 }
 
 void sc_server_count(struct sc_server *s, int calls, int foreground)
@@ -171,6 +183,8 @@ static grpc_server *create_core(const struct sc_config *config)
         int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0),
         int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)config->max_message_bytes),
         int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+        /* The core's would unpack 64 GiB out of 64 MiB: see daemon/inflate.h. */
+        int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
         int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, (int)config->max_streams),
         /* More than the default 8 kB kills the whole connection, not the call. */
         int_arg(GRPC_ARG_MAX_METADATA_SIZE, 65536),
@@ -242,6 +256,7 @@ enum sc_status sc_server_open(const struct sc_config *config, struct sc_app *app
     s->core = create_core(config);
     s->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(s->core, s->queue, NULL);
+    st = sc_dispatch_open(&s->long_messages, err);
     for (size_t i = 0; i < config->n_listen && st == SC_OK; i++)
         st = bind_one(s, i, err);
     if (st != SC_OK) {
@@ -342,6 +357,7 @@ void sc_server_close(struct sc_server *s)
 {
     if (s == NULL)
         return;
+    sc_dispatch_close(s->long_messages); /* empty: every call is over */
     if (s->queue != NULL) {
         grpc_completion_queue_shutdown(s->queue);
         for (unsigned i = 0; i < s->n_pollers; i++)

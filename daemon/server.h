@@ -1,8 +1,9 @@
 /* daemon/server.h - the gRPC server: addresses, completion queue, pollers, method table.
  *
  * Life: open binds (so that a taken port is known before weights are loaded), start serves,
- * shutdown ends all calls, close frees. The order of a drain is in daemon/drain.h. Threads:
- * SC_POLLERS poller threads run all handlers. open, shutdown and close from the main thread.
+ * shutdown ends all calls, close frees. The order of a drain is in daemon/daemon.c. Threads:
+ * SC_POLLERS poller threads run the handlers of short messages, one more those of long ones. open,
+ * shutdown and close from the main thread.
  */
 #ifndef SC_DAEMON_SERVER_H
 #define SC_DAEMON_SERVER_H
@@ -13,6 +14,10 @@
 #define SC_POLLERS     2u
 #define SC_CALLS_ARMED 64u /* new calls that the core may hand over at once */
 #define SC_METHODS_MAX 64u
+/* Longer messages, and compressed ones, are unpacked and handled on a thread of their own, one
+ * after the other: tokenising 64 MiB takes seconds, in which the pollers have streams and health
+ * checks to serve. */
+#define SC_SHORT_MESSAGE_BYTES 65536u
 
 struct sc_server;
 
@@ -40,6 +45,8 @@ grpc_server *sc_server_core(struct sc_server *server);
 grpc_completion_queue *sc_server_queue(struct sc_server *server);
 struct sc_app *sc_server_app(struct sc_server *server);
 uint32_t sc_server_max_streams(const struct sc_server *server);
+size_t sc_server_max_message(const struct sc_server *server);
+struct sc_dispatch *sc_server_long_messages(struct sc_server *server);
 void sc_server_count(struct sc_server *server, int calls, int foreground);
 bool sc_server_is_down(const struct sc_server *server);
 

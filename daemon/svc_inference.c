@@ -60,6 +60,8 @@ static void tokenize(struct sc_rpc *rpc, const ProtobufCMessage *message)
     st = sc_convert_text(&convert, "text", &request->text,
                          SC_PB_GET(request, add_special_tokens, true),
                          SC_PB_GET(request, parse_special_tokens, true), &ids, &err);
+    if (st == SC_OK && SC_PB_GET(request, return_pieces, false) && ids.n > SC_PIECES_MAX)
+        st = sc_fail(&err, SC_EINVAL, "return_pieces: %zu tokens, limit %u", ids.n, SC_PIECES_MAX);
     if (st == SC_OK && SC_PB_GET(request, return_pieces, false)) {
         m.pieces = sc_arena_take(&arena, ids.n * sizeof(*m.pieces));
         if (m.pieces == NULL)
@@ -88,6 +90,9 @@ static void detokenize(struct sc_rpc *rpc, const ProtobufCMessage *message)
     struct sc_text text = {0};
     enum sc_status st = SC_OK;
 
+    if (request->n_token_ids > SC_DETOKENIZE_IDS_MAX)
+        st = sc_fail(&err, SC_EINVAL, "token_ids: %zu ids, limit %u", request->n_token_ids,
+                     SC_DETOKENIZE_IDS_MAX);
     for (size_t i = 0; st == SC_OK && i < request->n_token_ids; i++) {
         int32_t id = request->token_ids[i];
         if (id < 0 || (uint32_t)id >= model->config.vocab)

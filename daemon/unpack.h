@@ -12,7 +12,7 @@
 #include "base/status.h"
 
 #define SC_UNPACK_FACTOR     8u
-#define SC_UNPACK_BASE_BYTES 65536u
+#define SC_UNPACK_BASE_BYTES (1u << 20)
 
 struct sc_unpacked {
     ProtobufCMessage *message; /* NULL: none */

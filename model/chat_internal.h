@@ -114,28 +114,29 @@ struct sc_chat_token {
 
 enum sc_chat_node_kind {
     /* expressions */
-    SC_CHAT_N_CONST,   /* value */
-    SC_CHAT_N_NAME,    /* sym */
-    SC_CHAT_N_TUPLE,   /* a: items */
-    SC_CHAT_N_LIST,    /* a: items */
-    SC_CHAT_N_DICT,    /* a: key, value, key, value, ... */
-    SC_CHAT_N_NEG,     /* a */
-    SC_CHAT_N_POS,     /* a */
-    SC_CHAT_N_NOT,     /* a */
-    SC_CHAT_N_AND,     /* a, b */
-    SC_CHAT_N_OR,      /* a, b */
-    SC_CHAT_N_MATH,    /* op, a, b */
-    SC_CHAT_N_COMPARE, /* a; b: operands */
-    SC_CHAT_N_OPERAND, /* op, a */
-    SC_CHAT_N_CONCAT,  /* a: parts */
-    SC_CHAT_N_COND,    /* a: test, b: then, c: else or NULL */
-    SC_CHAT_N_ATTR,    /* a, value: the name */
-    SC_CHAT_N_ITEM,    /* a, b */
-    SC_CHAT_N_SLICE,   /* a, b, c: start, stop, step, each may be NULL */
-    SC_CHAT_N_FILTER,  /* id, a, b: arguments, c: named arguments */
-    SC_CHAT_N_TEST,    /* the same */
-    SC_CHAT_N_CALL,    /* a: what is called, b, c */
-    SC_CHAT_N_KWARG,   /* sym, value: the name, a */
+    SC_CHAT_N_CONST,    /* value */
+    SC_CHAT_N_CAPTURED, /* the body's text, under the filters of {% set %} and {% filter %} */
+    SC_CHAT_N_NAME,     /* sym */
+    SC_CHAT_N_TUPLE,    /* a: items */
+    SC_CHAT_N_LIST,     /* a: items */
+    SC_CHAT_N_DICT,     /* a: key, value, key, value, ... */
+    SC_CHAT_N_NEG,      /* a */
+    SC_CHAT_N_POS,      /* a */
+    SC_CHAT_N_NOT,      /* a */
+    SC_CHAT_N_AND,      /* a, b */
+    SC_CHAT_N_OR,       /* a, b */
+    SC_CHAT_N_MATH,     /* op, a, b */
+    SC_CHAT_N_COMPARE,  /* a; b: operands */
+    SC_CHAT_N_OPERAND,  /* op, a */
+    SC_CHAT_N_CONCAT,   /* a: parts */
+    SC_CHAT_N_COND,     /* a: test, b: then, c: else or NULL */
+    SC_CHAT_N_ATTR,     /* a, value: the name */
+    SC_CHAT_N_ITEM,     /* a, b */
+    SC_CHAT_N_SLICE,    /* a, b, c: start, stop, step, each may be NULL */
+    SC_CHAT_N_FILTER,   /* id, a, b: arguments, c: named arguments */
+    SC_CHAT_N_TEST,     /* the same */
+    SC_CHAT_N_CALL,     /* a: what is called, b, c */
+    SC_CHAT_N_KWARG,    /* sym, value: the name, a */
     /* statements */
     SC_CHAT_N_DATA,   /* value */
     SC_CHAT_N_OUTPUT, /* a */
@@ -143,7 +144,7 @@ enum sc_chat_node_kind {
     SC_CHAT_N_ARM,    /* a: test or NULL for else, b: body */
     SC_CHAT_N_FOR,    /* a: target, b: iterated, c: body, d: ARM with the filter in a, else in b */
     SC_CHAT_N_SET,    /* a: target, b */
-    SC_CHAT_N_SET_BODY, /* a: target, b: filters over NULL or NULL, c: body */
+    SC_CHAT_N_SET_BODY, /* a: target, b: filters over CAPTURED or NULL, c: body */
     SC_CHAT_N_NS_ATTR,  /* target of set: sym, value: the attribute's name */
     SC_CHAT_N_MACRO,    /* sym, value: the name, a: PARAMs, c: body */
     SC_CHAT_N_PARAM,    /* sym, value: the name, a: default or NULL */
@@ -247,7 +248,7 @@ struct sc_chat_node *sc_chat_parse_primary(struct sc_chat_parser *p);
 /* end_name: a name that ends the tuple, or NULL. */
 struct sc_chat_node *sc_chat_parse_tuple(struct sc_chat_parser *p, bool with_cond,
                                          const char *end_name, bool in_parens);
-/* | filters over n, which may be NULL; bare: the first comes without its bar. */
+/* | filters over n; NULL: over the captured text. bare: the first comes without its bar. */
 struct sc_chat_node *sc_chat_parse_filters(struct sc_chat_parser *p, struct sc_chat_node *n,
                                            bool bare);
 
@@ -273,7 +274,8 @@ struct sc_chat_buf {
 struct sc_chat_run {
     const struct sc_chat_template *tpl;
     struct sc_arena arena;
-    struct sc_chat_buf *out; /* where output goes: the prompt, or a macro's text */
+    struct sc_chat_value captured; /* what N_CAPTURED stands for: set just before it is read */
+    struct sc_chat_buf *out;       /* where output goes: the prompt, or a macro's text */
     const struct tm *now;
     uint32_t pos;   /* of what is being evaluated, for messages */
     uint32_t depth; /* of evaluation */

@@ -390,6 +390,8 @@ static bool check_inner_name(struct sc_chat_parser *p, const struct sc_chat_node
 struct sc_chat_node *sc_chat_parse_filters(struct sc_chat_parser *p, struct sc_chat_node *n,
                                            bool bare)
 {
+    if (n == NULL && (n = sc_chat_node_new(p, SC_CHAT_N_CAPTURED, p->tok->pos)) == NULL)
+        return NULL;
     while (bare || sc_chat_skip_op(p, '|')) {
         struct sc_chat_node *f = named_node(p, SC_CHAT_N_FILTER, SC_CHAT_NAMED_FILTER, "filter");
         bare = false;

@@ -497,6 +497,8 @@ static struct sc_chat_node *parse_body(struct sc_chat_parser *p, const char *con
     p->depth--;
     if (ends == NULL)
         return first;
+    while (ends[1] != NULL)
+        ends++; /* the last is the one that must come */
     return sc_chat_parse_fail(p, p->tok->pos, SC_EFORMAT, "the template ends before %s", ends[0]);
 }
 

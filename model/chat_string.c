@@ -119,7 +119,7 @@ static bool split_space(struct sc_chat_run *r, const struct sc_chat_value *s, in
     for (; rest.len > 0; rest = sc_chat_strip(&rest, NULL, true, false)) {
         size_t end = 0, next = 0;
         if (max-- == 0)
-            return push(r, p, sc_chat_strip(&rest, NULL, false, true));
+            return push(r, p, rest); /* with its whitespace at the end, as in Python */
         while (end < rest.len && !sc_chat_is_space(sc_utf8_next(rest.u.s, &next)))
             end = next;
         if (!push(r, p, piece(&rest, 0, end)))
@@ -160,8 +160,6 @@ static bool rsplit(struct sc_chat_run *r, const struct sc_chat_value *s,
         if (sep == NULL)
             rest = sc_chat_strip(&rest, NULL, false, true);
     }
-    if (sep == NULL)
-        rest = sc_chat_strip(&rest, NULL, true, true);
     if ((sep != NULL || rest.len > 0) && !push(r, p, rest))
         return false;
     for (uint32_t i = 0; i < p->n / 2; i++) {
