@@ -1,8 +1,8 @@
 /* base/arena.h - many small pieces, freed whole.
  *
- * One arena per parse or request. Pieces are zeroed and aligned to 16 bytes. In sanitizer builds each
- * piece is its own malloc, so overruns are seen. The limit bounds what bad input can make us take.
- * Threads: one owner at a time.
+ * One arena per parse or request. Pieces are zeroed and aligned to 16 bytes. In sanitizer builds
+ * each piece is its own malloc, so overruns are seen. The limit bounds what bad input can make us
+ * take. Threads: one owner at a time.
  */
 #ifndef SC_BASE_ARENA_H
 #define SC_BASE_ARENA_H

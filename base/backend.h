@@ -4,8 +4,8 @@
  * matrix or a page is laid out. Activations are f32, row-major, in memory from ops->alloc.
  *
  * Purity rule, on which caching rests: a row of any result depends only on that row's inputs and on
- * the entries it attends to, bit for bit, never on n_rows, on other rows, on how a prompt was cut into
- * blocks, or on the number of threads.
+ * the entries it attends to, bit for bit, never on n_rows, on other rows, on how a prompt was cut
+ * into blocks, or on the number of threads.
  *
  * Memory: open and alloc calls take memory; the calls under "step loop" never allocate.
  * Threads: one owner, the rank's step thread. Calls may return before the work is done on a device;
@@ -22,8 +22,8 @@
 #include "base/status.h"
 
 #define SC_BACKEND_ABI  1u
-#define SC_PAGE_ENTRIES 32u  /* entries of one layer in one page, all KV heads of the rank */
-#define SC_CHUNK_MAX    128u /* tokens of one chunk */
+#define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
+#define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
 
 struct sc_backend;
@@ -64,9 +64,10 @@ struct sc_norm_args {
 };
 
 /* Splits qkv rows [n_rows, (n_heads + 2 * n_kv_heads) * head_dim] = [q | k | v]; q_norm, k_norm:
- * RMSNorm weights [head_dim] or NULL; rotates q and k by the row's angles (half-split layout: element
- * i pairs with i + head_dim/2); leaves q in place; writes k and v as entry slots[i] of pages[i] with
- * bias 0. angles [n_rows, head_dim]: cos in the first half, sin in the second, scaled. */
+ * RMSNorm weights [head_dim] or NULL; rotates q and k by the row's angles (half-split layout:
+ * element i pairs with i + head_dim/2); leaves q in place; writes k and v as entry slots[i] of
+ * pages[i] with bias 0. angles [n_rows, head_dim]: cos in the first half, sin in the second,
+ * scaled. */
 struct sc_qkv_args {
     float *qkv;
     const float *q_norm, *k_norm;
@@ -79,11 +80,11 @@ struct sc_qkv_args {
 };
 
 /* The queries of one sequence in a step and the entries they see in one layer, in this order:
- *   cores:  n_cores entries, entry i in slot i % SC_PAGE_ENTRIES of core_pages[i / SC_PAGE_ENTRIES];
- *   exact:  positions exact_lo .. own position; position p in slot p % SC_PAGE_ENTRIES of
- *           exact_pages[p / SC_PAGE_ENTRIES] (indexed by absolute page number; pages wholly below
- *           exact_lo are never read).
- * A window > 0 hides exact positions <= own position - window (n_cores is then 0). */
+ *   cores:  n_cores entries, entry i in slot i % SC_PAGE_ENTRIES of core_pages[i /
+ * SC_PAGE_ENTRIES]; exact:  positions exact_lo .. own position; position p in slot p %
+ * SC_PAGE_ENTRIES of exact_pages[p / SC_PAGE_ENTRIES] (indexed by absolute page number; pages
+ * wholly below exact_lo are never read). A window > 0 hides exact positions <= own position -
+ * window (n_cores is then 0). */
 struct sc_attn_seq {
     uint32_t row0, n_rows; /* rows of q and out; row0 + i is at position pos0 + i */
     uint32_t pos0;
@@ -110,24 +111,25 @@ enum sc_representative { SC_REP_MEAN, SC_REP_SEED, SC_REP_LAST };
 /* One chunk of one layer: tokens pos0 .. pos0 + m - 1, exact entries addressed as in sc_attn_seq.
  * In merge, cluster c becomes entry core0 + c of core_pages. */
 struct sc_chunk_job {
-    const uint32_t *exact_pages; /* host */
-    const uint32_t *core_pages;  /* host; merge only */
-    uint32_t pos0, m;            /* m in 1..SC_CHUNK_MAX */
-    uint32_t core0;              /* merge only */
+    const uint32_t *exact_pages;        /* host */
+    const uint32_t *core_pages;         /* host; merge only */
+    uint32_t pos0, m;                   /* m in 1..SC_CHUNK_MAX */
+    uint32_t core0;                     /* merge only */
     uint64_t forced[SC_CHUNK_MAX / 64]; /* bit i: token i stays alone */
-    int64_t tau;                 /* cluster: D <= tau are neighbours; fixed point */
-    uint32_t budget;             /* cluster: 0 threshold mode; else at most this many cores (and at
-                                    least the forced ones): tau is found by <= 12 bisections */
-    const float *inv_var;        /* host [n_kv_heads]: 1 / s_h of this rank's heads in this layer */
+    int64_t tau;                        /* cluster: D <= tau are neighbours; fixed point */
+    uint32_t budget;      /* cluster: 0 threshold mode; else at most this many cores (and at
+                             least the forced ones): tau is found by <= 12 bisections */
+    const float *inv_var; /* host [n_kv_heads]: 1 / s_h of this rank's heads in this layer */
 };
 
 /* dist: int32, job j's planes at dist + off where off = sum over earlier jobs of
  * n_planes * m * m; plane-major, row-major, symmetric, zero diagonal. n_planes 1: summed over the
  * rank's heads; n_planes = n_kv_heads: one plane a head. Every head's value is
- * min(round(d * SC_DIST_ONE), cap), quantised per head before the sum. l2: d = |x_i - x_j|^2 * inv_var;
- * cos: d = 1 - cos(x_i, x_j). pre: keys de-rotated to the chunk's origin with inv_freq (rotation by
- * -(p_i - p_0), unscaled); post: as stored. contributes false (a replica of another rank's KV head):
- * zeros. Source: GSC, docs/compression.md. */
+ * min(round(d * SC_DIST_ONE), cap), quantised per head before the sum. l2: d = |x_i - x_j|^2 *
+ * inv_var; cos: d = 1 - cos(x_i, x_j). pre: keys de-rotated to the chunk's origin with inv_freq
+ * (rotation by
+ * -(p_i - p_0), unscaled); post: as stored. contributes false (a replica of another rank's KV
+ * head): zeros. Source: GSC, docs/compression.md. */
 struct sc_dist_args {
     struct sc_kv_pool *pool;
     const struct sc_chunk_job *jobs; /* host */
@@ -139,9 +141,10 @@ struct sc_dist_args {
     int32_t *dist;
 };
 
-/* Greedy Seed Clustering on the integers. labels: host, job j at offset n_planes * (sum of earlier m);
- * labels[i] = cluster of token i; clusters are numbered by their lowest member. counts: host
- * [n_jobs * n_planes]. seeds: host, at the labels' offsets: seeds[c] = the seed's token of cluster c. */
+/* Greedy Seed Clustering on the integers. labels: host, job j at offset n_planes * (sum of earlier
+ * m); labels[i] = cluster of token i; clusters are numbered by their lowest member. counts: host
+ * [n_jobs * n_planes]. seeds: host, at the labels' offsets: seeds[c] = the seed's token of cluster
+ * c. */
 struct sc_cluster_args {
     const struct sc_chunk_job *jobs; /* host */
     uint32_t n_jobs, n_planes;
@@ -152,10 +155,11 @@ struct sc_cluster_args {
     uint32_t *counts;
 };
 
-/* Writes the cores of each job: K = mean of the members' stored keys, V = mean of values (f32 sums in
- * member order, then the cache dtype), bias = ln(n) (0 when !log_bias); or one member's K and V for
- * SEED / LAST. n_planes > 1: labels per head; a job then has n_cores[j] entries in every head, those
- * beyond a head's own count with bias -inf and zero K and V. Core pages must not overlap exact pages. */
+/* Writes the cores of each job: K = mean of the members' stored keys, V = mean of values (f32 sums
+ * in member order, then the cache dtype), bias = ln(n) (0 when !log_bias); or one member's K and V
+ * for SEED / LAST. n_planes > 1: labels per head; a job then has n_cores[j] entries in every head,
+ * those beyond a head's own count with bias -inf and zero K and V. Core pages must not overlap
+ * exact pages. */
 struct sc_merge_args {
     struct sc_kv_pool *pool;
     const struct sc_chunk_job *jobs; /* host */
@@ -168,27 +172,29 @@ struct sc_merge_args {
 };
 
 struct sc_backend_ops {
-    const char *name; /* "cpu", "cuda" */
+    const char *name;                     /* "cpu", "cuda" */
     void (*close)(struct sc_backend *be); /* after everything opened from it was closed */
-    void (*describe)(struct sc_backend *be, char *buf, size_t bytes); /* "cpu avx512bf16, 2 threads" */
+    void (*describe)(struct sc_backend *be, char *buf,
+                     size_t bytes); /* "cpu avx512bf16, 2 threads" */
 
     /* Set-up: may allocate and block. */
-    enum sc_status (*alloc)(struct sc_backend *be, size_t bytes, void **ret_mem, struct sc_err *err);
+    enum sc_status (*alloc)(struct sc_backend *be, size_t bytes, void **ret_mem,
+                            struct sc_err *err);
     void (*free)(struct sc_backend *be, void *mem); /* NULL is fine */
     enum sc_status (*matrix_open)(struct sc_backend *be, const struct sc_matrix_part *parts,
                                   uint32_t n_parts, uint64_t n_in, const float *bias, /* or NULL */
                                   enum sc_dtype store, /* F32 or BF16: how weights are kept */
                                   struct sc_matrix **ret_matrix, struct sc_err *err);
     void (*matrix_close)(struct sc_backend *be, struct sc_matrix *matrix);
-    /* Rows row0 .. row0 + n_rows of a [vocab, dim] table. data: row 0 of the whole table; it must stay
-     * valid (a mapped file). */
+    /* Rows row0 .. row0 + n_rows of a [vocab, dim] table. data: row 0 of the whole table; it must
+     * stay valid (a mapped file). */
     enum sc_status (*embedding_open)(struct sc_backend *be, const void *data, enum sc_dtype dtype,
                                      uint64_t row0, uint64_t n_rows, uint32_t dim,
                                      struct sc_embedding **ret_emb, struct sc_err *err);
     void (*embedding_close)(struct sc_backend *be, struct sc_embedding *emb);
     size_t (*kv_page_bytes)(struct sc_backend *be, const struct sc_kv_spec *spec);
-    enum sc_status (*kv_open)(struct sc_backend *be, const struct sc_kv_spec *spec, uint32_t n_pages,
-                              struct sc_kv_pool **ret_pool, struct sc_err *err);
+    enum sc_status (*kv_open)(struct sc_backend *be, const struct sc_kv_spec *spec,
+                              uint32_t n_pages, struct sc_kv_pool **ret_pool, struct sc_err *err);
     void (*kv_close)(struct sc_backend *be, struct sc_kv_pool *pool);
 
     /* Transfers; host memory on the host side. Block until done. */
@@ -223,7 +229,8 @@ struct sc_backend_ops {
     enum sc_status (*rope_angles)(struct sc_backend *be, const uint32_t *positions, uint32_t n,
                                   const float *inv_freq, uint32_t head_dim, float scale,
                                   float *angles, struct sc_err *err);
-    enum sc_status (*qkv)(struct sc_backend *be, const struct sc_qkv_args *args, struct sc_err *err);
+    enum sc_status (*qkv)(struct sc_backend *be, const struct sc_qkv_args *args,
+                          struct sc_err *err);
     enum sc_status (*attention)(struct sc_backend *be, const struct sc_attn_args *args,
                                 struct sc_err *err);
     /* y [n, ffn] = silu(gate) * up; gate_up [n, 2 * ffn] = [gate | up]. */

@@ -25,10 +25,10 @@ const char *sc_log_level_name(enum sc_log_level level);
 /* event: a fixed text ("request refused"). fmt: values as "id=%u queue=%u", or "" for none. */
 void sc_log(enum sc_log_level level, const char *event, const char *fmt, ...) SC_PRINTF(3, 4);
 
-#define sc_error(event, ...) sc_log(SC_LOG_ERROR, event, __VA_ARGS__)
-#define sc_warn(event, ...) sc_log(SC_LOG_WARNING, event, __VA_ARGS__)
+#define sc_error(event, ...)  sc_log(SC_LOG_ERROR, event, __VA_ARGS__)
+#define sc_warn(event, ...)   sc_log(SC_LOG_WARNING, event, __VA_ARGS__)
 #define sc_notice(event, ...) sc_log(SC_LOG_NOTICE, event, __VA_ARGS__)
-#define sc_info(event, ...) sc_log(SC_LOG_INFO, event, __VA_ARGS__)
-#define sc_debug(event, ...) sc_log(SC_LOG_DEBUG, event, __VA_ARGS__)
+#define sc_info(event, ...)   sc_log(SC_LOG_INFO, event, __VA_ARGS__)
+#define sc_debug(event, ...)  sc_log(SC_LOG_DEBUG, event, __VA_ARGS__)
 
 #endif

@@ -1,7 +1,7 @@
 /* base/plugin.h - what a backend plugin library exports, and where daemon/ looks for it.
  *
- * A plugin is opened with dlopen, so that the daemon starts on machines without the vendor's libraries.
- * Threads: the table is constant.
+ * A plugin is opened with dlopen, so that the daemon starts on machines without the vendor's
+ * libraries. Threads: the table is constant.
  */
 #ifndef SC_BASE_PLUGIN_H
 #define SC_BASE_PLUGIN_H

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SC_MUST_CHECK __attribute__((warn_unused_result))
+#define SC_MUST_CHECK         __attribute__((warn_unused_result))
 #define SC_PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
 
 /* name, text for a person. The daemon maps these to gRPC codes in one table. */
@@ -46,12 +46,16 @@ enum sc_status {
 
 struct sc_err {
     enum sc_status status;
-    char text[SC_ERR_TEXT_BYTES]; /* NUL-terminated, no newline; cut between characters when longer */
+    char text[SC_ERR_TEXT_BYTES]; /* NUL-terminated, no newline; cut between characters when longer
+                                   */
 };
 
 #define SC_ERR_INIT                                                                                \
     {                                                                                              \
-        SC_OK, {0}                                                                                 \
+        SC_OK,                                                                                     \
+        {                                                                                          \
+            0                                                                                      \
+        }                                                                                          \
     }
 
 const char *sc_status_name(enum sc_status st); /* "SC_EINVAL"; never NULL */

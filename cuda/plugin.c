@@ -1,5 +1,5 @@
-/* libsemanticache-cuda.so: finds CUDA devices. The kernels are not there yet, so open refuses and says so;
- * `backend = auto` then runs on the CPU. */
+/* libsemanticache-cuda.so: finds CUDA devices. The kernels are not there yet, so open refuses and
+ * says so; `backend = auto` then runs on the CPU. */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 
@@ -28,9 +28,8 @@ static enum sc_status probe(char *text, size_t bytes, struct sc_err *err)
         struct cudaDeviceProp prop;
         st = cuda_status(cudaGetDeviceProperties(&prop, i), "CUDA device", err);
         if (st == SC_OK)
-            at += (size_t)snprintf(text + at, bytes - at, "%s%s sm_%d%d %zu MiB",
-                                   i > 0 ? ", " : "", prop.name, prop.major, prop.minor,
-                                   prop.totalGlobalMem >> 20);
+            at += (size_t)snprintf(text + at, bytes - at, "%s%s sm_%d%d %zu MiB", i > 0 ? ", " : "",
+                                   prop.name, prop.major, prop.minor, prop.totalGlobalMem >> 20);
     }
     return st;
 }
@@ -44,7 +43,8 @@ static enum sc_status open_backend(const struct sc_backend_opts *opts, struct sc
     (void)ret_be;
     if (st != SC_OK)
         return st;
-    return sc_fail(err, SC_ENOTSUP, "this version has no CUDA kernels yet (found %s); use cpu", text);
+    return sc_fail(err, SC_ENOTSUP, "this version has no CUDA kernels yet (found %s); use cpu",
+                   text);
 }
 
 /* The one exported symbol; everything else is hidden. */

@@ -120,7 +120,7 @@ static enum sc_status choose_recipe(struct sc_request *r, const struct sc_reques
     } else {
         sc_recipe_default(r->config, SC_KV_EXACT, &r->recipe);
     }
-    r->recipe_id = sc_recipe_id(&r->recipe, &limits->calibration);
+    r->recipe_id = sc_recipe_id(&r->recipe, &limits->recipe_context);
     r->receipt = (struct sc_receipt){.mode = r->recipe.mode, .recipe_id = r->recipe_id};
     return SC_OK;
 }

@@ -72,7 +72,7 @@ struct sc_request_limits {
     uint32_t context; /* logical tokens of one sequence */
     uint32_t auto_min_tokens;
     bool calibrated;
-    struct sc_hash calibration;
+    struct sc_recipe_context recipe_context; /* the engine's: part of every recipe id */
 };
 
 /* Checks and copies everything; one reference. The errors are those of sc_sched_submit. */

@@ -238,12 +238,14 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
     pthread_cond_init(&s->wake, NULL);
     const struct sc_calibration *calibration = sc_engine_calibration(opts->engine);
     s->engine = opts->engine;
-    s->limits = (struct sc_request_limits){.model = opts->model,
-                                           .context = info.max_context,
-                                           .auto_min_tokens = opts->auto_min_tokens,
-                                           .calibrated = calibration != NULL};
+    s->limits = (struct sc_request_limits){
+        .model = opts->model,
+        .context = info.max_context,
+        .auto_min_tokens = opts->auto_min_tokens,
+        .calibrated = calibration != NULL,
+        .recipe_context = {.kv_dtype = info.kv_dtype, .weight_dtype = info.weight_dtype}};
     if (calibration != NULL)
-        s->limits.calibration = sc_calibration_hash(calibration);
+        s->limits.recipe_context.calibration = sc_calibration_hash(calibration);
     s->queue_max = opts->queue_max;
     s->prefill_tokens = opts->prefill_tokens;
     s->max_seqs = info.max_seqs;

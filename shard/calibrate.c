@@ -7,9 +7,9 @@
 
 #include "shard/rank.h"
 
-#define BISECTIONS       14
-#define BUILTIN_TOKENS   1024u
-#define CHUNKS_MAX       (SC_CALIBRATION_TOKENS_MAX / 16)
+#define BISECTIONS     14
+#define BUILTIN_TOKENS 1024u
+#define CHUNKS_MAX     (SC_CALIBRATION_TOKENS_MAX / 16)
 
 struct work {
     struct sc_engine *engine;
@@ -35,10 +35,13 @@ static enum sc_status prefill(struct sc_engine *e, const struct sc_model_config 
     const struct sc_plan_open open = {.slot = 0, .recipe = &recipe, .prompt_len = n};
     for (uint32_t pos = 0; pos < n && st == SC_OK;) {
         uint32_t take = n - pos < info.max_step_tokens ? n - pos : info.max_step_tokens;
-        const struct sc_plan_run run = {.slot = 0, .pos0 = pos, .n_tokens = take,
-                                        .tokens = tokens + pos, .want = SC_LOGITS_NONE};
-        const struct sc_plan plan = {.opens = &open, .n_opens = pos == 0, .runs = &run,
-                                     .n_runs = 1};
+        const struct sc_plan_run run = {.slot = 0,
+                                        .pos0 = pos,
+                                        .n_tokens = take,
+                                        .tokens = tokens + pos,
+                                        .want = SC_LOGITS_NONE};
+        const struct sc_plan plan = {
+            .opens = &open, .n_opens = pos == 0, .runs = &run, .n_runs = 1};
         struct sc_run_result result;
         st = sc_engine_step(e, &plan, &result, err);
         pos += take;
@@ -59,8 +62,8 @@ static enum sc_status head_variance(struct work *w, uint32_t layer, uint32_t hea
 
     first = w->n_tokens - first; /* a sliding window may have dropped the first positions */
     for (uint32_t p = first; p < w->n_tokens; p++) {
-        enum sc_status st = sc_engine_read_entry(w->engine, 0, layer, p - first, head, k, v, &bias,
-                                                 err);
+        enum sc_status st =
+            sc_engine_read_entry(w->engine, 0, layer, p - first, head, k, v, &bias, err);
         if (st != SC_OK)
             return st;
         for (uint32_t i = 0; i < half; i++) {
@@ -205,9 +208,9 @@ static enum sc_status measure(struct work *w, struct sc_calibration *c, struct s
                 continue; /* never compressed, and its first positions are gone */
             st = layer_distances(w, l, (enum sc_metric)m, err);
             if (st == SC_OK)
-                st = layer_thresholds(w, c->ratios,
-                                      c->tau + ((size_t)m * c->n_layers + l) *
-                                                   SC_CALIBRATION_RATIOS, err);
+                st = layer_thresholds(
+                    w, c->ratios, c->tau + ((size_t)m * c->n_layers + l) * SC_CALIBRATION_RATIOS,
+                    err);
         }
     return st;
 }
@@ -226,9 +229,10 @@ static enum sc_status work_init(struct work *w, const int32_t *tokens, struct sc
         w->seeds == NULL || w->counts == NULL)
         return sc_fail(err, SC_ENOMEM, "calibration: out of memory");
     if (w->n_chunks == 0 || w->n_ints > SC_DIST_INTS_MAX)
-        return sc_fail(err, SC_EINVAL, "calibration: the text gives %u chunks and %zu distances, "
-                       "must be at least 1 and at most %zu", w->n_chunks, w->n_ints,
-                       SC_DIST_INTS_MAX);
+        return sc_fail(err, SC_EINVAL,
+                       "calibration: the text gives %u chunks and %zu distances, "
+                       "must be at least 1 and at most %zu",
+                       w->n_chunks, w->n_ints, SC_DIST_INTS_MAX);
     return SC_OK;
 }
 
@@ -245,8 +249,8 @@ enum sc_status sc_calibrate(struct sc_engine *engine, const struct sc_model *mod
                        SC_CALIBRATION_TOKENS_MIN, SC_CALIBRATION_TOKENS_MAX);
     for (uint32_t i = 0; i < sc_engine_rank(engine, 0)->opts->max_seqs; i++)
         if (sc_engine_rank(engine, 0)->seqs[i].open)
-            return sc_fail(err, SC_EINVAL, "calibration: slot %u is in use, the engine must be idle",
-                           i);
+            return sc_fail(err, SC_EINVAL,
+                           "calibration: slot %u is in use, the engine must be idle", i);
     st = sc_calibration_init(&c, model->config.n_layers, model->config.n_kv_heads, err);
     if (st != SC_OK)
         return st;

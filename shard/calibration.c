@@ -231,7 +231,8 @@ static enum sc_status parse(const json_t *root, const struct sc_model_config *co
     return st;
 }
 
-/* A lost digit would change every threshold in silence. Files that were written by hand may lack it. */
+/* A lost digit would change every threshold in silence. Files that were written by hand may lack
+ * it. */
 static enum sc_status check_digest(const json_t *root, const struct sc_calibration *c,
                                    struct sc_err *err)
 {
@@ -246,7 +247,8 @@ static enum sc_status check_digest(const json_t *root, const struct sc_calibrati
                    json_is_string(digest) ? json_string_value(digest) : "not a string", hex);
 }
 
-/* Only a file that is not there means that the model brings none: one that cannot be read is an error. */
+/* Only a file that is not there means that the model brings none: one that cannot be read is an
+ * error. */
 static enum sc_status status_of_errno(int e)
 {
     return e == ENOENT ? SC_ENOENT : e == ENOMEM ? SC_ENOMEM : e == EACCES ? SC_EPERM : SC_EIO;
@@ -271,7 +273,8 @@ enum sc_status sc_calibration_load(const char *path, const struct sc_model_confi
     errno = 0;
     json_t *root = json_loadf(f, JSON_REJECT_DUPLICATES, &je);
     (void)fclose(f);
-    if (root == NULL && (errno == ENOMEM || je.text[0] == '\0')) /* jansson explains bad text only */
+    if (root == NULL &&
+        (errno == ENOMEM || je.text[0] == '\0')) /* jansson explains bad text only */
         return sc_fail(err, SC_ENOMEM, "%s: out of memory", path);
     if (root == NULL)
         return sc_fail(err, SC_EFORMAT, "%s:%d:%d: %s", path, je.line, je.column, je.text);

@@ -52,13 +52,13 @@ static uint16_t newline_flags(const char *s, size_t len, uint32_t *ret_n)
 
 static enum sc_delim punctuation_level(const char *s, size_t len, bool *ret_vetoable)
 {
-    static const char *const closers[] = {"\"", "'", ")", "]", "}", "\u201d", "\u2019",
-                                          "\u00bb", "\u300d", "\u300f"};
-    static const char *const sentence[] = {".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f",
-                                           "\uff61", "\u061f", "\u06d4", "\u0964", "\u0965",
-                                           "\u203d"};
-    static const char *const clause[] = {",", ";", ":", "\uff0c", "\uff1b", "\uff1a", "\u3001",
-                                         "\u060c", ")", "]"};
+    static const char *const closers[] = {"\"",     "'",      ")",      "]",      "}",
+                                          "\u201d", "\u2019", "\u00bb", "\u300d", "\u300f"};
+    static const char *const sentence[] = {".",      "!",      "?",      "\u2026", "\u3002",
+                                           "\uff01", "\uff1f", "\uff61", "\u061f", "\u06d4",
+                                           "\u0964", "\u0965", "\u203d"};
+    static const char *const clause[] = {",",      ";",      ":",      "\uff0c", "\uff1b",
+                                         "\uff1a", "\u3001", "\u060c", ")",      "]"};
     size_t bare = len, rest;
 
     while (ends_with_any(s, bare, closers, SC_ARRAY_LEN(closers), &rest))
@@ -91,8 +91,8 @@ uint16_t sc_token_classify(const char *bytes, size_t len, bool special)
     size_t trimmed = len;
     while (trimmed > 0 && is_blank(bytes[trimmed - 1]))
         trimmed--;
-    enum sc_delim level = trimmed > 0 ? punctuation_level(bytes, trimmed, &vetoable)
-                                      : SC_DELIM_NONE;
+    enum sc_delim level =
+        trimmed > 0 ? punctuation_level(bytes, trimmed, &vetoable) : SC_DELIM_NONE;
     size_t rest;
     if (n_newlines >= 2 || ends_with(bytes, trimmed, "```", &rest))
         level = SC_DELIM_BLANK;
@@ -134,8 +134,8 @@ uint16_t sc_token_table_get(const struct sc_token_table *table, int32_t id)
     return table->classes[id];
 }
 
-/* The class of tokens[i] among its neighbours: "3" "." "14" is no sentence, and where newline is always
- * a token of its own, two in a row are a blank line. */
+/* The class of tokens[i] among its neighbours: "3" "." "14" is no sentence, and where newline is
+ * always a token of its own, two in a row are a blank line. */
 static uint16_t class_at(const struct sc_token_table *table, const int32_t *tokens, uint32_t i,
                          uint32_t n_visible)
 {
@@ -171,14 +171,16 @@ static bool closes(const struct sc_recipe *r, uint16_t c, uint32_t len)
 }
 
 /* A packed chunk reached its maximum without a sentence end at or after the target: take an earlier
- * sentence end if it leaves the minimum, else the best delimiter of the last half, else cut hard. */
+ * sentence end if it leaves the minimum, else the best delimiter of the last half, else cut hard.
+ */
 static uint32_t cut_back(const struct sc_token_table *table, const struct sc_recipe *r,
                          const int32_t *tokens, uint32_t start, uint32_t n_visible)
 {
     uint32_t best[SC_DELIM_NONE + 1] = {0}, end = start + r->chunk_max;
     for (uint32_t i = start; i < end; i++) {
         uint32_t len = i + 1 - start;
-        enum sc_delim level = (enum sc_delim)(class_at(table, tokens, i, n_visible) & SC_TOKEN_LEVEL);
+        enum sc_delim level =
+            (enum sc_delim)(class_at(table, tokens, i, n_visible) & SC_TOKEN_LEVEL);
         if (level <= SC_DELIM_SENTENCE && len >= r->chunk_min)
             best[SC_DELIM_SENTENCE] = i + 1;
         else if (level < SC_DELIM_NONE && len > r->chunk_max / 2)

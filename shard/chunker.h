@@ -1,9 +1,9 @@
 /* shard/chunker.h - where a sequence is cut into chunks: causal, from token ids alone.
  *
  * A token's class comes from its bytes, once, at load. Rules and reasons: docs/compression.md.
- * The end of a chunk depends on at most chunk_max + 1 tokens after its start, so a prefix always gives
- * the same chunks whatever follows.
- * Threads: a table is read-only after open; the rest are pure functions.
+ * The end of a chunk depends on at most chunk_max + 1 tokens after its start, so a prefix always
+ * gives the same chunks whatever follows. Threads: a table is read-only after open; the rest are
+ * pure functions.
  */
 #ifndef SC_SHARD_CHUNKER_H
 #define SC_SHARD_CHUNKER_H
@@ -21,12 +21,14 @@ enum sc_delim { SC_DELIM_BLANK, SC_DELIM_SENTENCE, SC_DELIM_CLAUSE, SC_DELIM_WOR
 #define SC_TOKEN_DIGIT    0x0020u /* starts with a digit */
 #define SC_TOKEN_VETOABLE 0x0040u /* ends with . , or : - no delimiter before a digit */
 #define SC_TOKEN_SPACE    0x0080u /* starts with a space */
-#define SC_TOKEN_NL_ONLY  0x0100u /* newlines and blanks only: after a newline it makes a blank line */
-#define SC_TOKEN_NL_END   0x0200u /* ends in a newline */
+#define SC_TOKEN_NL_ONLY                                                                           \
+    0x0100u /* newlines and blanks only: after a newline it makes a blank line */
+#define SC_TOKEN_NL_END 0x0200u /* ends in a newline */
 
 struct sc_token_table;
 
-/* vocab: number of ids that may occur (the model's). tok may be NULL: all tokens are SC_DELIM_NONE. */
+/* vocab: number of ids that may occur (the model's). tok may be NULL: all tokens are SC_DELIM_NONE.
+ */
 enum sc_status sc_token_table_open(const struct sc_tokenizer *tok, uint32_t vocab,
                                    struct sc_token_table **ret_table,
                                    struct sc_err *err) SC_MUST_CHECK;

@@ -2,9 +2,9 @@
  *
  * One interface; here the `local` implementation: ranks are threads of one process and reduce each
  * other's buffers in rank order, so that a sum has the same bits on every rank and in every run.
- * Every rank must call the same collectives in the same order. abort() releases all ranks that wait, and
- * every later call fails with SC_EPEER until the group is reset.
- * Memory: all at open. Threads: a sc_comm belongs to its rank's thread; abort may come from any.
+ * Every rank must call the same collectives in the same order. abort() releases all ranks that
+ * wait, and every later call fails with SC_EPEER until the group is reset. Memory: all at open.
+ * Threads: a sc_comm belongs to its rank's thread; abort may come from any.
  */
 #ifndef SC_SHARD_COMM_H
 #define SC_SHARD_COMM_H
@@ -37,7 +37,8 @@ struct sc_local_group;
 enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes,
                                    struct sc_local_group **ret_group,
                                    struct sc_err *err) SC_MUST_CHECK;
-void sc_local_group_close(struct sc_local_group *group); /* closes its communicators; NULL is fine */
+void sc_local_group_close(
+    struct sc_local_group *group); /* closes its communicators; NULL is fine */
 struct sc_comm *sc_local_group_comm(struct sc_local_group *group, uint32_t rank); /* borrowed */
 /* After abort, when no rank is inside a collective: usable again. */
 void sc_local_group_reset(struct sc_local_group *group);

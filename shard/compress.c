@@ -1,6 +1,6 @@
 /* Streaming compression of one sequence, epoch by epoch: chunk, distances, one integer all-reduce,
- * clusters, agreement, merge. Every rank runs this with the same tokens and ends with the same counts,
- * hence the same pages. Algorithm: docs/compression.md. */
+ * clusters, agreement, merge. Every rank runs this with the same tokens and ends with the same
+ * counts, hence the same pages. Algorithm: docs/compression.md. */
 #include "shard/rank.h"
 
 #include <math.h>
@@ -51,8 +51,8 @@ static uint32_t chunk_budget(const struct sc_seq *seq, const struct sc_seq_layer
     return k < 1.0 ? 1u : k > m ? m : (uint32_t)k;
 }
 
-/* All ranks must have made the same clusters before anything takes its shape from them. Where labels
- * are per head only the counts can be compared. */
+/* All ranks must have made the same clusters before anything takes its shape from them. Where
+ * labels are per head only the counts can be compared. */
 static enum sc_status check_agreement(struct sc_rank *rank, const struct sc_seq *seq,
                                       struct sc_err *err)
 {
@@ -72,11 +72,12 @@ static enum sc_status check_agreement(struct sc_rank *rank, const struct sc_seq 
         return st;
     if (both[0] != ~both[1]) {
         rank->comm->ops->abort(rank->comm);
-        return sc_fail(err, SC_EDIVERGED,
-                       "clusters differ between ranks: rank %u has %016llx, lowest %016llx, slot %u, "
-                       "%u chunks from position %u",
-                       rank->rank, (unsigned long long)h, (unsigned long long)both[0], seq->slot,
-                       rank->n_jobs, rank->jobs[0].pos0);
+        return sc_fail(
+            err, SC_EDIVERGED,
+            "clusters differ between ranks: rank %u has %016llx, lowest %016llx, slot %u, "
+            "%u chunks from position %u",
+            rank->rank, (unsigned long long)h, (unsigned long long)both[0], seq->slot, rank->n_jobs,
+            rank->jobs[0].pos0);
     }
     return SC_OK;
 }
@@ -103,8 +104,8 @@ static void place_cores(struct sc_rank *rank, struct sc_seq *seq)
         struct sc_seq_layer *layer = &seq->layers[rank->job_layers[j]];
         struct sc_chunk_job *job = &rank->jobs[j];
         uint32_t held = (layer->n_cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
-        uint32_t wanted = (layer->n_cores + rank->job_cores[j] + SC_PAGE_ENTRIES - 1) /
-                          SC_PAGE_ENTRIES;
+        uint32_t wanted =
+            (layer->n_cores + rank->job_cores[j] + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
         for (uint32_t i = held; i < wanted; i++)
             layer->core_pages[i] = sc_pages_take(&rank->pages);
         seq->stats.pages += wanted - held;
@@ -243,8 +244,8 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
     return st;
 }
 
-/* Compresses the chunks that end at or before `limit`, a multiple of the epoch. What is visible is cut
- * at limit + window, so that the outcome does not depend on when this runs. */
+/* Compresses the chunks that end at or before `limit`, a multiple of the epoch. What is visible is
+ * cut at limit + window, so that the outcome does not depend on when this runs. */
 static enum sc_status compress_epoch(struct sc_rank *rank, struct sc_seq *seq, uint32_t limit,
                                      struct sc_err *err)
 {
@@ -257,8 +258,8 @@ static enum sc_status compress_epoch(struct sc_rank *rank, struct sc_seq *seq, u
         uint32_t start = seq->compressed_to;
         if (start >= seq->prompt_len && !seq->recipe.compress_generated)
             break;
-        uint32_t end = sc_chunk_end(rank->classes, &seq->recipe, seq->tokens, start, visible,
-                                    seq->prompt_len);
+        uint32_t end =
+            sc_chunk_end(rank->classes, &seq->recipe, seq->tokens, start, visible, seq->prompt_len);
         if (end == 0 || end > limit)
             break;
         st = add_chunk(rank, seq, start, end - start, err);

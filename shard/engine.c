@@ -252,6 +252,8 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
         .page_bytes = r0->page_bytes,
         .steps = e->steps,
         .generation = e->generation,
+        .kv_dtype = e->opts.kv_dtype,
+        .weight_dtype = e->opts.weight_dtype,
     };
     for (uint32_t r = 0; r < e->opts.n_ranks; r++)
         info.weight_bytes += e->workers[r].rank.weights.source_bytes;
@@ -267,8 +269,9 @@ enum sc_status sc_engine_set_calibration(struct sc_engine *e, const struct sc_ca
     enum sc_status st = SC_OK;
 
     if (c->n_layers != config->n_layers || c->n_kv_heads != config->n_kv_heads)
-        return sc_fail(err, SC_EINVAL, "calibration: %u layers of %u KV heads, the model has %u of %u",
-                       c->n_layers, c->n_kv_heads, config->n_layers, config->n_kv_heads);
+        return sc_fail(err, SC_EINVAL,
+                       "calibration: %u layers of %u KV heads, the model has %u of %u", c->n_layers,
+                       c->n_kv_heads, config->n_layers, config->n_kv_heads);
     for (uint32_t i = 0; i < e->opts.max_seqs; i++)
         if (e->workers[0].rank.seqs[i].open &&
             e->workers[0].rank.seqs[i].recipe.mode == SC_KV_COMPRESSED)
@@ -301,15 +304,18 @@ static enum sc_status check_compressed(const struct sc_engine *e, const struct s
 
     if (sc_engine_calibration(e) == NULL)
         return sc_fail(err, SC_EINVAL, "plan: a COMPRESSED sequence needs a calibration");
-    for (uint32_t l = 0; l < c->n_layers; l++) /* it forgets its first positions: no chunk is whole */
+    for (uint32_t l = 0; l < c->n_layers;
+         l++) /* it forgets its first positions: no chunk is whole */
         if (c->sliding_window[l] != 0 && !sc_recipe_layer_is_exact(r, l))
             return sc_fail(err, SC_EINVAL,
                            "exact_layers: layer %u has a sliding window of %u and must be in it", l,
                            c->sliding_window[l]);
     if (r->label_scope == SC_LABELS_PER_HEAD && n_ints > SC_DIST_INTS_MAX)
-        return sc_fail(err, SC_ENOTSUP,
-                       "labels per_head: %u KV heads of a rank and chunks of %u need %zu distances, "
-                       "limit %zu", s->n_kv_heads, r->chunk_max, n_ints, SC_DIST_INTS_MAX);
+        return sc_fail(
+            err, SC_ENOTSUP,
+            "labels per_head: %u KV heads of a rank and chunks of %u need %zu distances, "
+            "limit %zu",
+            s->n_kv_heads, r->chunk_max, n_ints, SC_DIST_INTS_MAX);
     return SC_OK;
 }
 
@@ -399,10 +405,10 @@ static enum sc_status check_plan(struct sc_engine *e, const struct sc_plan *plan
             return sc_fail(err, SC_EINVAL, "plan: slot %u is closed or runs twice", run->slot);
         rows += run->n_tokens;
         logit_rows += run->want == SC_LOGITS_ALL ? run->n_tokens : run->want == SC_LOGITS_LAST;
-        pages += (*seen & SLOT_OPENS) != 0
-                     ? (run->n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES *
-                           r0->config->n_layers
-                     : sc_seq_pages_needed(r0, &r0->seqs[run->slot], run->n_tokens);
+        pages +=
+            (*seen & SLOT_OPENS) != 0
+                ? (run->n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES * r0->config->n_layers
+                : sc_seq_pages_needed(r0, &r0->seqs[run->slot], run->n_tokens);
         *seen |= SLOT_RUNS;
     }
     if (st != SC_OK)
@@ -459,9 +465,10 @@ uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_rec
 {
     const struct sc_model_config *c = &e->opts.model->config;
     uint64_t exact = (n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES;
-    /* Cores and the exact window; at a cut also an epoch that is exact, its cores in the worst case, and
-     * the run that follows: what sc_engine_pages_needed may ask for. Before the first cut, and where the
-     * whole prompt stays exact until its end, everything is exact, plus the cores of one epoch. */
+    /* Cores and the exact window; at a cut also an epoch that is exact, its cores in the worst
+     * case, and the run that follows: what sc_engine_pages_needed may ask for. Before the first
+     * cut, and where the whole prompt stays exact until its end, everything is exact, plus the
+     * cores of one epoch. */
     uint64_t cores = (uint64_t)(n_tokens * (double)recipe->target_ratio * 1.1) + recipe->window +
                      3ull * recipe->epoch + 2 * SC_CHUNK_MAX;
     uint64_t compressed = (cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES + 8, pages = 0;

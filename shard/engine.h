@@ -1,11 +1,11 @@
 /* shard/engine.h - a group of tensor-parallel ranks that runs step plans.
  *
- * The engine owns one thread and one backend per rank, the weights, the pages and the sequences' page
- * tables. It decides nothing: sc_engine_step executes exactly the plan it is given, on all ranks, and
- * returns when all have finished. Purity: entries and logits of a sequence depend on its tokens, its
- * recipe, prompt_len and the model alone (base/backend.h).
- * Memory: everything is taken at open; a step allocates nothing.
- * Threads: every call comes from one owner (the scheduler thread), except sc_engine_progress.
+ * The engine owns one thread and one backend per rank, the weights, the pages and the sequences'
+ * page tables. It decides nothing: sc_engine_step executes exactly the plan it is given, on all
+ * ranks, and returns when all have finished. Purity: entries and logits of a sequence depend on its
+ * tokens, its recipe, prompt_len and the model alone (base/backend.h). Memory: everything is taken
+ * at open; a step allocates nothing. Threads: every call comes from one owner (the scheduler
+ * thread), except sc_engine_progress.
  */
 #ifndef SC_SHARD_ENGINE_H
 #define SC_SHARD_ENGINE_H
@@ -25,15 +25,15 @@ struct sc_engine;
 struct sc_engine_opts {
     const struct sc_model *model; /* borrowed, must outlive the engine */
     sc_backend_open_fn *open_backend;
-    uint32_t n_ranks;          /* tensor-parallel size: divides heads, ffn; KV heads divide or replicate */
-    uint32_t n_threads;        /* CPU threads of each rank */
+    uint32_t n_ranks;   /* tensor-parallel size: divides heads, ffn; KV heads divide or replicate */
+    uint32_t n_threads; /* CPU threads of each rank */
     bool pin_threads;
-    uint32_t max_seqs;         /* sequence slots */
-    uint32_t max_step_tokens;  /* rows of one step, all runs together */
-    uint32_t max_logit_rows;   /* rows of logits of one step; >= max_seqs */
-    uint32_t max_context;      /* logical tokens of one sequence; 0: the model's */
-    uint64_t kv_bytes;         /* memory for pages, of each rank */
-    enum sc_dtype kv_dtype;    /* F32 or BF16 */
+    uint32_t max_seqs;          /* sequence slots */
+    uint32_t max_step_tokens;   /* rows of one step, all runs together */
+    uint32_t max_logit_rows;    /* rows of logits of one step; >= max_seqs */
+    uint32_t max_context;       /* logical tokens of one sequence; 0: the model's */
+    uint64_t kv_bytes;          /* memory for pages, of each rank */
+    enum sc_dtype kv_dtype;     /* F32 or BF16 */
     enum sc_dtype weight_dtype; /* F32 or BF16 */
 };
 
@@ -47,12 +47,13 @@ struct sc_engine_info {
     size_t page_bytes;              /* of each rank */
     uint64_t weight_bytes;          /* source bytes of all ranks' slices */
     uint64_t steps, generation;
+    enum sc_dtype kv_dtype, weight_dtype;
     char backend[96];
 };
 void sc_engine_get_info(const struct sc_engine *engine, struct sc_engine_info *ret_info);
 
-/* Needed before the first COMPRESSED sequence: key variances and thresholds. Copies, for all ranks or for
- * none. SC_EINVAL: another model's shape, or a COMPRESSED sequence is open. */
+/* Needed before the first COMPRESSED sequence: key variances and thresholds. Copies, for all ranks
+ * or for none. SC_EINVAL: another model's shape, or a COMPRESSED sequence is open. */
 enum sc_status sc_engine_set_calibration(struct sc_engine *engine,
                                          const struct sc_calibration *calibration,
                                          struct sc_err *err) SC_MUST_CHECK;
@@ -69,7 +70,7 @@ typedef void sc_chunk_fn(void *ctx, const struct sc_chunk_event *event);
 struct sc_plan_open {
     uint32_t slot; /* must be free */
     const struct sc_recipe *recipe;
-    uint32_t prompt_len; /* logical tokens of the prompt; later tokens are generated */
+    uint32_t prompt_len;   /* logical tokens of the prompt; later tokens are generated */
     sc_chunk_fn *on_chunk; /* or NULL */
     void *on_chunk_ctx;
 };
@@ -94,16 +95,16 @@ struct sc_plan {
 };
 
 struct sc_run_result {
-    enum sc_status status;     /* of sampling; SC_OK where nothing was sampled */
+    enum sc_status status; /* of sampling; SC_OK where nothing was sampled */
     struct sc_sampled sampled;
-    const float *logits;       /* [n_logit_rows, vocab], valid until the next step; NULL: none. With a
-                                  sampler the rows were consumed and are not meaningful */
+    const float *logits; /* [n_logit_rows, vocab], valid until the next step; NULL: none. With a
+                            sampler the rows were consumed and are not meaningful */
     uint32_t n_logit_rows;
 };
 
-/* results [plan->n_runs]. SC_EFULL: not enough free pages, nothing was executed: normal back-pressure.
- * SC_EINVAL: the plan is wrong, nothing was executed. Anything else: the group failed, all sequences are
- * lost, call sc_engine_reset. */
+/* results [plan->n_runs]. SC_EFULL: not enough free pages, nothing was executed: normal
+ * back-pressure. SC_EINVAL: the plan is wrong, nothing was executed. Anything else: the group
+ * failed, all sequences are lost, call sc_engine_reset. */
 enum sc_status sc_engine_step(struct sc_engine *engine, const struct sc_plan *plan,
                               struct sc_run_result *results, struct sc_err *err) SC_MUST_CHECK;
 
@@ -112,28 +113,29 @@ enum sc_status sc_engine_reset(struct sc_engine *engine, struct sc_err *err) SC_
 
 /* Pages that a run of n_tokens would take at most beyond those held (before it gives any back). */
 uint32_t sc_engine_pages_needed(const struct sc_engine *engine, uint32_t slot, uint32_t n_tokens);
-/* Pages that a sequence of that many logical tokens may hold at its peak, estimated from the recipe (exact
- * for EXACT; from target_ratio for COMPRESSED). For admission. */
+/* Pages that a sequence of that many logical tokens may hold at its peak, estimated from the recipe
+ * (exact for EXACT; from target_ratio for COMPRESSED). For admission. */
 uint32_t sc_engine_pages_estimate(const struct sc_engine *engine, const struct sc_recipe *recipe,
                                   uint32_t n_tokens);
 
 struct sc_seq_stats {
     uint32_t logical_tokens;
-    uint64_t exact_entries;    /* logical tokens x layers: what EXACT would hold */
-    uint64_t physical_entries; /* held now, all layers */
-    uint64_t peak_entries;     /* most ever held, all layers */
-    uint64_t cores;            /* entries of compressed chunks, all layers (singletons included) */
+    uint64_t exact_entries;     /* logical tokens x layers: what EXACT would hold */
+    uint64_t physical_entries;  /* held now, all layers */
+    uint64_t peak_entries;      /* most ever held, all layers */
+    uint64_t cores;             /* entries of compressed chunks, all layers (singletons included) */
     uint64_t compressed_tokens; /* token entries those cores stand for */
     uint32_t pages;
-    uint64_t compress_us;      /* distances, agreement, clustering, merge; rank 0 */
+    uint64_t compress_us; /* distances, agreement, clustering, merge; rank 0 */
 };
-void sc_engine_seq_stats(const struct sc_engine *engine, uint32_t slot, struct sc_seq_stats *ret_stats);
+void sc_engine_seq_stats(const struct sc_engine *engine, uint32_t slot,
+                         struct sc_seq_stats *ret_stats);
 
 /* Steps completed by a rank; any thread. For health and the watchdog. */
 uint64_t sc_engine_progress(const struct sc_engine *engine, uint32_t rank);
 
-/* Reads entry i of a layer as rank 0..n-1 hold it: cores first, then exact entries in order. For tests
- * and calibration, between steps. head: global KV head. k, v [head_dim]. */
+/* Reads entry i of a layer as rank 0..n-1 hold it: cores first, then exact entries in order. For
+ * tests and calibration, between steps. head: global KV head. k, v [head_dim]. */
 enum sc_status sc_engine_read_entry(struct sc_engine *engine, uint32_t slot, uint32_t layer,
                                     uint32_t entry, uint32_t head, float *k, float *v, float *bias,
                                     struct sc_err *err) SC_MUST_CHECK;

@@ -1,6 +1,6 @@
-/* The forward pass of one rank over the rows of a plan. Tensor parallel: attention heads and MLP columns
- * are this rank's; after the output and down projections the partial sums are all-reduced; vocabulary
- * rows are split for the embedding and the logits. */
+/* The forward pass of one rank over the rows of a plan. Tensor parallel: attention heads and MLP
+ * columns are this rank's; after the output and down projections the partial sums are all-reduced;
+ * vocabulary rows are split for the embedding and the logits. */
 #include "shard/rank.h"
 
 #include <math.h>
@@ -12,8 +12,8 @@ static void gather_rows(struct sc_rank *rank, const struct sc_plan *plan)
     rows->n = rows->n_logits = 0;
     for (uint32_t i = 0; i < plan->n_runs; i++) {
         const struct sc_plan_run *run = &plan->runs[i];
-        rows->attn[i] = (struct sc_attn_seq){
-            .row0 = rows->n, .n_rows = run->n_tokens, .pos0 = run->pos0};
+        rows->attn[i] =
+            (struct sc_attn_seq){.row0 = rows->n, .n_rows = run->n_tokens, .pos0 = run->pos0};
         for (uint32_t t = 0; t < run->n_tokens; t++) {
             rows->positions[rows->n] = run->pos0 + t;
             rows->slots[rows->n] = (run->pos0 + t) % SC_PAGE_ENTRIES;
@@ -150,8 +150,8 @@ static enum sc_status final_logits(struct sc_rank *rank, struct sc_err *err)
     };
     st = ops->norm(rank->be, &args, err);
     if (st == SC_OK)
-        st = ops->matmul(rank->be, rank->weights.lm_head, rank->x, c->hidden,
-                         rank->logits_local, width, n, err);
+        st = ops->matmul(rank->be, rank->weights.lm_head, rank->x, c->hidden, rank->logits_local,
+                         width, n, err);
     if (st == SC_OK)
         st = ops->sync(rank->be, err);
     if (st == SC_OK)

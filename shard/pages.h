@@ -1,5 +1,5 @@
-/* shard/pages.h - which pages of one rank are free. All ranks make the same calls in the same order and
- * so hold the same page ids; nobody consults anybody.
+/* shard/pages.h - which pages of one rank are free. All ranks make the same calls in the same order
+ * and so hold the same page ids; nobody consults anybody.
  *
  * Pages are reference-counted: entries of a shared prefix are immutable and held by several tables.
  * Memory: all at open. Threads: one owner, the rank's step thread.
@@ -15,8 +15,8 @@ struct sc_pages {
     uint16_t *refs;     /* [n_pages] */
 };
 
-enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages, struct sc_err *err)
-    SC_MUST_CHECK;
+enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages,
+                             struct sc_err *err) SC_MUST_CHECK;
 void sc_pages_close(struct sc_pages *pages);
 void sc_pages_reset(struct sc_pages *pages); /* all free, in the order of a fresh pool */
 

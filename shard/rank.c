@@ -57,8 +57,8 @@ static enum sc_status open_sequences(struct sc_rank *rank, struct sc_err *err)
     int32_t *tokens = rank->seq_memory[0] = calloc(n_seqs * rank->max_context, sizeof(*tokens));
     struct sc_seq_layer *layers = rank->seq_memory[1] = calloc(n_seqs * n_layers, sizeof(*layers));
     int64_t *tau = rank->seq_memory[2] = calloc(n_seqs * n_layers * 2, sizeof(*tau));
-    uint32_t *tables = rank->seq_memory[3] = calloc(n_seqs * n_layers * 2 * per_table,
-                                                    sizeof(*tables));
+    uint32_t *tables = rank->seq_memory[3] =
+        calloc(n_seqs * n_layers * 2 * per_table, sizeof(*tables));
     if (rank->seqs == NULL || tokens == NULL || layers == NULL || tau == NULL || tables == NULL)
         return sc_fail(err, SC_ENOMEM, "sequence tables: out of memory for %zu slots of %u tokens",
                        n_seqs, rank->max_context);
@@ -116,10 +116,11 @@ static enum sc_status open_pool(struct sc_rank *rank, struct sc_err *err)
     rank->page_bytes = rank->be->ops->kv_page_bytes(rank->be, &spec);
     uint64_t n_pages = rank->opts->kv_bytes / rank->page_bytes;
     if (n_pages < rank->config->n_layers * 2ull)
-        return sc_fail(err, SC_EINVAL,
-                       "kv memory: %llu bytes a rank hold %llu pages of %zu bytes, at least %u are needed",
-                       (unsigned long long)rank->opts->kv_bytes, (unsigned long long)n_pages,
-                       rank->page_bytes, rank->config->n_layers * 2);
+        return sc_fail(
+            err, SC_EINVAL,
+            "kv memory: %llu bytes a rank hold %llu pages of %zu bytes, at least %u are needed",
+            (unsigned long long)rank->opts->kv_bytes, (unsigned long long)n_pages, rank->page_bytes,
+            rank->config->n_layers * 2);
     if (n_pages > UINT32_MAX / 2)
         n_pages = UINT32_MAX / 2;
     st = rank->be->ops->kv_open(rank->be, &spec, (uint32_t)n_pages, &rank->pool, err);
@@ -167,15 +168,18 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
 
 void sc_rank_close(struct sc_rank *rank)
 {
-    float *device[] = {rank->resid, rank->x,   rank->qkv,    rank->attn,
-                       rank->delta, rank->gate_up, rank->act, rank->angles,
-                       rank->last,  rank->logits_local, (float *)rank->dist};
-    void *host[] = {rank->logits,         rank->seqs,          rank->seq_memory[0],
-                    rank->seq_memory[1],  rank->seq_memory[2], rank->seq_memory[3],
-                    rank->rows.positions, rank->rows.pages,    rank->rows.slots,
-                    rank->rows.logit_rows, rank->rows.tokens,  rank->rows.attn,
-                    rank->jobs,           rank->job_layers,    rank->job_cores,
-                    rank->counts,         rank->labels,        rank->seeds,
+    float *device[] = {rank->resid,        rank->x,   rank->qkv,    rank->attn, rank->delta,
+                       rank->gate_up,      rank->act, rank->angles, rank->last, rank->logits_local,
+                       (float *)rank->dist};
+    void *host[] = {rank->logits,         rank->seqs,
+                    rank->seq_memory[0],  rank->seq_memory[1],
+                    rank->seq_memory[2],  rank->seq_memory[3],
+                    rank->rows.positions, rank->rows.pages,
+                    rank->rows.slots,     rank->rows.logit_rows,
+                    rank->rows.tokens,    rank->rows.attn,
+                    rank->jobs,           rank->job_layers,
+                    rank->job_cores,      rank->counts,
+                    rank->labels,         rank->seeds,
                     rank->inv_var,        rank->inv_freq};
     if (rank->be != NULL) {
         for (size_t i = 0; i < SC_ARRAY_LEN(device); i++)
@@ -197,9 +201,8 @@ void sc_rank_use_variances(struct sc_rank *rank, const struct sc_calibration *c)
     const struct sc_slice *s = &rank->slice;
     for (uint32_t l = 0; l < rank->config->n_layers; l++)
         for (uint32_t h = 0; h < s->n_kv_heads; h++) {
-            float var = c->key_var != NULL
-                            ? c->key_var[(size_t)l * c->n_kv_heads + s->kv_head0 + h]
-                            : 0.0f;
+            float var =
+                c->key_var != NULL ? c->key_var[(size_t)l * c->n_kv_heads + s->kv_head0 + h] : 0.0f;
             /* A head whose keys never change has no say; 1 / var must not become infinite. */
             rank->inv_var[(size_t)l * s->n_kv_heads + h] = var >= FLT_MIN ? 1.0f / var : 0.0f;
         }
@@ -224,7 +227,7 @@ void sc_rank_reset(struct sc_rank *rank)
 static uint64_t plan_digest(const struct sc_rank *rank, const struct sc_plan *plan, uint64_t step,
                             uint64_t generation)
 {
-    static const struct sc_hash none = {{0}};
+    static const struct sc_recipe_context none = {0}; /* thresholds are hashed below */
     uint64_t h = sc_mix64(step ^ sc_mix64(generation));
     h = sc_mix64(h ^ rank->pages.n_free);
     h = sc_mix64(h ^ plan->n_closes);
@@ -264,7 +267,8 @@ static enum sc_status compare_digest(struct sc_rank *rank, uint64_t digest, uint
     if (both[0] == ~both[1])
         return SC_OK;
     rank->comm->ops->abort(rank->comm);
-    return sc_fail(err, SC_EDIVERGED, "step %llu: rank %u has plan digest %016llx, lowest is %016llx",
+    return sc_fail(err, SC_EDIVERGED,
+                   "step %llu: rank %u has plan digest %016llx, lowest is %016llx",
                    (unsigned long long)step, rank->rank, (unsigned long long)digest,
                    (unsigned long long)both[0]);
 }
@@ -284,8 +288,8 @@ static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_r
         if (run->sampler != NULL) {
             struct sc_err err = SC_ERR_INIT;
             float *last = row + (size_t)(r->n_logit_rows - 1) * rank->config->vocab;
-            r->status = sc_sampler_sample(run->sampler, last, run->pos0 + run->n_tokens,
-                                          &r->sampled, &err);
+            r->status =
+                sc_sampler_sample(run->sampler, last, run->pos0 + run->n_tokens, &r->sampled, &err);
         }
         row += (size_t)r->n_logit_rows * rank->config->vocab;
     }

@@ -46,7 +46,8 @@ enum sc_status sc_weights_open(struct sc_backend *be, const struct sc_model *mod
                                struct sc_weights *ret_weights, struct sc_err *err) SC_MUST_CHECK;
 void sc_weights_close(struct sc_backend *be, uint32_t n_layers, struct sc_weights *weights);
 
-/* Page tables of one layer of one sequence. exact_pages is indexed by position / SC_PAGE_ENTRIES. */
+/* Page tables of one layer of one sequence. exact_pages is indexed by position / SC_PAGE_ENTRIES.
+ */
 struct sc_seq_layer {
     uint32_t n_cores;
     uint32_t exact_lo; /* first position still held exactly */
@@ -72,7 +73,8 @@ struct sc_seq {
 /* Rows of one step, filled by plan order. */
 struct sc_rows {
     uint32_t n, n_logits;
-    uint32_t *positions, *pages, *slots, *logit_rows; /* [max_step_tokens], pages per layer refilled */
+    uint32_t *positions, *pages, *slots,
+        *logit_rows; /* [max_step_tokens], pages per layer refilled */
     int32_t *tokens;
     struct sc_attn_seq *attn; /* [max_seqs] */
 };
@@ -89,7 +91,7 @@ struct sc_rank {
     struct sc_kv_pool *pool;
     struct sc_pages pages;
     struct sc_calibration calibration; /* key_var NULL: none yet */
-    float *inv_var; /* [n_layers, n_kv_heads of the slice] */
+    float *inv_var;                    /* [n_layers, n_kv_heads of the slice] */
     float *inv_freq;
     float rope_scale;
     uint32_t max_context;
@@ -99,9 +101,10 @@ struct sc_rank {
     void *seq_memory[4]; /* what seqs' pointers point into */
 
     struct sc_rows rows;
-    float *resid, *x, *qkv, *attn, *delta, *gate_up, *act, *angles, *last, *logits_local; /* device */
-    int32_t *dist;                                                                        /* device */
-    float *logits; /* rank 0, host: [max_logit_rows, vocab] */
+    float *resid, *x, *qkv, *attn, *delta, *gate_up, *act, *angles, *last,
+        *logits_local; /* device */
+    int32_t *dist;     /* device */
+    float *logits;     /* rank 0, host: [max_logit_rows, vocab] */
 
     struct sc_chunk_job *jobs; /* [SC_JOBS_MAX] */
     uint32_t *job_layers, *job_cores;
@@ -136,19 +139,21 @@ void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *toke
                    uint32_t n_tokens);
 /* Gives back exact pages that no query will read again: below exact_lo of each layer. */
 void sc_seq_trim(struct sc_rank *rank, struct sc_seq *seq);
-void sc_seq_count(struct sc_rank *rank, struct sc_seq *seq); /* refreshes physical and peak entries */
-/* Core pages of one layer that compressing an epoch takes at most before it gives exact pages back. */
+void sc_seq_count(struct sc_rank *rank,
+                  struct sc_seq *seq); /* refreshes physical and peak entries */
+/* Core pages of one layer that compressing an epoch takes at most before it gives exact pages back.
+ */
 uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe);
 uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
                              uint32_t n_tokens);
 
 /* compress.c: brings a sequence to the state that a query at its next position must see. */
-enum sc_status sc_seq_compress(struct sc_rank *rank, struct sc_seq *seq, struct sc_err *err)
-    SC_MUST_CHECK;
+enum sc_status sc_seq_compress(struct sc_rank *rank, struct sc_seq *seq,
+                               struct sc_err *err) SC_MUST_CHECK;
 
 /* forward.c: runs rows through the model; logits of rows.logit_rows end in rank 0's logits. */
-enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan, struct sc_err *err)
-    SC_MUST_CHECK;
+enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan,
+                               struct sc_err *err) SC_MUST_CHECK;
 
 /* engine.c: rank r of an idle engine, for calibration. */
 struct sc_rank *sc_engine_rank(struct sc_engine *engine, uint32_t r);

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-/* From 16 layers on, the first two stay exact: the first layers want most entries, and there they cost
- * little. Below that they would be a large share of all. */
+/* From 16 layers on, the first two stay exact: the first layers want most entries, and there they
+ * cost little. Below that they would be a large share of all. */
 #define EXACT_LAYERS_FROM 16u
 
 void sc_recipe_default(const struct sc_model_config *config, enum sc_kv_mode mode,
@@ -67,8 +67,8 @@ enum sc_status sc_recipe_check(const struct sc_recipe *r, struct sc_err *err)
         {"chunk_min", r->chunk_min, SC_CHUNK_MIN, r->chunk_target},
     };
     for (size_t i = 0; i < SC_ARRAY_LEN(checks); i++) {
-        enum sc_status st = check_range(err, checks[i].what, checks[i].value, checks[i].low,
-                                        checks[i].high);
+        enum sc_status st =
+            check_range(err, checks[i].what, checks[i].value, checks[i].low, checks[i].high);
         if (st != SC_OK)
             return st;
     }
@@ -77,19 +77,31 @@ enum sc_status sc_recipe_check(const struct sc_recipe *r, struct sc_err *err)
     return SC_OK;
 }
 
-struct sc_hash sc_recipe_id(const struct sc_recipe *r, const struct sc_hash *calibration)
+struct sc_hash sc_recipe_id(const struct sc_recipe *r, const struct sc_recipe_context *context)
 {
     struct sc_hasher h;
     sc_hasher_init(&h);
     sc_hasher_str(&h, "semanticache recipe 1");
+    sc_hasher_u32(&h, context->kv_dtype);
+    sc_hasher_u32(&h, context->weight_dtype);
     sc_hasher_u32(&h, r->mode);
     if (r->mode == SC_KV_EXACT)
         return sc_hasher_end(&h);
-    const uint32_t words[] = {SC_CHUNKER_VERSION, r->metric,         r->seed_order,
-                              r->representative,  r->chunking,       r->budget,
-                              r->label_scope,     r->log_bias,       r->exact_then_compress,
-                              r->compress_generated, r->window,      r->epoch,
-                              r->n_sinks,         r->chunk_min,      r->chunk_target,
+    const uint32_t words[] = {SC_CHUNKER_VERSION,
+                              r->metric,
+                              r->seed_order,
+                              r->representative,
+                              r->chunking,
+                              r->budget,
+                              r->label_scope,
+                              r->log_bias,
+                              r->exact_then_compress,
+                              r->compress_generated,
+                              r->window,
+                              r->epoch,
+                              r->n_sinks,
+                              r->chunk_min,
+                              r->chunk_target,
                               r->chunk_max};
     for (size_t i = 0; i < SC_ARRAY_LEN(words); i++)
         sc_hasher_u32(&h, words[i]);
@@ -98,7 +110,7 @@ struct sc_hash sc_recipe_id(const struct sc_recipe *r, const struct sc_hash *cal
     sc_hasher_f32(&h, r->similarity_threshold);
     for (size_t i = 0; i < SC_ARRAY_LEN(r->exact_layers); i++)
         sc_hasher_u64(&h, r->exact_layers[i]);
-    sc_hasher_bytes(&h, calibration->bytes, SC_HASH_BYTES);
+    sc_hasher_bytes(&h, context->calibration.bytes, SC_HASH_BYTES);
     return sc_hasher_end(&h);
 }
 

@@ -11,9 +11,9 @@
 #include "base/hash.h"
 #include "model/config.h"
 
-#define SC_EPOCH_MAX     4096u
-#define SC_WINDOW_MAX    65536u
-#define SC_CHUNK_MIN     4u
+#define SC_EPOCH_MAX       4096u
+#define SC_WINDOW_MAX      65536u
+#define SC_CHUNK_MIN       4u
 #define SC_CHUNKER_VERSION 1u
 
 enum sc_kv_mode { SC_KV_EXACT, SC_KV_COMPRESSED };
@@ -29,15 +29,15 @@ struct sc_recipe {
     enum sc_chunking chunking;
     enum sc_budget budget;
     enum sc_label_scope label_scope;
-    bool log_bias;             /* proportional attention: + ln(count) */
-    bool exact_then_compress;  /* the whole prompt exact, then compressed; default: streaming */
-    bool compress_generated;   /* generated tokens follow the streaming rule too */
-    float target_ratio;        /* cores per token within compressed chunks, (0, 1] */
-    float generated_ratio;     /* the same for chunks of generated tokens */
+    bool log_bias;              /* proportional attention: + ln(count) */
+    bool exact_then_compress;   /* the whole prompt exact, then compressed; default: streaming */
+    bool compress_generated;    /* generated tokens follow the streaming rule too */
+    float target_ratio;         /* cores per token within compressed chunks, (0, 1] */
+    float generated_ratio;      /* the same for chunks of generated tokens */
     float similarity_threshold; /* > 0: tau is set from it instead of target_ratio, see recipe.c */
-    uint32_t window;           /* latest tokens that stay exact, logical */
-    uint32_t epoch;            /* compression happens every so many logical tokens */
-    uint32_t n_sinks;          /* first tokens that stay exact */
+    uint32_t window;            /* latest tokens that stay exact, logical */
+    uint32_t epoch;             /* compression happens every so many logical tokens */
+    uint32_t n_sinks;           /* first tokens that stay exact */
     uint32_t chunk_min, chunk_target, chunk_max; /* tokens; max <= SC_CHUNK_MAX */
     uint64_t exact_layers[SC_LAYERS_MAX / 64];   /* bit l: layer l is never compressed */
 };
@@ -47,18 +47,28 @@ void sc_recipe_default(const struct sc_model_config *config, enum sc_kv_mode mod
                        struct sc_recipe *ret_recipe);
 /* SC_EINVAL names the field, its value and the limits. */
 enum sc_status sc_recipe_check(const struct sc_recipe *recipe, struct sc_err *err) SC_MUST_CHECK;
-/* calibration: hash of the thresholds in use (zeros: none). EXACT recipes all have one id. */
-struct sc_hash sc_recipe_id(const struct sc_recipe *recipe, const struct sc_hash *calibration);
+
+/* What else decides the bits of an entry, beside the tokens, the recipe and the model's
+ * fingerprint. */
+struct sc_recipe_context {
+    struct sc_hash calibration; /* of the thresholds in use; zeros: none */
+    enum sc_dtype kv_dtype, weight_dtype;
+};
+
+/* EXACT recipes of one context all have one id, whatever their other fields say. */
+struct sc_hash sc_recipe_id(const struct sc_recipe *recipe,
+                            const struct sc_recipe_context *context);
 
 static inline bool sc_recipe_layer_is_exact(const struct sc_recipe *r, uint32_t layer)
 {
     return r->mode == SC_KV_EXACT || ((r->exact_layers[layer / 64] >> (layer % 64)) & 1) != 0;
 }
 
-/* A query at position t sees cores for the chunks that end at or before this logical position (0 for
- * EXACT). Depends on nothing but its arguments: this is what makes the cache a pure function of the
- * tokens. prompt_len: logical tokens of the prompt, the rest is generated. */
-uint32_t sc_recipe_compressed_limit(const struct sc_recipe *recipe, uint32_t prompt_len, uint32_t t);
+/* A query at position t sees cores for the chunks that end at or before this logical position (0
+ * for EXACT). Depends on nothing but its arguments: this is what makes the cache a pure function of
+ * the tokens. prompt_len: logical tokens of the prompt, the rest is generated. */
+uint32_t sc_recipe_compressed_limit(const struct sc_recipe *recipe, uint32_t prompt_len,
+                                    uint32_t t);
 
 /* The first position after pos at which the limit above changes: a run of tokens must not cross it
  * (it may end there). UINT32_MAX: none. */

@@ -27,8 +27,8 @@ void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open)
         seq->layers[l].carry = 0.0;
         if (seq->recipe.mode == SC_KV_COMPRESSED) {
             seq->tau[l] = sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l, false);
-            seq->tau[n_layers + l] = sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l,
-                                                              true);
+            seq->tau[n_layers + l] =
+                sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l, true);
         }
     }
 }
@@ -69,8 +69,8 @@ void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *toke
     seq->stats.pages += (end - first) * rank->config->n_layers;
 }
 
-/* A page is given back when the last entry in it is no longer exact; a page that the sequence is still
- * writing to is kept whatever happens. */
+/* A page is given back when the last entry in it is no longer exact; a page that the sequence is
+ * still writing to is kept whatever happens. */
 static void layer_trim(struct sc_rank *rank, struct sc_seq *seq, struct sc_seq_layer *layer,
                        uint32_t new_lo)
 {

@@ -1,4 +1,5 @@
-/* Loading one rank's slice of the checkpoint: only the rows and columns it needs are ever touched. */
+/* Loading one rank's slice of the checkpoint: only the rows and columns it needs are ever touched.
+ */
 #include "shard/rank.h"
 
 #include <stdio.h>
@@ -14,15 +15,18 @@ enum sc_status sc_slice_init(const struct sc_model_config *c, uint32_t rank, uin
         return sc_fail(err, SC_EINVAL, "tensor parallel size: %u, must be 1..%u", n_ranks,
                        SC_RANKS_MAX);
     if (c->n_heads % n_ranks != 0)
-        return sc_fail(err, SC_EINVAL, "tensor parallel size %u does not divide num_attention_heads %u",
-                       n_ranks, c->n_heads);
+        return sc_fail(err, SC_EINVAL,
+                       "tensor parallel size %u does not divide num_attention_heads %u", n_ranks,
+                       c->n_heads);
     if (c->ffn % n_ranks != 0)
-        return sc_fail(err, SC_EINVAL, "tensor parallel size %u does not divide intermediate_size %u",
-                       n_ranks, c->ffn);
+        return sc_fail(err, SC_EINVAL,
+                       "tensor parallel size %u does not divide intermediate_size %u", n_ranks,
+                       c->ffn);
     if (c->n_kv_heads % n_ranks != 0 && n_ranks % c->n_kv_heads != 0)
         return sc_fail(err, SC_EINVAL,
                        "tensor parallel size %u neither divides num_key_value_heads %u nor is a "
-                       "multiple of it", n_ranks, c->n_kv_heads);
+                       "multiple of it",
+                       n_ranks, c->n_kv_heads);
     s.n_heads = c->n_heads / n_ranks;
     s.head0 = rank * s.n_heads;
     if (n_ranks <= c->n_kv_heads) {
@@ -130,8 +134,8 @@ static struct sc_matrix *open_matrix(struct loader *ld, const struct sc_matrix_p
 {
     struct sc_matrix *m = NULL;
     if (ld->st == SC_OK)
-        ld->st = ld->be->ops->matrix_open(ld->be, parts, n_parts, n_in, bias, ld->store, &m,
-                                          ld->err);
+        ld->st =
+            ld->be->ops->matrix_open(ld->be, parts, n_parts, n_in, bias, ld->store, &m, ld->err);
     return m;
 }
 
@@ -157,8 +161,8 @@ static struct sc_matrix *load_qkv(struct loader *ld, uint32_t layer)
     char name[96];
 
     tensor_name(name, sizeof(name), layer, "self_attn.q_proj.weight");
-    parts[0] = part(ld, name, c->n_heads * hd, c->hidden, s->head0 * hd, s->n_heads * hd, 0,
-                    c->hidden);
+    parts[0] =
+        part(ld, name, c->n_heads * hd, c->hidden, s->head0 * hd, s->n_heads * hd, 0, c->hidden);
     tensor_name(name, sizeof(name), layer, "self_attn.k_proj.weight");
     parts[1] = part(ld, name, c->n_kv_heads * hd, c->hidden, s->kv_head0 * hd, s->n_kv_heads * hd,
                     0, c->hidden);

@@ -1,5 +1,5 @@
-/* semanticache-calibrate - measures key variances and thresholds of a model on sample text and writes
- * semanticache-calibration.json beside it. */
+/* semanticache-calibrate - measures key variances and thresholds of a model on sample text and
+ * writes semanticache-calibration.json beside it. */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>

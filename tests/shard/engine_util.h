@@ -1,4 +1,5 @@
-/* tests/shard/engine_util.h - an engine on a small model, and prompts run through it block by block. */
+/* tests/shard/engine_util.h - an engine on a small model, and prompts run through it block by
+ * block. */
 #ifndef SC_TESTS_SHARD_ENGINE_UTIL_H
 #define SC_TESTS_SHARD_ENGINE_UTIL_H
 
@@ -11,8 +12,8 @@ struct rig {
     struct sc_engine_opts opts;
 };
 
-/* Opens a model directory and an engine on it; fails the test on any error. max_positions 0: as the model
- * says. tweak may be NULL; it changes the options before the engine opens. */
+/* Opens a model directory and an engine on it; fails the test on any error. max_positions 0: as the
+ * model says. tweak may be NULL; it changes the options before the engine opens. */
 typedef void rig_tweak(struct sc_engine_opts *opts);
 void rig_open(struct rig *rig, const char *dir, uint32_t max_positions, uint32_t n_ranks,
               rig_tweak *tweak);
@@ -31,8 +32,8 @@ void must(enum sc_status st, const struct sc_err *err); /* fails the test with e
 
 void seq_open(struct rig *rig, uint32_t slot, const struct sc_recipe *recipe, uint32_t prompt_len);
 void seq_close(struct rig *rig, uint32_t slot);
-/* Runs ids[pos0 .. pos0 + n) in blocks of at most `block`, cut at epochs; the logits of every position go to
- * logits [n, vocab] when it is not NULL. */
+/* Runs ids[pos0 .. pos0 + n) in blocks of at most `block`, cut at epochs; the logits of every
+ * position go to logits [n, vocab] when it is not NULL. */
 void seq_run(struct rig *rig, uint32_t slot, const struct sc_recipe *recipe, uint32_t prompt_len,
              const int32_t *ids, uint32_t pos0, uint32_t n, uint32_t block, float *logits);
 

@@ -81,8 +81,7 @@ static void a_saved_file_is_read_back_and_bad_ones_are_refused(void **state)
     rig_open_golden(&rig, "qwen3", 512, 1, NULL);
     const struct sc_calibration *c = sc_engine_calibration(rig.engine);
     must(sc_calibration_save(c, path, &err), &err);
-    must(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
-         &err);
+    must(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err), &err);
     struct sc_hash a = sc_calibration_hash(c), b = sc_calibration_hash(&back);
     assert_memory_equal(&a, &b, sizeof(a));
     sc_calibration_fini(&back);
@@ -101,14 +100,16 @@ static void a_saved_file_is_read_back_and_bad_ones_are_refused(void **state)
     for (size_t i = 0; i < SC_ARRAY_LEN(bad); i++) {
         sc_err_clear(&err);
         write_text(path, bad[i].text);
-        assert_int_equal(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint,
-                                             &back, &err), SC_EFORMAT);
+        assert_int_equal(
+            sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
+            SC_EFORMAT);
         assert_non_null(strstr(err.text, bad[i].says));
     }
     (void)unlink(path);
     sc_err_clear(&err);
-    assert_int_equal(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back,
-                                         &err), SC_ENOENT);
+    assert_int_equal(
+        sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
+        SC_ENOENT);
     rig_close(&rig);
 }
 
@@ -142,8 +143,9 @@ static void one_changed_digit_is_found(void **state)
         *digit = was == '5' ? '6' : '5';
         write_text(path, text);
         sc_err_clear(&err);
-        assert_int_equal(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint,
-                                             &back, &err), SC_EFORMAT);
+        assert_int_equal(
+            sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
+            SC_EFORMAT);
         assert_non_null(strstr(err.text, "the file is damaged"));
         *digit = was;
     }
@@ -151,14 +153,14 @@ static void one_changed_digit_is_found(void **state)
     memcpy(digest, "\"remark\"", 8);
     write_text(path, text);
     sc_err_clear(&err);
-    must(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
-         &err);
+    must(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err), &err);
     sc_calibration_fini(&back);
     (void)unlink(path);
     rig_close(&rig);
 }
 
-/* "No file" makes a server calibrate on its own text: one that is there and cannot be read must not. */
+/* "No file" makes a server calibrate on its own text: one that is there and cannot be read must
+ * not. */
 static void a_file_that_cannot_be_read_is_not_a_missing_one(void **state)
 {
     (void)state;
@@ -170,8 +172,9 @@ static void a_file_that_cannot_be_read_is_not_a_missing_one(void **state)
     assert_non_null(mkdtemp(dir));
     (void)snprintf(path, sizeof(path), "%s/loop", dir);
     assert_int_equal(symlink("loop", path), 0);
-    assert_int_equal(sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back,
-                                         &err), SC_EIO);
+    assert_int_equal(
+        sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
+        SC_EIO);
     assert_non_null(strstr(err.text, "cannot open"));
     (void)unlink(path);
     (void)rmdir(dir);

@@ -12,8 +12,7 @@ static uint16_t class_of(const char *text)
     return sc_token_classify(text, strlen(text), false);
 }
 
-#define ASSERT_LEVEL(text, level)                                                                  \
-    assert_int_equal(class_of(text) & SC_TOKEN_LEVEL, level)
+#define ASSERT_LEVEL(text, level) assert_int_equal(class_of(text) & SC_TOKEN_LEVEL, level)
 
 static void tokens_are_classed_by_how_they_end(void **state)
 {
@@ -45,7 +44,8 @@ static void tokens_are_classed_by_how_they_end(void **state)
 
 /* A small vocabulary with one token a class; ids are indices. */
 static const char vocab_json[] =
-    "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"<s>\":0,\"a\":1,\".\":2,\",\":3,\"5\":4,\"\u010a\":5,"
+    "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"<s>\":0,\"a\":1,\".\":2,\",\":3,\"5\":4,\"\u010a\":"
+    "5,"
     "\"\u010a\u010a\":6,\"\u0120w\":7,\":\":8},\"merges\":[]},"
     "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},"
     "\"decoder\":{\"type\":\"ByteLevel\"},"

@@ -104,8 +104,8 @@ static void *gather(void *arg)
     for (uint32_t i = 0; i < 3; i++)
         for (uint32_t j = 0; j < widths[c->comm->rank]; j++)
             src[i * widths[c->comm->rank] + j] = (float)(100 * i + 10 * c->comm->rank + j);
-    c->st = c->comm->ops->gather_cols(c->comm, src, 3, widths,
-                                      c->comm->rank == 0 ? gathered : NULL, &err);
+    c->st = c->comm->ops->gather_cols(c->comm, src, 3, widths, c->comm->rank == 0 ? gathered : NULL,
+                                      &err);
     return NULL;
 }
 

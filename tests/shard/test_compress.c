@@ -1,4 +1,5 @@
-/* Compression in the engine: shards agree, ratios are met, exact stays exact, flags do what they say. */
+/* Compression in the engine: shards agree, ratios are met, exact stays exact, flags do what they
+ * say. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -42,8 +43,11 @@ static struct labels run_labels(struct rig *rig, const struct sc_recipe *recipe,
 {
     struct labels l = {.prompt_len = prompt_len};
     struct sc_err err = SC_ERR_INIT;
-    const struct sc_plan_open open = {.slot = 2, .recipe = recipe, .prompt_len = prompt_len,
-                                      .on_chunk = note_chunk, .on_chunk_ctx = &l};
+    const struct sc_plan_open open = {.slot = 2,
+                                      .recipe = recipe,
+                                      .prompt_len = prompt_len,
+                                      .on_chunk = note_chunk,
+                                      .on_chunk_ctx = &l};
     const struct sc_plan plan = {.opens = &open, .n_opens = 1};
     must(sc_engine_step(rig->engine, &plan, NULL, &err), &err);
     seq_run(rig, 2, recipe, prompt_len, ids, 0, n, 200, NULL);
@@ -96,7 +100,8 @@ static void the_ratio_asked_for_is_about_the_ratio_kept(void **state)
         (void)run_labels(&rig, &recipe, ids, N, N, &stats);
         double got = (double)stats.cores / (double)stats.compressed_tokens;
         print_message("asked %.2f, kept %.3f\n", (double)ratio, got);
-        assert_true(got <= (double)ratio + 0.02); /* a budget is strict; one core a chunk at least */
+        assert_true(got <=
+                    (double)ratio + 0.02); /* a budget is strict; one core a chunk at least */
         assert_true(got < last);
         last = got;
     }
@@ -166,8 +171,8 @@ static void exact_layers_sinks_and_window_stay_exact(void **state)
     assert_int_equal(sc_engine_layer_entries(rig.engine, 0, 0), N);
     uint32_t last = sc_recipe_compressed_limit(&recipe, N, N - 1);
     assert_true(last > 0);
-    /* The second layer: sinks first, one by one and unchanged. Its input comes from the first, exact
-     * layer, so positions below the first cut have the same keys in both sequences. */
+    /* The second layer: sinks first, one by one and unchanged. Its input comes from the first,
+     * exact layer, so positions below the first cut have the same keys in both sequences. */
     for (uint32_t e = 0; e < recipe.n_sinks; e++)
         for (uint32_t h = 0; h < c->n_kv_heads; h++) {
             float k[2][SC_HEAD_DIM_MAX], v[2][SC_HEAD_DIM_MAX], bias[2];
@@ -178,7 +183,8 @@ static void exact_layers_sinks_and_window_stay_exact(void **state)
             assert_memory_equal(v[0], v[1], c->head_dim * sizeof(float));
             assert_true(bias[0] == 0.0f && bias[1] == 0.0f);
         }
-    uint32_t n = sc_engine_layer_entries(rig.engine, 0, 1), cores = sc_engine_layer_cores(rig.engine, 0, 1);
+    uint32_t n = sc_engine_layer_entries(rig.engine, 0, 1),
+             cores = sc_engine_layer_cores(rig.engine, 0, 1);
     assert_true(cores < 60);
     assert_true(n - cores >= N - last); /* everything after the last epoch */
     rig_close(&rig);
@@ -237,8 +243,11 @@ static void special_tokens_stay_alone_in_their_chunks(void **state)
     struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
     recipe.n_sinks = 0;
     recipe.similarity_threshold = 0.01f; /* everything that may merge does */
-    const struct sc_plan_open open = {.slot = 0, .recipe = &recipe, .prompt_len = N,
-                                      .on_chunk = check_alone, .on_chunk_ctx = &alone};
+    const struct sc_plan_open open = {.slot = 0,
+                                      .recipe = &recipe,
+                                      .prompt_len = N,
+                                      .on_chunk = check_alone,
+                                      .on_chunk_ctx = &alone};
     const struct sc_plan plan = {.opens = &open, .n_opens = 1};
     must(sc_engine_step(rig.engine, &plan, NULL, &err), &err);
     seq_run(&rig, 0, &recipe, N, ids, 0, N, 100, NULL);

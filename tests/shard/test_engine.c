@@ -1,4 +1,5 @@
-/* Plans: what is refused before anything runs, pages that come back, failing devices, no allocation. */
+/* Plans: what is refused before anything runs, pages that come back, failing devices, no
+ * allocation. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -82,8 +83,8 @@ static void steps_allocate_nothing(void **state)
 static enum sc_status try_run(struct rig *rig, uint32_t slot, uint32_t pos0, const int32_t *ids,
                               uint32_t n, struct sc_err *err)
 {
-    const struct sc_plan_run run = {.slot = slot, .pos0 = pos0, .n_tokens = n, .tokens = ids,
-                                    .want = SC_LOGITS_LAST};
+    const struct sc_plan_run run = {
+        .slot = slot, .pos0 = pos0, .n_tokens = n, .tokens = ids, .want = SC_LOGITS_LAST};
     const struct sc_plan plan = {.runs = &run, .n_runs = 1};
     struct sc_run_result result;
     sc_err_clear(err);
@@ -186,8 +187,8 @@ static struct sc_backend_ops failing_ops;
 static const struct sc_backend_ops *good_ops;
 
 static enum sc_status failing_matmul(struct sc_backend *be, const struct sc_matrix *w,
-                                     const float *x, uint32_t x_stride, float *y,
-                                     uint32_t y_stride, uint32_t n, struct sc_err *err)
+                                     const float *x, uint32_t x_stride, float *y, uint32_t y_stride,
+                                     uint32_t n, struct sc_err *err)
 {
     if (calls_until_failure >= 0 && atomic_fetch_sub(&calls_until_failure, 1) == 0)
         return sc_fail(err, SC_EDEVICE, "the device is gone");
@@ -240,8 +241,9 @@ static void a_device_error_at_any_call_stops_the_group_and_a_reset_mends_it(void
     rig_close(&rig);
 }
 
-/* Rank 1 believes that it has one page less, or that a sequence is compressed further: the digest that is
- * compared at the start of each step must tell, before any collective takes its shape from it. */
+/* Rank 1 believes that it has one page less, or that a sequence is compressed further: the digest
+ * that is compared at the start of each step must tell, before any collective takes its shape from
+ * it. */
 static void a_rank_whose_state_differs_is_found_before_the_step(void **state)
 {
     (void)state;

@@ -71,7 +71,8 @@ static void check_model(const char *name, uint32_t n_ranks)
     int32_t ids[512];
     float *want, *got;
     size_t n_want;
-    json_t *golden = read_golden(name, &want, &n_want), *prompts = json_object_get(golden, "prompts");
+    json_t *golden = read_golden(name, &want, &n_want),
+           *prompts = json_object_get(golden, "prompts");
     char dir[1024];
 
     (void)snprintf(dir, sizeof(dir), "%s/tests/golden/%s", SC_SOURCE_DIR, name);

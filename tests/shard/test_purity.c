@@ -1,5 +1,5 @@
-/* The cache after a prefix is a function of its tokens, the recipe and the model: whatever the blocks,
- * the batch mates, the threads or the history, entries and logits have the same bits. */
+/* The cache after a prefix is a function of its tokens, the recipe and the model: whatever the
+ * blocks, the batch mates, the threads or the history, entries and logits have the same bits. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -42,8 +42,7 @@ static struct outcome run_alone(struct rig *rig, uint32_t slot, const struct sc_
 
 static void assert_same(const struct rig *rig, const struct outcome *a, const struct outcome *b)
 {
-    assert_memory_equal(a->logits, b->logits,
-                        (size_t)N * rig->model->config.vocab * sizeof(float));
+    assert_memory_equal(a->logits, b->logits, (size_t)N * rig->model->config.vocab * sizeof(float));
     assert_true(a->entries == b->entries);
     assert_true(a->stats.physical_entries == b->stats.physical_entries);
 }
@@ -97,7 +96,8 @@ static void bf16_pages_keep_the_rule(void **state)
     check_blocks("llama31", 2, SC_KV_COMPRESSED, bf16_pages);
 }
 
-/* Five sequences of different modes and lengths run in one plan each step; the first must not notice. */
+/* Five sequences of different modes and lengths run in one plan each step; the first must not
+ * notice. */
 static void batch_mates_change_nothing(void **state)
 {
     (void)state;
@@ -130,7 +130,9 @@ static void batch_mates_change_nothing(void **state)
             if (n == 0)
                 continue;
             first = s == 0 ? n_runs : first;
-            runs[n_runs++] = (struct sc_plan_run){.slot = s, .pos0 = pos[s], .n_tokens = n,
+            runs[n_runs++] = (struct sc_plan_run){.slot = s,
+                                                  .pos0 = pos[s],
+                                                  .n_tokens = n,
                                                   .tokens = ids[s] + pos[s],
                                                   .want = s == 0 ? SC_LOGITS_ALL : SC_LOGITS_LAST};
         }

@@ -53,7 +53,7 @@ static void exact_recipes_have_no_cuts_and_one_id(void **state)
 {
     (void)state;
     struct sc_recipe a = make(SC_KV_EXACT), b = a;
-    struct sc_hash none = {{0}}, other = {{1}};
+    struct sc_recipe_context none = {0}, other = {.calibration = {{1}}};
     b.target_ratio = 0.5f;
     assert_int_equal(sc_recipe_next_cut(&a, 100, 5), UINT32_MAX);
     for (uint32_t t = 0; t < 100000; t += 37) {
@@ -70,7 +70,8 @@ static void every_field_of_a_compressed_recipe_is_in_its_id(void **state)
 {
     (void)state;
     struct sc_recipe v[20];
-    struct sc_hash ids[22], none = {{0}}, other = {{1}};
+    struct sc_hash ids[26];
+    struct sc_recipe_context none = {0}, other = {.calibration = {{1}}};
     for (size_t i = 0; i < SC_ARRAY_LEN(v); i++)
         v[i] = make(SC_KV_COMPRESSED);
     v[1].metric = SC_METRIC_COS_PRE;
@@ -97,6 +98,12 @@ static void every_field_of_a_compressed_recipe_is_in_its_id(void **state)
     ids[20] = sc_recipe_id(&v[0], &other);
     struct sc_recipe exact = make(SC_KV_EXACT);
     ids[21] = sc_recipe_id(&exact, &none);
+    struct sc_recipe_context kv = {.kv_dtype = SC_DTYPE_BF16},
+                             weights = {.weight_dtype = SC_DTYPE_BF16};
+    ids[22] = sc_recipe_id(&v[0], &kv);
+    ids[23] = sc_recipe_id(&v[0], &weights);
+    ids[24] = sc_recipe_id(&exact, &kv);
+    ids[25] = sc_recipe_id(&exact, &weights);
     for (size_t i = 0; i < SC_ARRAY_LEN(ids); i++)
         for (size_t j = 0; j < i; j++)
             if (memcmp(&ids[i], &ids[j], sizeof(ids[i])) == 0)

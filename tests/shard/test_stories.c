@@ -32,8 +32,12 @@ static void greedy_ids_are_the_expected_ones_at_every_size(void **state)
         seq_open(&rig, 0, &recipe, 1);
         int32_t token = (int32_t)json_integer_value(json_array_get(want, 0));
         for (uint32_t i = 0; i + 1 < n; i++) {
-            const struct sc_plan_run run = {.slot = 0, .pos0 = i, .n_tokens = 1, .tokens = &token,
-                                            .want = SC_LOGITS_LAST, .sampler = sampler};
+            const struct sc_plan_run run = {.slot = 0,
+                                            .pos0 = i,
+                                            .n_tokens = 1,
+                                            .tokens = &token,
+                                            .want = SC_LOGITS_LAST,
+                                            .sampler = sampler};
             const struct sc_plan plan = {.runs = &run, .n_runs = 1};
             struct sc_run_result result;
             must(sc_engine_step(rig.engine, &plan, &result, &err), &err);
