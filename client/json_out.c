@@ -1,6 +1,6 @@
 #include "client/json_out.h"
 
-#include "client/utf8.h"
+#include "base/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>

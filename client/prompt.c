@@ -1,6 +1,6 @@
 #include "client/prompt.h"
 
-#include "client/utf8.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -117,6 +117,8 @@ static enum sc_status take_stops(struct sc_arena *arena, const json_t *value,
     for (size_t i = 0; i < json_array_size(value); i++) {
         enum sc_status st = take_string(arena, "an item of stop", json_array_get(value, i),
                                         &format->stops[format->n_stops], err);
+        if (st == SC_OK && format->stops[format->n_stops][0] == '\0')
+            st = sc_fail(err, SC_EINVAL, "prompt format: an item of stop is empty");
         if (st != SC_OK)
             return st;
         format->n_stops++;

@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 #include "base/status.h"
-#include "client/utf8.h"
+#include "base/utf8.h"
 
 /* A stream of model text. To a terminal go whole characters only, and control characters and bytes
  * that are not UTF-8 as U+FFFD: a model must not steer a terminal. To a pipe or a file goes every

@@ -185,6 +185,18 @@ static enum sc_status warm_up(struct sc_app *app, struct sc_err *err)
     return SC_OK;
 }
 
+/* A model without a template, or with one that we do not understand, serves all but messages. */
+static void open_chat(struct sc_app *app)
+{
+    enum sc_status st = sc_chat_template_open_dir(app->model->dir, &app->chat, &app->no_chat);
+
+    if (st == SC_ENOENT)
+        sc_notice("no chat template", "reason=\"%s\"", app->no_chat.text);
+    else if (st != SC_OK)
+        sc_warn("chat template refused", "reason=\"%s\" uses=\"text and token_ids only\"",
+                app->no_chat.text);
+}
+
 enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
 {
     struct sc_sched_opts opts = {.queue_max = app->config->queue_max,
@@ -192,6 +204,8 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
                                  .auto_min_tokens = app->config->auto_min_tokens};
     enum sc_status st = sc_model_open(app->config->model_dir, &app->model, err);
 
+    if (st == SC_OK)
+        open_chat(app);
     if (st == SC_OK)
         st = open_engine(app, err);
     if (st == SC_OK)
@@ -224,6 +238,7 @@ void sc_app_close(struct sc_app *app)
     sc_dispatch_close(app->dispatch);
     sc_watchers_close(app->watchers);
     sc_symbols_close(app->symbols);
+    sc_chat_template_close(app->chat);
     sc_model_close(app->model);
     if (app->config != NULL) {
         sc_registry_fini(&app->registry);

@@ -14,6 +14,7 @@
 #include "daemon/dispatch.h"
 #include "daemon/health.h"
 #include "daemon/registry.h"
+#include "model/chat_template.h"
 #include "scheduler/scheduler.h"
 
 struct sc_server;
@@ -33,6 +34,8 @@ struct sc_app {
     struct sc_server *server;     /* borrowed; for its numbers */
 
     struct sc_model *model;
+    struct sc_chat_template *chat; /* NULL: no_chat.text says why; all else works */
+    struct sc_err no_chat;
     struct sc_engine *engine;
     struct sc_sched *sched;
     struct sc_engine_info engine_info; /* as of load; live numbers are in the scheduler's stats */

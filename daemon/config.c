@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/address.h"
+#include "daemon/config_scan.h"
 #include "shard/engine.h"
 
 /* ---- storing one value ---- */
@@ -306,6 +307,9 @@ enum sc_status sc_config_parse(struct sc_config *config, const char *text, const
     enum sc_status st;
     config_t file;
 
+    st = sc_config_scan(text, name, err);
+    if (st != SC_OK)
+        return st;
     config_init(&file);
     if (config_read_string(&file, text) != CONFIG_TRUE) {
         st = sc_fail(err, SC_EINVAL, "%s:%d: %s", name, config_error_line(&file),

@@ -6,7 +6,7 @@
 #include <sys/random.h>
 
 #include "daemon/registry.h"
-#include "daemon/utf8.h"
+#include "base/utf8.h"
 #include "proto/optional.h"
 
 typedef Semanticache__V1__SamplingParams Sampling;
@@ -246,12 +246,18 @@ static enum sc_status take_ids(const struct sc_convert *c, const Semanticache__V
     return SC_OK;
 }
 
+/* ---- messages ---- */
+
 /* Checked as far as it can be, so that what a client gets wrong is told before what we lack. */
-static enum sc_status refuse_messages(const Semanticache__V1__ChatMessages *messages,
-                                      struct sc_err *err)
+static enum sc_status check_messages(const struct sc_convert *c,
+                                     const Semanticache__V1__ChatMessages *messages,
+                                     struct sc_err *err)
 {
     if (messages->n_messages == 0)
         return sc_fail(err, SC_EINVAL, "messages: none");
+    if (messages->n_messages > SC_CHAT_MESSAGES_MAX)
+        return sc_fail(err, SC_EINVAL, "messages: %zu, limit %u", messages->n_messages,
+                       SC_CHAT_MESSAGES_MAX);
     for (size_t i = 0; i < messages->n_messages; i++) {
         const ProtobufCBinaryData *text = &messages->messages[i]->content;
         size_t valid = sc_utf8_valid_prefix(text->data, text->len);
@@ -260,8 +266,75 @@ static enum sc_status refuse_messages(const Semanticache__V1__ChatMessages *mess
                            "messages[%zu].content: not valid UTF-8 at byte %zu of %zu", i, valid,
                            text->len);
     }
-    return sc_fail(err, SC_ENOTSUP,
-                   "messages: chat prompts are not available yet; send text or token_ids");
+    if (c->chat == NULL)
+        return sc_fail(err, SC_ENOTSUP, "messages: %s; send text or token_ids",
+                       c->no_chat != NULL && c->no_chat[0] != '\0' ? c->no_chat
+                                                                   : "no chat template");
+    return SC_OK;
+}
+
+/* The token's text; none, that is length 0, for id -1. */
+static enum sc_status token_text(const struct sc_convert *c, int32_t id, struct sc_text *text,
+                                 struct sc_err *err)
+{
+    return id < 0 ? SC_OK : sc_tokenizer_decode(c->model->tok, &id, 1, false, text, err);
+}
+
+static enum sc_status render(const struct sc_convert *c,
+                             const Semanticache__V1__ChatMessages *messages,
+                             struct sc_chat_message *pairs, struct sc_text *ret, struct sc_err *err)
+{
+    struct sc_text bos = {0}, eos = {0};
+    enum sc_status st = token_text(c, sc_tokenizer_bos(c->model->tok), &bos, err);
+
+    if (st == SC_OK)
+        st = token_text(c, sc_tokenizer_eos(c->model->tok), &eos, err);
+    for (size_t i = 0; i < messages->n_messages; i++) {
+        const Semanticache__V1__ChatMessage *m = messages->messages[i];
+        pairs[i] = (struct sc_chat_message){
+            .role = m->role,
+            .role_len = strlen(m->role),
+            .content = m->content.len > 0 ? (const char *)m->content.data : "",
+            .content_len = m->content.len,
+        };
+    }
+    if (st == SC_OK) {
+        const struct sc_chat_request request = {
+            .messages = pairs,
+            .n_messages = messages->n_messages,
+            .add_generation_prompt = SC_PB_GET(messages, add_generation_prompt, true),
+            .bos_token = bos.bytes,
+            .eos_token = eos.bytes,
+        };
+        st = sc_chat_template_render(c->chat, &request, ret, err);
+    }
+    sc_text_fini(&bos);
+    sc_text_fini(&eos);
+    return st == SC_OK ? SC_OK : sc_err_prefix(err, st, "messages");
+}
+
+/* As transformers does it: the template writes the special tokens, the tokenizer adds none. */
+static enum sc_status take_messages(const struct sc_convert *c,
+                                    const Semanticache__V1__ChatMessages *messages,
+                                    struct sc_params *params, struct sc_err *err)
+{
+    struct sc_text text = {0};
+    struct sc_chat_message *pairs = NULL;
+    enum sc_status st = check_messages(c, messages, err);
+
+    if (st != SC_OK)
+        return st;
+    pairs = calloc(messages->n_messages, sizeof(*pairs));
+    if (pairs == NULL)
+        return sc_fail(err, SC_ENOMEM, "messages: no memory for %zu", messages->n_messages);
+    st = render(c, messages, pairs, &text, err);
+    if (st == SC_OK) {
+        const ProtobufCBinaryData bytes = {.len = text.len, .data = (uint8_t *)text.bytes};
+        st = sc_convert_text(c, "messages", &bytes, false, true, &params->prompt, err);
+    }
+    sc_text_fini(&text);
+    free(pairs);
+    return st;
 }
 
 static enum sc_status finish_prompt(const struct sc_convert *c, struct sc_params *params,
@@ -299,7 +372,8 @@ static enum sc_status take_prompt(const struct sc_convert *c,
         st = take_ids(c, request->token_ids, params, err);
         break;
     case SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_MESSAGES:
-        return refuse_messages(request->messages, err);
+        st = take_messages(c, request->messages, params, err);
+        break;
     case SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS:
         return sc_fail(err, SC_ENOTSUP,
                        "documents: prompts made of stored documents are not available yet; send "

@@ -8,6 +8,7 @@
 #define SC_DAEMON_CONVERT_H
 
 #include "daemon/config.h"
+#include "model/chat_template.h"
 #include "scheduler/scheduler.h"
 #include "semanticache/v1/control.pb-c.h"
 #include "semanticache/v1/inference.pb-c.h"
@@ -22,6 +23,8 @@ struct sc_convert {
     const struct sc_model *model;
     const struct sc_config *config;
     uint32_t max_context;
+    const struct sc_chat_template *chat; /* NULL: messages are refused, for this reason: */
+    const char *no_chat;
 };
 
 struct sc_params {

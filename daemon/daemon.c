@@ -229,6 +229,26 @@ static enum sc_status block_signals(struct daemon *d, struct sc_err *err)
     return SC_OK;
 }
 
+/* Weights are read from their mapped files. One that is made shorter under us cannot be survived,
+ * but the log can say why. */
+static void on_bus_error(int signal_number)
+{
+    static const char text[] = "error: a mapped file was cut off: model files must be replaced by "
+                               "renaming new ones over them, not written in place\n";
+
+    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+    (void)raise(signal_number); /* the default action: SA_RESETHAND */
+}
+
+static void explain_bus_error(void)
+{
+    struct sigaction old, action = {.sa_handler = on_bus_error, .sa_flags = (int)SA_RESETHAND};
+
+    /* A sanitizer's own handler says more. */
+    if (sigaction(SIGBUS, NULL, &old) == 0 && old.sa_handler == SIG_DFL)
+        (void)sigaction(SIGBUS, &action, NULL);
+}
+
 /* A listener that once ran out of descriptors never accepts again: have as many as we may. */
 static void raise_descriptor_limit(void)
 {
@@ -247,6 +267,7 @@ static enum sc_status start(struct daemon *d, struct sc_err *err)
     int e;
 
     raise_descriptor_limit();
+    explain_bus_error();
     st = block_signals(d, err);
     if (st == SC_OK)
         st = sc_app_open(d->config, &d->app, err);

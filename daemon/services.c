@@ -37,5 +37,10 @@ bool sc_service_is_served(const struct sc_service *service)
 struct sc_convert sc_app_convert(const struct sc_app *app)
 {
     return (struct sc_convert){
-        .model = app->model, .config = app->config, .max_context = app->engine_info.max_context};
+        .model = app->model,
+        .config = app->config,
+        .max_context = app->engine_info.max_context,
+        .chat = app->chat,
+        .no_chat = app->no_chat.text,
+    };
 }

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/utf8.h"
+#include "base/utf8.h"
 
 #define DEPTH_MAX  16
 #define PATH_BYTES 160

@@ -229,6 +229,15 @@ static bool inner_name(struct sc_chat_run *r, enum sc_chat_name_kind kind,
     return true;
 }
 
+/* What select, map and their kin read: falsy values have no items, whatever their type. */
+static bool input_items(struct sc_chat_run *r, const struct sc_chat_value *v,
+                        const struct sc_chat_seq **ret)
+{
+    static const struct sc_chat_seq empty = {0};
+    *ret = &empty;
+    return !sc_chat_truth(v) || sc_chat_items(r, v, ret);
+}
+
 /* select, reject: of the value; selectattr, rejectattr: of an attribute. A name of a test and its
  * arguments may follow; without, truth decides. */
 static bool select_items(struct sc_chat_run *r, int id, const struct sc_chat_value *v,
@@ -247,7 +256,7 @@ static bool select_items(struct sc_chat_run *r, int id, const struct sc_chat_val
         if (!inner_name(r, SC_CHAT_NAMED_TEST, &args->v[skip], rest.n, &test))
             return false;
     }
-    if (!sc_chat_items(r, v, &seq))
+    if (!input_items(r, v, &seq))
         return false;
     struct sc_chat_value *taken = sc_chat_take(r, seq->n * sizeof(*taken));
     if (taken == NULL)
@@ -282,7 +291,7 @@ static bool map(struct sc_chat_run *r, const struct sc_chat_value *v,
     } else if (path == NULL) {
         return sc_chat_fail(r, SC_EINVAL, "map takes a filter or an attribute");
     }
-    if (!sc_chat_items(r, v, &seq))
+    if (!input_items(r, v, &seq))
         return false;
     struct sc_chat_value *out = sc_chat_take(r, seq->n * sizeof(*out));
     if (out == NULL)

@@ -228,7 +228,7 @@ bool sc_chat_get_item(struct sc_chat_run *r, const struct sc_chat_value *obj,
     if (key->type == SC_CHAT_SLICE) {
         if (obj->type == SC_CHAT_STR || obj->type == SC_CHAT_LIST || obj->type == SC_CHAT_TUPLE)
             return slice(r, obj, key, ret);
-        return missing(r, obj, key, ret);
+        return sc_chat_fail(r, SC_EINVAL, "'%s' object cannot be sliced", sc_chat_type_name(obj));
     }
     if (!element(r, obj, key, &found, ret) ||
         (!found && key->type == SC_CHAT_STR && !attribute(r, obj, key, &found, ret)))

@@ -96,6 +96,7 @@ static void wrong_format_files_are_refused(void **state)
         {"{\"question_prefix\": 3}", "question_prefix is not a string"},
         {"{\"stop\": \"x\"}", "stop must be a list"},
         {"{\"stop\": [1]}", "an item of stop"},
+        {"{\"stop\": [\"\"]}", "an item of stop is empty"},
         {"{\"anwser_prefix\": \"x\"}", "unknown key 'anwser_prefix'"},
         {"{\"stop\": [], \"stop\": []}", "duplicate"},
         {"{\"stop\": [\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"0\",\"1\",\"2\","

@@ -24,7 +24,8 @@ static int fixture_open(void **state)
         return -1;
     }
     f->model.dir = (char *)(uintptr_t)FIXTURE_DIR;
-    f->convert = (struct sc_convert){&f->model, &f->config, f->model.config.max_positions};
+    f->convert = (struct sc_convert){
+        .model = &f->model, .config = &f->config, .max_context = f->model.config.max_positions};
     *state = f;
     return 0;
 }

@@ -72,6 +72,11 @@ static void bad_settings_name_file_line_and_key(void **state)
          "x.conf:1: ", "server.listen: must be a string or a list"},
         {"server: {\n listen = \n};", "x.conf:3: ", "syntax error"},
         {"server: { insecure = true; insecure = true; };", "x.conf:1: ", ""},
+        {"/* 1\n*/ server: {\n queue_max = 4294967297; };",
+         "x.conf:3: ", "4294967297: number out of"},
+        {"server: { queue_max = 99999999999999999999L; };", "x.conf:1: ", "number out of range"},
+        {"server: { queue_max = 0x100000001; };", "x.conf:1: ", "0x100000001: number out of range"},
+        {"# 1\n\n  @include \"/dev/zero\"\n", "x.conf:3: ", "@include is not supported"},
     };
 
     (void)state;
@@ -86,6 +91,20 @@ static void bad_settings_name_file_line_and_key(void **state)
         assert_text_has(err.text, cases[i].what);
         assert_memory_equal(&c, &untouched, sizeof(c));
     }
+}
+
+static void what_looks_like_a_refused_word_is_fine_in_strings_and_comments(void **state)
+{
+    struct sc_config c;
+    struct sc_err err = SC_ERR_INIT;
+
+    (void)state;
+    assert_ok(parse("# @include 4294967297\n// 4294967297\n/* @include\n4294967297 */\n"
+                    "model: { dir = \"/m \\\" @include 4294967297\"; };\n"
+                    "kv: { target_ratio = 2.5e-1; }; server: { queue_max = 100L; };",
+                    &c, &err));
+    assert_string_equal(c.model_dir, "/m \" @include 4294967297");
+    assert_int_equal(c.queue_max, 100);
 }
 
 static void sizes_and_durations_are_exact(void **state)
@@ -264,6 +283,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_settings_are_taken),
         cmocka_unit_test(bad_settings_name_file_line_and_key),
+        cmocka_unit_test(what_looks_like_a_refused_word_is_fine_in_strings_and_comments),
         cmocka_unit_test(sizes_and_durations_are_exact),
         cmocka_unit_test(parts_must_fit_together),
         cmocka_unit_test(the_command_line_overrides_the_file),

@@ -306,7 +306,7 @@ static void what_is_not_there_yet_says_so(void **state)
     messages.messages = list;
     messages.n_messages = 1;
     assert_int_equal(convert(*state, &r, &p, &err), SC_ENOTSUP);
-    assert_text_has(err.text, "not available yet");
+    assert_text_has(err.text, "messages: no chat template; send text");
     init(&r);
     r.m.prompt_case = SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS;
     assert_int_equal(convert(*state, &r, &p, &err), SC_ENOTSUP);
@@ -314,6 +314,70 @@ static void what_is_not_there_yet_says_so(void **state)
     SC_PB_SET(&r.sampling, prompt_logprobs, 1);
     assert_int_equal(convert(*state, &r, &p, &err), SC_ENOTSUP);
     assert_text_has(err.text, "sampling.prompt_logprobs");
+}
+
+/* What the prompt's ids say, special tokens included. */
+static void expect_prompt(const struct fixture *f, const struct sc_params *p, const char *want)
+{
+    struct sc_text text = {0};
+    struct sc_err err = SC_ERR_INIT;
+
+    assert_ok(
+        sc_tokenizer_decode(f->model.tok, p->opts.prompt, p->opts.n_prompt, false, &text, &err));
+    assert_string_equal(text.bytes, want);
+    sc_text_fini(&text);
+}
+
+static void messages_become_the_prompt_that_the_template_writes(void **state)
+{
+    static const char source[] =
+        "{{ bos_token }}{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}"
+        "{{ raise_exception('no role ' + m.role) }}{% endif %}[{{ m.role }}] {{ m.content|trim }}\n"
+        "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+    uint8_t hello[] = " Hello ", cut[] = "a\xe2";
+    Semanticache__V1__ChatMessages messages = SEMANTICACHE__V1__CHAT_MESSAGES__INIT;
+    Semanticache__V1__ChatMessage message = SEMANTICACHE__V1__CHAT_MESSAGE__INIT;
+    Semanticache__V1__ChatMessage *list[] = {&message};
+    struct fixture *f = *state;
+    struct sc_chat_template *tpl = NULL;
+    struct sc_text bos = {0};
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_params p;
+    struct request r;
+    int32_t bos_id = sc_tokenizer_bos(f->model.tok);
+    char want[200];
+
+    assert_ok(sc_chat_template_open(source, sizeof(source) - 1, &tpl, &err));
+    f->convert.chat = tpl;
+    assert_true(bos_id >= 0);
+    assert_ok(sc_tokenizer_decode(f->model.tok, &bos_id, 1, false, &bos, &err));
+    init(&r);
+    r.m.prompt_case = SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_MESSAGES;
+    r.m.messages = &messages;
+    messages.messages = list;
+    messages.n_messages = 1;
+    message.role = (char *)(uintptr_t) "user";
+    message.content = (ProtobufCBinaryData){.len = sizeof(hello) - 1, .data = hello};
+    assert_ok(convert(f, &r, &p, &err));
+    assert_int_equal(p.opts.prompt[0], bos_id); /* parsed, and only the template's */
+    assert_int_not_equal(p.opts.prompt[1], bos_id);
+    (void)snprintf(want, sizeof(want), "%s[user] Hello\n[assistant]", bos.bytes);
+    expect_prompt(f, &p, want);
+    sc_params_fini(&p);
+    SC_PB_SET(&messages, add_generation_prompt, 0);
+    assert_ok(convert(f, &r, &p, &err));
+    (void)snprintf(want, sizeof(want), "%s[user] Hello\n", bos.bytes);
+    expect_prompt(f, &p, want);
+    sc_params_fini(&p);
+    message.role = (char *)(uintptr_t) "tool";
+    assert_int_equal(convert(f, &r, &p, &err), SC_EINVAL);
+    assert_string_equal(err.text, "messages: no role tool");
+    message.content = (ProtobufCBinaryData){.len = sizeof(cut) - 1, .data = cut};
+    assert_int_equal(convert(f, &r, &p, &err), SC_EINVAL);
+    assert_text_has(err.text, "messages[0].content: not valid UTF-8 at byte 1 of 2");
+    f->convert.chat = NULL;
+    sc_chat_template_close(tpl);
+    sc_text_fini(&bos);
 }
 
 static void request_ids_are_printable_and_short(void **state)
@@ -349,6 +413,7 @@ int main(void)
         TEST(prompts_are_checked),
         TEST(text_must_be_utf8),
         TEST(what_is_not_there_yet_says_so),
+        TEST(messages_become_the_prompt_that_the_template_writes),
         TEST(request_ids_are_printable_and_short),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

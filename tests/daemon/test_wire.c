@@ -1,7 +1,7 @@
 #include "testing.h"
 
 #include "daemon/unpack.h"
-#include "daemon/utf8.h"
+#include "base/utf8.h"
 #include "daemon/wire.h"
 #include "semanticache/v1/inference.pb-c.h"
 

@@ -11,7 +11,6 @@ import pathlib
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -230,12 +229,6 @@ def daemon_binary():
     return path
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def model_with_context(folder, source, positions):
     """A model directory like source that serves longer contexts: weights do not depend on it."""
     target = pathlib.Path(folder, f"{source.name}-{positions}")
@@ -251,19 +244,33 @@ def model_with_context(folder, source, positions):
 
 class Daemon:
     def __init__(self, model, args=(), target=None):
-        self.port = free_port()
-        self.target = target or f"127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile("w+", prefix="semanticached-", suffix=".log")
-        command = [daemon_binary(), "--model", str(model), "--listen", self.target]
+        listen = target or "127.0.0.1:0"
+        command = [daemon_binary(), "--model", str(model), "--listen", listen]
         command += ["--kv-memory", "256MiB", "--drain-timeout", "300s", *args]
         command += shlex.split(os.environ.get("SC_E2E_DAEMON_ARGS", ""))
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
-        self.client = Client(self.target)
+        self.client = None
         try:
+            self.port = self.wait_until_listening()
+            self.target = target or f"127.0.0.1:{self.port}"
+            self.client = Client(self.target)
             self.wait_until_serving()
         except BaseException:
             self.kill()
             raise
+
+    def wait_until_listening(self):
+        """The port, which the log tells: one that was free a moment ago may be another test's."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            for line in self.tail().splitlines():
+                if " listening " in line and "port=" in line:
+                    return int(line.split("port=")[1].split()[0])
+            if self.process.poll() is not None:
+                raise AssertionError(f"exited with {self.process.returncode}:\n{self.tail()}")
+            time.sleep(0.02)
+        raise AssertionError(f"not listening after {PATIENCE_S} s:\n{self.tail()}")
 
     def wait_until_serving(self):
         end = time.monotonic() + PATIENCE_S
@@ -303,7 +310,8 @@ class Daemon:
             self.kill()
 
     def kill(self):
-        self.client.close()
+        if self.client is not None:
+            self.client.close()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

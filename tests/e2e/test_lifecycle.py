@@ -1,6 +1,9 @@
 """The daemon as a process: start, drain, stop, and what a drain must not lose."""
 
 import concurrent.futures
+import ctypes
+import os
+import pathlib
 import tempfile
 import time
 import unittest
@@ -127,6 +130,66 @@ class Lifecycle(unittest.TestCase):
         (self.model / "model.safetensors").unlink()
         (self.model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
         self.assert_does_not_start(self.model, "127.0.0.1:0", "model.safetensors")
+
+
+class StoppedThread:
+    """One thread of a process, held by ptrace: the nearest to a rank that hangs."""
+
+    SEIZE, INTERRUPT, DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+
+    def __init__(self, tid):
+        self.tid = tid
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.ptrace.argtypes = [ctypes.c_long] * 4
+
+    def trace(self, request):
+        if self.libc.ptrace(request, self.tid, 0, 0) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def __enter__(self):
+        self.trace(self.SEIZE)
+        self.trace(self.INTERRUPT)
+        os.waitpid(self.tid, self.WALL)
+
+    def __exit__(self, *_):
+        self.trace(self.DETACH)
+
+
+class StuckRank(h.DaemonCase):
+    ARGS = ("--tensor-parallel", "2", "--set", "engine.stuck_after=1s")
+
+    def rank_thread(self, rank):
+        for task in pathlib.Path(f"/proc/{self.daemon.process.pid}/task").iterdir():
+            if (task / "comm").read_text().strip() == f"sc-rank-{rank}":
+                return int(task.name)
+        return self.fail(f"no thread of rank {rank}")
+
+    def state(self):
+        request = health.HealthCheckRequest()
+        return self.client.health("Check", request, timeout=h.PATIENCE_S).status
+
+    def test_a_rank_that_hangs_is_not_healthy_until_it_goes_on(self):
+        stopped = StoppedThread(self.rank_thread(1))
+        try:
+            stopped.__enter__()
+        except PermissionError as e:
+            self.skipTest(f"ptrace: {e}")
+        try:
+            self.assertEqual(self.state(), health.HealthCheckResponse.SERVING, "nothing to do yet")
+            call = self.client.stream(self.probe)
+            h.wait_until(lambda: self.state() == NOT_SERVING, "NOT_SERVING")
+            late = self.code_of_a_call_with_a_deadline()
+        finally:
+            stopped.__exit__()
+        self.assertEqual(late, Code.DEADLINE_EXCEEDED)
+        self.assertEqual(h.Told(call).ids[0], self.probe_ids)
+        h.wait_until(lambda: self.state() == health.HealthCheckResponse.SERVING, "SERVING")
+
+    def code_of_a_call_with_a_deadline(self):
+        with self.assertRaises(h.grpc.RpcError) as caught:
+            self.client.generate(self.probe, timeout=0.5)
+        return caught.exception.code()
 
 
 if __name__ == "__main__":

@@ -88,6 +88,9 @@ class FewStreams(h.DaemonCase):
         self.assertGreaterEqual(running, 1)
         self.assertLessEqual(running, 4)
         self.assertEqual(running + refused, 12)
+        # A busy server is not a dead one.
+        check = self.client.health("Check", health.HealthCheckRequest(), timeout=h.PATIENCE_S)
+        self.assertEqual(check.status, health.HealthCheckResponse.SERVING)
         for client, call in zip(clients, calls):
             call.cancel()
             client.close()

@@ -1,5 +1,6 @@
 """What a client does wrong gets one clear status, and costs the daemon nothing."""
 
+import pathlib
 import time
 
 import harness as h
@@ -179,6 +180,50 @@ class Refusals(h.DaemonCase):
         self.assertGreater(limit, 0)
         request = inference.TokenizeRequest(text=b"a" * (limit + 1))
         self.assert_refused(Code.RESOURCE_EXHAUSTED, request, call=self.client.inference.Tokenize)
+
+    def test_long_messages_are_answered_packed_or_not(self):
+        request = inference.TokenizeRequest(text=b"One two, three. " * 20_000)
+        plain = self.client.inference.Tokenize(request, timeout=h.PATIENCE_S)
+        self.assertGreater(len(plain.token_ids), 20_000)
+        for method in (h.grpc.Compression.Gzip, h.grpc.Compression.Deflate):
+            with self.subTest(method=method), self.packing_channel(method) as channel:
+                tokenize = h.Stub(channel, inference, "Inference").Tokenize
+                self.assertEqual(tokenize(request, timeout=h.PATIENCE_S), plain)
+
+    def packing_channel(self, method):
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+        return h.grpc.insecure_channel(self.daemon.target, options, compression=method)
+
+    def peak_bytes(self):
+        status = pathlib.Path(f"/proc/{self.daemon.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    def test_a_small_message_that_unpacks_to_a_large_one_is_refused_at_the_limit(self):
+        size = 512 << 20
+        # Field 15, unknown, of that many zeros.
+        payload = b"\x7a" + bytes([size >> s & 127 | 128 for s in (0, 7, 14, 21)]) + b"\x02"
+        payload += bytes(size)
+        before = self.peak_bytes()
+        with self.packing_channel(h.grpc.Compression.Gzip) as channel:
+            call = channel.unary_unary("/semanticache.v1.Inference/Tokenize")
+            self.assert_refused(
+                Code.RESOURCE_EXHAUSTED, payload, "67108864", "unpacked", call=call
+            )
+        self.assertLess(self.peak_bytes() - before, 300 << 20)
+
+    def test_what_would_make_a_reply_far_longer_than_its_request_is_refused(self):
+        ids = inference.DetokenizeRequest(token_ids=[5] * (4194304 + 1))
+        self.assert_refused(
+            Code.INVALID_ARGUMENT, ids, "4194305", "4194304", call=self.client.inference.Detokenize
+        )
+        text = inference.TokenizeRequest(text=b"\n1" * 1_000_000, return_pieces=True)
+        self.assert_refused(
+            Code.INVALID_ARGUMENT,
+            text,
+            "return_pieces",
+            "1048576",
+            call=self.client.inference.Tokenize,
+        )
 
     def test_unknown_methods_and_services_are_unimplemented_at_once(self):
         for path in (

@@ -30,7 +30,8 @@ static const struct fixture *fixture(void)
     SC_ASSERT(sc_model_config_load(MODEL_DIR, &f.model.config, &err) == SC_OK);
     SC_ASSERT(sc_tokenizer_open_dir(MODEL_DIR, &f.model.tok, &err) == SC_OK);
     f.model.dir = (char *)(uintptr_t)MODEL_DIR;
-    f.convert = (struct sc_convert){&f.model, &f.config, f.model.config.max_positions};
+    f.convert = (struct sc_convert){
+        .model = &f.model, .config = &f.config, .max_context = f.model.config.max_positions};
     return &f;
 }
 

@@ -40,7 +40,7 @@ FOREIGN = [
     (r"jansson", ("model", "shard", "daemon", "client", "tools", "bench")),
     (r"pcre2|utf8proc", ("model",)),
     (r"sodium", ("base",)),
-    (r"zlib", ("model", "shard", "tools", "bench")),
+    (r"zlib", ("model", "shard", "daemon", "tools", "bench")),
     (r"hiredis|gloo", ("shard",)),
     (r"cblas|openblas", ("bench",)),
     (r"cmocka", ()),

@@ -197,6 +197,7 @@ static void filters_of_lists(void **state)
          "messages|selectattr('tool_calls')|list|length }}{{ "
          "messages|rejectattr('role','in',['user','tool'])|map(attribute='role')|list }}",
          "11['system', 'assistant']"},
+        {"{{ none|reject('equalto',1)|list }}{{ z|map('trim')|list }}", "[][]"},
         {"{{ l|select('odd')|list }}{{ l|reject('equalto',1)|list }}{{ l|select('>',1)|list }}{{ "
          "[0,1]|select|list }}",
          "[3, 1][3, 2][3, 2][1]"},

@@ -110,6 +110,7 @@ static void runtime_errors_tell_what_and_where(void **state)
         {"{% macro m(a) %}{% endmacro %}{{ m(1,2) }}", SC_EINVAL, "takes 1 arguments, not 2"},
         {"{% macro m(a) %}{% endmacro %}{{ m(q=2) }}", SC_EINVAL, "no such named argument"},
         {"{{ m(1) }}{% macro m(a) %}{% endmacro %}", SC_EINVAL, "'m' is undefined"},
+        {"{{ n[1:] }}", SC_EINVAL, "'int' object cannot be sliced"},
         {"{{ l[::0] }}", SC_EINVAL, "step cannot be zero"},
         {"{{ {[1]:2} }}", SC_EINVAL, "unhashable"},
         {"{{ messages[3].content.strip() }}", SC_EINVAL, "has no method 'strip'"},

@@ -1,4 +1,4 @@
-#include "client/utf8.h"
+#include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,17 +50,28 @@ size_t sc_utf8_whole(const char *text, size_t len)
     return len;
 }
 
-bool sc_utf8_valid(const char *text, size_t len, size_t *ret_at)
+size_t sc_utf8_valid_prefix(const void *text, size_t len)
 {
-    for (size_t at = 0; at < len;) {
-        int n = sc_utf8_char_len(text + at, len - at);
-        if (n <= 0) {
-            *ret_at = at;
-            return false;
-        }
+    const char *s = text;
+    size_t at = 0;
+
+    while (at < len) {
+        int n = sc_utf8_char_len(s + at, len - at);
+        if (n <= 0)
+            break;
         at += (size_t)n;
     }
-    return true;
+    return at;
+}
+
+bool sc_utf8_valid(const char *text, size_t len, size_t *ret_at)
+{
+    size_t valid = sc_utf8_valid_prefix(text, len);
+
+    if (valid == len)
+        return true;
+    *ret_at = valid;
+    return false;
 }
 
 char *sc_utf8_clean(const char *text, size_t len, size_t *ret_len)

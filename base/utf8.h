@@ -1,9 +1,10 @@
-/* client/utf8.h - whole characters, wherever a stream was cut.
+/* base/utf8.h - whole characters of UTF-8 (RFC 3629: no surrogates, no overlong forms), wherever a
+ * text was cut.
  *
  * Threads: pure functions.
  */
-#ifndef SC_CLIENT_UTF8_H
-#define SC_CLIENT_UTF8_H
+#ifndef SC_BASE_UTF8_H
+#define SC_BASE_UTF8_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,6 +22,9 @@ size_t sc_utf8_whole(const char *text, size_t len);
 
 /* True when all of text is UTF-8; else *ret_at is the offset of the first byte that is not. */
 bool sc_utf8_valid(const char *text, size_t len, size_t *ret_at);
+
+/* The same as a length: of the longest valid prefix that ends at a character. */
+size_t sc_utf8_valid_prefix(const void *text, size_t len);
 
 /* A malloc'ed copy, NUL-terminated, with U+FFFD for each byte that is not UTF-8. The caller frees
  * it. NULL: no memory. */
