@@ -1,6 +1,8 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -8,18 +10,18 @@
 
 #define LINE_BYTES 2048
 
-/* Written once by sc_log_configure before threads start, read-only after. */
+/* A reload writes them while others log: a line has the old ones or the new. */
 static struct {
-    enum sc_log_level max_level;
-    enum sc_log_format format;
+    _Atomic(enum sc_log_level) max_level;
+    _Atomic(enum sc_log_format) format;
 } settings = {SC_LOG_NOTICE, SC_LOG_TEXT};
 
 static const char *const level_names[] = {"error", "warning", "notice", "info", "debug"};
 
 void sc_log_configure(enum sc_log_level max_level, enum sc_log_format format)
 {
-    settings.max_level = max_level;
-    settings.format = format;
+    atomic_store_explicit(&settings.max_level, max_level, memory_order_relaxed);
+    atomic_store_explicit(&settings.format, format, memory_order_relaxed);
 }
 
 const char *sc_log_level_name(enum sc_log_level level)
@@ -82,23 +84,25 @@ void sc_log(enum sc_log_level level, const char *event, const char *fmt, ...)
     char values[LINE_BYTES / 2], line[LINE_BYTES];
     struct timespec now;
     struct tm tm;
+    bool is_json;
     va_list ap;
     int n;
 
-    if (level > settings.max_level)
+    if (level > atomic_load_explicit(&settings.max_level, memory_order_relaxed))
         return;
+    is_json = atomic_load_explicit(&settings.format, memory_order_relaxed) == SC_LOG_JSON;
     va_start(ap, fmt);
     (void)vsnprintf(values, sizeof(values), fmt, ap);
     va_end(ap);
     (void)clock_gettime(CLOCK_REALTIME, &now);
     (void)gmtime_r(&now.tv_sec, &tm);
     n = snprintf(line, sizeof(line), "%s%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ%s%s%s",
-                 settings.format == SC_LOG_JSON ? "{\"time\":\"" : "", tm.tm_year + 1900,
-                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, now.tv_nsec / 1000000,
-                 settings.format == SC_LOG_JSON ? "\",\"level\":\"" : " ", sc_log_level_name(level),
-                 settings.format == SC_LOG_JSON ? "\",\"event\":\"" : ": ");
+                 is_json ? "{\"time\":\"" : "", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday,
+                 tm.tm_hour, tm.tm_min, tm.tm_sec, now.tv_nsec / 1000000,
+                 is_json ? "\",\"level\":\"" : " ", sc_log_level_name(level),
+                 is_json ? "\",\"event\":\"" : ": ");
     size_t at = (size_t)n;
-    if (settings.format == SC_LOG_JSON) {
+    if (is_json) {
         at = append_json(line, at, sizeof(line) - 32, event);
         at += (size_t)snprintf(line + at, sizeof(line) - at, "\",\"values\":\"");
         at = append_json(line, at, sizeof(line) - 8, values);

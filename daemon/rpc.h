@@ -1,14 +1,19 @@
 /* daemon/rpc.h - one call's life on the server, from the core's new-call event to its last batch.
  *
  * A handler gets a checked, unpacked request and answers in one of three ways:
- *   sc_rpc_reply            one message and OK (unary)
- *   sc_rpc_send, sc_rpc_finish    any number of messages, one at a time (on_sent tells), then a
- * status sc_rpc_fail             a status Exactly one of reply, finish or fail ends a call; what
- * comes after it, and what is sent after the peer has gone, is dropped, so handlers need not look.
+ *
+ *   - sc_rpc_reply: one message and OK (unary)
+ *   - sc_rpc_send, any number of times, one at a time (on_sent tells), then sc_rpc_finish
+ *   - sc_rpc_fail: a status
+ *
+ * Exactly one of reply, finish or fail ends a call; what comes after it, and what is sent after the
+ * peer has gone, is dropped, so handlers need not look.
  *
  * References: the core holds one for each outstanding batch, sc_rpc_ref gives more.
- * Threads: handlers and hooks run on poller threads, any of them; answers may come from any thread,
- * one at a time for one call.
+ *
+ * Threads: handlers and hooks run on poller threads, any of them, and handlers of long messages on
+ * a thread of their own (SC_SHORT_MESSAGE_BYTES); answers may come from any thread, one at a time
+ * for one call.
  */
 #ifndef SC_DAEMON_RPC_H
 #define SC_DAEMON_RPC_H

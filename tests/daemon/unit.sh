@@ -33,6 +33,18 @@ grep -q '^# mine$' "$conf" || {
     exit 1
 }
 
+# Another prefix takes everything along: nothing is written outside, and the unit points inside.
+"$cmake" --install "$build/deploy" --prefix "$dir/elsewhere" >"$dir/log" 2>&1
+moved="$dir/elsewhere"
+[ -f "$moved/etc/semanticache/semanticached.conf" ] &&
+    grep -q "^ExecStart=$moved/sbin/semanticached --config $moved/etc/semanticache/" \
+        "$moved/lib/systemd/system/semanticached.service" || {
+    echo "FAIL: --prefix was not followed:"
+    cat "$dir/log"
+    exit 1
+}
+rm -rf "$moved"
+
 command -v systemd-analyze >/dev/null || {
     echo "skipped: no systemd-analyze"
     exit 77

@@ -1,6 +1,7 @@
 """The shipped demo model answers its sample document's questions, exact and compressed."""
 
 import json
+import os
 import unittest
 
 import harness as h
@@ -32,7 +33,7 @@ class Demo(unittest.TestCase):
 
     def test_every_sample_question_is_answered_in_both_modes(self):
         self.assertGreaterEqual(len(self.questions), 5)
-        for entry in self.questions:
+        for entry in self.questions[: int(os.environ.get("SC_E2E_QUESTIONS", "1000"))]:
             with self.subTest(question=entry["q"]):
                 text, receipt = self.answer(entry["q"], exact())
                 self.assertEqual(text, entry["a"])
