@@ -14,11 +14,15 @@
 
 #include "model/model_dir.h"
 #include "shard/engine.h"
+#include "store/store.h"
 
 #define SC_STOP_STRINGS_MAX      16u
 #define SC_STOP_STRING_BYTES_MAX 256u
 #define SC_STOP_IDS_MAX          64u
 #define SC_QUEUE_MAX             65536u
+#define SC_NAMESPACE_BYTES_MAX   64u
+#define SC_PRIORITY_MAX          100 /* and -100 the other way */
+#define SC_PINNED_PERCENT_MAX    80u /* of the pages may be pinned */
 
 struct sc_sched;
 struct sc_request;
@@ -67,6 +71,8 @@ struct sc_event {
     uint32_t prompt_tokens, completion_tokens;
     struct sc_receipt receipt;
     struct sc_timings timings;
+    struct sc_hash prefix_key; /* of the entries after the whole prompt; names them in
+                                  sc_sched_prefixes */
 };
 
 typedef void sc_event_fn(void *ctx, const struct sc_event *event);
@@ -90,6 +96,16 @@ struct sc_request_opts {
     struct sc_recipe recipe; /* used when the choice (or AUTO) comes out as COMPRESSED */
     uint64_t deadline_us;    /* CLOCK_MONOTONIC; 0: none; counts time in the queue */
     bool prefill_only;       /* ends (SC_FINISH_LENGTH) after the prompt, no token sampled */
+    const char *ns; /* namespace: nothing is shared across two of them; from the caller's identity,
+                       never from what it asks. NULL: "". At most SC_NAMESPACE_BYTES_MAX */
+    const char *shared_ns; /* or NULL: entries of this one may be read, too */
+    int32_t priority;      /* higher is admitted first */
+    uint32_t breakpoint;   /* prompt tokens that other requests will share (documents, a system
+                              prompt), looked for in the store; 0: none; <= n_prompt */
+    bool retain; /* prefill_only: the entries after the prompt are a document: evicted last, and
+                    written to the store */
+    uint64_t pin_until_us; /* retain: CLOCK_MONOTONIC until which they are not evicted at all; 0:
+                              not pinned; UINT64_MAX: until unpinned */
     sc_event_fn *on_event;
     void *ctx;
     sc_chunk_fn *on_chunk; /* or NULL; called with ctx by rank 0's thread during steps; after a
@@ -102,6 +118,9 @@ struct sc_sched_opts {
     uint32_t queue_max;           /* waiting requests; more: SC_EFULL */
     uint32_t prefill_tokens;      /* prefill tokens of one step, at most the engine's rows */
     uint32_t auto_min_tokens;     /* AUTO: prompts at least this long are compressed */
+    uint64_t prefix_ttl_us;       /* prefixes unused for so long are dropped; 0: never */
+    bool no_sharing;              /* no prefix is looked up or kept; for comparison */
+    struct sc_store *store;       /* borrowed; where documents outlive their pages. NULL: none */
 };
 
 /* The engine's calibration has to be set before. SC_EINVAL: a step of the engine holds fewer tokens
@@ -130,8 +149,40 @@ struct sc_sched_stats {
     uint64_t steps;
     uint64_t last_step_us; /* CLOCK_MONOTONIC of the last completed step; 0: none yet */
     uint32_t pages_total, pages_free;
-    bool failed_group; /* the engine failed and could not be reset */
+    uint32_t pages_cached; /* held by the prefix cache alone: free when somebody needs them */
+    uint32_t snapshots;    /* resume points held */
+    uint64_t prefix_query_tokens, prefix_hit_tokens, prefix_evictions;
+    uint64_t store_hits, store_misses; /* loads of documents: done, and not found or not usable */
+    bool failed_group;                 /* the engine failed and could not be reset */
 };
+/* Documents, by the prefix_key of the request that read them. Runs on the scheduler's thread
+ * between two steps; the call waits for that. */
+enum sc_prefix_op {
+    SC_PREFIX_QUERY,
+    SC_PREFIX_PIN,    /* until_us; SC_EFULL: too much is pinned; SC_ENOENT: not on the device */
+    SC_PREFIX_UNPIN,  /* evictable again */
+    SC_PREFIX_FORGET, /* drops the entries and removes them from the store */
+};
+enum sc_prefix_state {
+    SC_PREFIX_ABSENT, /* has to be read again */
+    SC_PREFIX_STORED, /* not on the device, but the store has it */
+    SC_PREFIX_DEVICE,
+};
+struct sc_prefix_item {
+    enum sc_prefix_op op;
+    struct sc_hash key;
+    uint64_t until_us;          /* PIN: CLOCK_MONOTONIC; UINT64_MAX: until unpinned */
+    enum sc_prefix_state state; /* out: after the operation */
+    uint32_t pages;             /* out: on the device, of each rank, shared ones included */
+    enum sc_status status;      /* out */
+};
+/* SC_EUNAVAIL: closing. */
+enum sc_status sc_sched_prefixes(struct sc_sched *sched, struct sc_prefix_item *items, size_t n,
+                                 struct sc_err *err) SC_MUST_CHECK;
+/* Drops what no request uses and nobody pinned; the store keeps its copies. */
+enum sc_status sc_sched_flush(struct sc_sched *sched, uint64_t *ret_pages,
+                              struct sc_err *err) SC_MUST_CHECK;
+
 void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats);
 
 #endif

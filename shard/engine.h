@@ -19,6 +19,7 @@
 #define SC_RANKS_MAX       64u
 #define SC_SEQS_MAX        4096u
 #define SC_STEP_TOKENS_MAX 8192u
+#define SC_SNAPS_MAX       (1u << 20)
 
 struct sc_engine;
 
@@ -32,6 +33,7 @@ struct sc_engine_opts {
     uint32_t max_step_tokens;   /* rows of one step, all runs together */
     uint32_t max_logit_rows;    /* rows of logits of one step; >= max_seqs */
     uint32_t max_context;       /* logical tokens of one sequence; 0: the model's */
+    uint32_t max_snaps;         /* snapshots held at once; 0: none */
     uint64_t kv_bytes;          /* memory for pages, of each rank */
     enum sc_dtype kv_dtype;     /* F32 or BF16 */
     enum sc_dtype weight_dtype; /* F32 or BF16 */
@@ -44,8 +46,10 @@ void sc_engine_close(struct sc_engine *engine); /* joins the rank threads; NULL 
 struct sc_engine_info {
     uint32_t n_ranks, max_seqs, max_step_tokens, max_context;
     uint32_t n_pages, n_pages_free; /* of each rank; the same on all */
-    size_t page_bytes;              /* of each rank */
-    uint64_t weight_bytes;          /* source bytes of all ranks' slices */
+    uint32_t n_pages_cached;        /* held by snapshots alone */
+    uint32_t max_snaps;
+    size_t page_bytes;     /* of each rank */
+    uint64_t weight_bytes; /* source bytes of all ranks' slices */
     uint64_t steps, generation;
     enum sc_dtype kv_dtype, weight_dtype;
     char backend[96];
@@ -70,8 +74,12 @@ typedef void sc_chunk_fn(void *ctx, const struct sc_chunk_event *event);
 struct sc_plan_open {
     uint32_t slot; /* must be free */
     const struct sc_recipe *recipe;
-    uint32_t prompt_len;   /* logical tokens of the prompt; later tokens are generated */
-    sc_chunk_fn *on_chunk; /* or NULL */
+    uint32_t prompt_len; /* logical tokens of the prompt; later tokens are generated */
+    /* Where it begins: with the first n_from tokens of a snapshot made under the same recipe, which
+     * must be in its range (sc_engine_snap_info), without reading them again. n_from 0: empty. */
+    uint32_t from, n_from;
+    const int32_t *from_tokens; /* [n_from]: the tokens themselves */
+    sc_chunk_fn *on_chunk;      /* or NULL */
     void *on_chunk_ctx;
 };
 
@@ -86,12 +94,50 @@ struct sc_plan_run {
     struct sc_sampler *sampler; /* or NULL; with SC_LOGITS_LAST: samples the next token */
 };
 
-/* Executed in this order: closes, opens, runs. A slot has at most one run. */
+/* A snapshot is the immutable state of a sequence: page tables whose pages it shares with the
+ * sequence and with those that begin from it. Pages are written once: the sequence goes on
+ * appending behind what the snapshot sees; one that begins from it copies the partly filled last
+ * pages. */
+struct sc_plan_keep {
+    uint32_t slot; /* as the step before left it */
+    uint32_t snap; /* must be free, < max_snaps */
+};
+
+/* What a snapshot is, without its entries; arrays [n_layers]. */
+struct sc_snap_shape {
+    uint32_t n_logical, prompt_len, compressed_to, epoch_done;
+    uint32_t *n_cores, *exact_lo;
+    double *carry;
+};
+
+/* A snapshot from outside: its pages are taken, and then filled by moves. */
+struct sc_plan_make {
+    uint32_t snap;
+    const struct sc_recipe *recipe;
+    const struct sc_snap_shape *shape;
+};
+
+/* The entries of one layer and (global) KV head of a snapshot to or from host memory: K [n,
+ * head_dim], V [n, head_dim] in the cache's dtype, bias f32 [n]; cores, then exact entries, n =
+ * n_cores + n_logical - exact_lo. The same bytes at any tensor-parallel size. */
+struct sc_plan_move {
+    uint32_t snap, layer, head;
+    bool in;       /* into the pages */
+    uint8_t *host; /* [sc_engine_move_bytes(n)] */
+};
+
+/* Executed in this order: keeps, makes, moves, drops, closes, opens, runs. A slot has at most one
+ * run; a snapshot that is dropped is not used otherwise. */
 struct sc_plan {
     const uint32_t *closes;
     const struct sc_plan_open *opens;
     const struct sc_plan_run *runs;
     uint32_t n_closes, n_opens, n_runs;
+    const struct sc_plan_keep *keeps;
+    const struct sc_plan_make *makes;
+    const struct sc_plan_move *moves;
+    const uint32_t *drops;
+    uint32_t n_keeps, n_makes, n_moves, n_drops;
 };
 
 struct sc_run_result {
@@ -108,11 +154,14 @@ struct sc_run_result {
 enum sc_status sc_engine_step(struct sc_engine *engine, const struct sc_plan *plan,
                               struct sc_run_result *results, struct sc_err *err) SC_MUST_CHECK;
 
-/* Drops all sequences and starts a new generation. */
+/* Drops all sequences and snapshots and starts a new generation. */
 enum sc_status sc_engine_reset(struct sc_engine *engine, struct sc_err *err) SC_MUST_CHECK;
 
 /* Pages that a run of n_tokens would take at most beyond those held (before it gives any back). */
 uint32_t sc_engine_pages_needed(const struct sc_engine *engine, uint32_t slot, uint32_t n_tokens);
+/* The same for a sequence that a plan would open and run. */
+uint32_t sc_engine_pages_to_open(const struct sc_engine *engine, const struct sc_plan_open *open,
+                                 uint32_t n_tokens);
 /* Pages that a sequence of that many logical tokens may hold at its peak, estimated from the recipe
  * (exact for EXACT; from target_ratio for COMPRESSED). For admission. */
 uint32_t sc_engine_pages_estimate(const struct sc_engine *engine, const struct sc_recipe *recipe,
@@ -130,6 +179,28 @@ struct sc_seq_stats {
 };
 void sc_engine_seq_stats(const struct sc_engine *engine, uint32_t slot,
                          struct sc_seq_stats *ret_stats);
+
+struct sc_snap_info {
+    uint32_t n_logical; /* it serves prefixes of min_logical..n_logical tokens */
+    uint32_t min_logical;
+    uint32_t n_pages;   /* in all layers */
+    uint32_t n_private; /* of those, held by nobody else: what a drop would free */
+    uint32_t n_in_use;  /* of those, held by a sequence, too */
+};
+void sc_engine_snap_info(const struct sc_engine *engine, uint32_t snap,
+                         struct sc_snap_info *ret_info);
+/* Pages that closing the sequence would free: held by nobody else. */
+uint32_t sc_engine_seq_private_pages(const struct sc_engine *engine, uint32_t slot);
+/* Page tables of snapshots come from a store of fixed size: what is left of it, and what the
+ * sequence's snapshot (or one of that shape) would take. */
+uint64_t sc_engine_snap_words_free(const struct sc_engine *engine);
+uint64_t sc_engine_snap_words_needed(const struct sc_engine *engine, uint32_t slot);
+uint64_t sc_engine_shape_words(const struct sc_engine *engine, const struct sc_snap_shape *shape);
+uint32_t sc_engine_shape_pages(const struct sc_engine *engine, const struct sc_snap_shape *shape);
+/* Copies the shape into the caller's arrays. */
+void sc_engine_snap_shape(const struct sc_engine *engine, uint32_t snap,
+                          struct sc_snap_shape *shape);
+size_t sc_engine_move_bytes(const struct sc_engine *engine, uint32_t n_entries);
 
 /* Steps completed by a rank; any thread. For health and the watchdog. */
 uint64_t sc_engine_progress(const struct sc_engine *engine, uint32_t rank);
