@@ -21,7 +21,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  1u
+#define SC_BACKEND_ABI  2u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -211,6 +211,15 @@ struct sc_backend_ops {
     enum sc_status (*kv_write)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                                uint32_t slot, uint32_t head, const float *k, const float *v,
                                float bias, struct sc_err *err);
+
+    /* Entries slot0 .. slot0 + n - 1 of a page, one KV head, from or to host memory as they are
+     * kept: k, v [n, head_dim] in the pool's dtype, bias [n]. For core files. */
+    enum sc_status (*kv_pack)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                              uint32_t slot0, uint32_t n, uint32_t head, void *k, void *v,
+                              float *bias, struct sc_err *err);
+    enum sc_status (*kv_unpack)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                                uint32_t slot0, uint32_t n, uint32_t head, const void *k,
+                                const void *v, const float *bias, struct sc_err *err);
 
     /* Step loop: no allocation. */
     enum sc_status (*kv_copy)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,

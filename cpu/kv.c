@@ -115,6 +115,74 @@ enum sc_status sc_cpu_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, u
     return SC_OK;
 }
 
+static enum sc_status check_span(const struct sc_kv_pool *pool, uint32_t page, uint32_t slot0,
+                                 uint32_t n, uint32_t head, struct sc_err *err)
+{
+    if (n == 0 || n > SC_PAGE_ENTRIES)
+        return sc_fail(err, SC_EINVAL, "kv entries: %u of a page of %u", n, SC_PAGE_ENTRIES);
+    return check_entry(pool, page, slot0 + n - 1, head, err);
+}
+
+/* An entry of K is a column of the page, of V a row (f32) or every second element of one. */
+#define COPY_SPAN(type, to_page)                                                                   \
+    do {                                                                                           \
+        const bool bf = sizeof(type) == 2;                                                         \
+        for (uint32_t i = 0; i < n; i++) {                                                         \
+            uint32_t slot = slot0 + i;                                                             \
+            type *pk = (type *)(void *)block + (bf ? 2 * (slot % 16) + slot / 16 : slot);          \
+            type *pv = (type *)(void *)(block + pool->v_offset) +                                  \
+                       (bf ? (slot / 2) * 2 * pool->dim_pad + slot % 2 : slot * pool->dim_pad);    \
+            for (uint32_t d = 0; d < hd; d++) {                                                    \
+                type *ek = &pk[d * SC_PAGE_ENTRIES], *ev = &pv[bf ? 2 * d : d];                    \
+                if (to_page) {                                                                     \
+                    *ek = ((const type *)k)[i * hd + d];                                           \
+                    *ev = ((const type *)v)[i * hd + d];                                           \
+                } else {                                                                           \
+                    ((type *)k_out)[i * hd + d] = *ek;                                             \
+                    ((type *)v_out)[i * hd + d] = *ev;                                             \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
+
+enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                              uint32_t slot0, uint32_t n, uint32_t head, void *k_out, void *v_out,
+                              float *bias, struct sc_err *err)
+{
+    enum sc_status st = check_span(pool, page, slot0, n, head, err);
+    const void *k = NULL, *v = NULL;
+    const uint32_t hd = pool->spec.head_dim;
+    (void)be;
+    if (st != SC_OK)
+        return st;
+    uint8_t *block = sc_cpu_kv_block(pool, page, head);
+    if (pool->spec.dtype == SC_DTYPE_F32)
+        COPY_SPAN(uint32_t, false);
+    else
+        COPY_SPAN(uint16_t, false);
+    memcpy(bias, sc_cpu_kv_bias(pool, block) + slot0, n * sizeof(*bias));
+    return SC_OK;
+}
+
+enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                                uint32_t slot0, uint32_t n, uint32_t head, const void *k,
+                                const void *v, const float *bias, struct sc_err *err)
+{
+    enum sc_status st = check_span(pool, page, slot0, n, head, err);
+    void *k_out = NULL, *v_out = NULL;
+    const uint32_t hd = pool->spec.head_dim;
+    (void)be;
+    if (st != SC_OK)
+        return st;
+    uint8_t *block = sc_cpu_kv_block(pool, page, head);
+    if (pool->spec.dtype == SC_DTYPE_F32)
+        COPY_SPAN(uint32_t, true);
+    else
+        COPY_SPAN(uint16_t, true);
+    memcpy(sc_cpu_kv_bias(pool, block) + slot0, bias, n * sizeof(*bias));
+    return SC_OK;
+}
+
 enum sc_status sc_cpu_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
                               uint32_t src_page, struct sc_err *err)
 {

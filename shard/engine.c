@@ -144,6 +144,7 @@ static enum sc_status check_opts(const struct sc_engine_opts *o, struct sc_err *
         {"step tokens", o->max_step_tokens, o->max_seqs, SC_STEP_TOKENS_MAX},
         {"logit rows", o->max_logit_rows, o->max_seqs, SC_STEP_TOKENS_MAX},
         {"context", o->max_context, 0, o->model->config.max_positions},
+        {"snapshots", o->max_snaps, 0, SC_SNAPS_MAX},
     };
     for (size_t i = 0; i < SC_ARRAY_LEN(checks); i++)
         if (checks[i].value < checks[i].low || checks[i].value > checks[i].high)
@@ -249,6 +250,8 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
         .max_context = e->max_context,
         .n_pages = r0->pages.n_pages,
         .n_pages_free = r0->pages.n_free,
+        .n_pages_cached = r0->pages.n_cached,
+        .max_snaps = r0->snaps.n_snaps,
         .page_bytes = r0->page_bytes,
         .steps = e->steps,
         .generation = e->generation,
@@ -319,8 +322,90 @@ static enum sc_status check_compressed(const struct sc_engine *e, const struct s
     return SC_OK;
 }
 
-static enum sc_status check_open(const struct sc_engine *e, const struct sc_plan_open *o,
-                                 struct sc_err *err)
+static const struct sc_snap *find_snap(const struct sc_engine *e, uint32_t snap)
+{
+    const struct sc_snaps *s = &e->workers[0].rank.snaps;
+    return snap < s->n_snaps && s->snaps[snap].used ? &s->snaps[snap] : NULL;
+}
+
+static const struct sc_plan_keep *find_keep(const struct sc_plan *plan, uint32_t snap)
+{
+    for (uint32_t i = 0; i < plan->n_keeps; i++)
+        if (plan->keeps[i].snap == snap)
+            return &plan->keeps[i];
+    return NULL;
+}
+
+/* A snapshot that this very plan keeps is not there yet: keep it in the step before. */
+static enum sc_status check_from(const struct sc_engine *e, const struct sc_plan *plan,
+                                 const struct sc_plan_open *o, struct sc_err *err)
+{
+    const struct sc_snap *snap = find_snap(e, o->from);
+    static const struct sc_recipe_context none = {0};
+
+    for (uint32_t i = 0; i < plan->n_drops; i++)
+        if (plan->drops[i] == o->from)
+            snap = NULL;
+    if (snap == NULL || o->from_tokens == NULL)
+        return sc_fail(err, SC_EINVAL, "plan: slot %u begins from snapshot %u, which is not there",
+                       o->slot, o->from);
+    struct sc_hash a = sc_recipe_id(o->recipe, &none), b = sc_recipe_id(&snap->recipe, &none);
+    if (memcmp(&a, &b, sizeof(a)) != 0)
+        return sc_fail(err, SC_EINVAL, "plan: slot %u begins from a snapshot of another recipe",
+                       o->slot);
+    if (o->n_from < snap->min_logical || o->n_from > snap->n_logical)
+        return sc_fail(err, SC_EINVAL,
+                       "plan: slot %u begins with %u tokens, the snapshot has %u..%u", o->slot,
+                       o->n_from, snap->min_logical, snap->n_logical);
+    return SC_OK;
+}
+
+/* Keeps, makes, moves and drops: ids that exist or are free, and room for their tables. */
+static enum sc_status check_snaps(const struct sc_engine *e, const struct sc_plan *plan,
+                                  uint64_t *ret_pages, struct sc_err *err)
+{
+    const struct sc_rank *r0 = &e->workers[0].rank;
+    uint64_t blocks = 0;
+
+    for (uint32_t i = 0; i < plan->n_keeps; i++) {
+        const struct sc_plan_keep *k = &plan->keeps[i];
+        if (k->slot >= e->opts.max_seqs || !r0->seqs[k->slot].open ||
+            r0->seqs[k->slot].n_logical == 0 || k->snap >= r0->snaps.n_snaps ||
+            find_snap(e, k->snap) != NULL)
+            return sc_fail(err, SC_EINVAL, "plan: slot %u cannot be kept as snapshot %u", k->slot,
+                           k->snap);
+        blocks += sc_engine_snap_words_needed(e, k->slot) / SC_SNAP_BLOCK_WORDS;
+    }
+    for (uint32_t i = 0; i < plan->n_makes; i++) {
+        const struct sc_plan_make *m = &plan->makes[i];
+        if (m->snap >= r0->snaps.n_snaps || find_snap(e, m->snap) != NULL ||
+            m->shape->n_logical == 0 || m->shape->n_logical > e->max_context)
+            return sc_fail(err, SC_EINVAL, "plan: snapshot %u cannot be made", m->snap);
+        blocks += sc_engine_shape_words(e, m->shape) / SC_SNAP_BLOCK_WORDS;
+        *ret_pages += sc_engine_shape_pages(e, m->shape);
+    }
+    for (uint32_t i = 0; i < plan->n_moves; i++) {
+        const struct sc_plan_move *m = &plan->moves[i];
+        bool made = false;
+        for (uint32_t k = 0; k < plan->n_makes; k++)
+            made = made || plan->makes[k].snap == m->snap;
+        if ((find_snap(e, m->snap) == NULL && !made) || m->layer >= r0->config->n_layers ||
+            m->head >= r0->config->n_kv_heads || m->host == NULL)
+            return sc_fail(err, SC_EINVAL, "plan: move of snapshot %u, layer %u, head %u", m->snap,
+                           m->layer, m->head);
+    }
+    for (uint32_t i = 0; i < plan->n_drops; i++)
+        if (find_snap(e, plan->drops[i]) == NULL || find_keep(plan, plan->drops[i]) != NULL)
+            return sc_fail(err, SC_EINVAL, "plan: snapshot %u dropped, but it is not there",
+                           plan->drops[i]);
+    if (blocks > r0->snaps.n_blocks_free)
+        return sc_fail(err, SC_EINVAL, "plan: page tables of snapshots: %llu blocks, %u free",
+                       (unsigned long long)blocks, r0->snaps.n_blocks_free);
+    return SC_OK;
+}
+
+static enum sc_status check_open(const struct sc_engine *e, const struct sc_plan *plan,
+                                 const struct sc_plan_open *o, struct sc_err *err)
 {
     enum sc_status st;
 
@@ -333,6 +418,8 @@ static enum sc_status check_open(const struct sc_engine *e, const struct sc_plan
     st = sc_recipe_check(o->recipe, err);
     if (st == SC_OK && o->recipe->mode == SC_KV_COMPRESSED)
         st = check_compressed(e, o->recipe, err);
+    if (st == SC_OK && o->n_from > 0)
+        st = check_from(e, plan, o, err);
     return st;
 }
 
@@ -355,7 +442,7 @@ static enum sc_status check_run(const struct sc_engine *e, const struct sc_plan 
         if (plan->opens[i].slot == run->slot) {
             recipe = plan->opens[i].recipe;
             prompt_len = plan->opens[i].prompt_len;
-            n_logical = 0;
+            n_logical = plan->opens[i].n_from;
         }
     if (recipe == NULL)
         return sc_fail(err, SC_EINVAL, "plan: slot %u is not open", run->slot);
@@ -375,6 +462,11 @@ static enum sc_status check_run(const struct sc_engine *e, const struct sc_plan 
     return SC_OK;
 }
 
+static uint32_t pages_for(uint32_t entries)
+{
+    return (entries + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
+}
+
 static enum sc_status check_plan(struct sc_engine *e, const struct sc_plan *plan,
                                  struct sc_err *err)
 {
@@ -388,12 +480,19 @@ static enum sc_status check_plan(struct sc_engine *e, const struct sc_plan *plan
         if (slot >= e->opts.max_seqs || !r0->seqs[slot].open || e->slot_seen[slot] != 0)
             return sc_fail(err, SC_EINVAL, "plan: slot %u closed, but it is not open", slot);
         e->slot_seen[slot] = SLOT_CLOSES;
-        freed += r0->seqs[slot].stats.pages;
+        freed += sc_engine_seq_private_pages(e, slot);
     }
+    st = check_snaps(e, plan, &pages, err);
+    /* A snapshot of a sequence that the same plan closes keeps its pages. */
+    for (uint32_t i = 0; i < plan->n_keeps && st == SC_OK; i++)
+        if (e->slot_seen[plan->keeps[i].slot] == SLOT_CLOSES)
+            freed -= sc_engine_seq_private_pages(e, plan->keeps[i].slot);
     for (uint32_t i = 0; i < plan->n_opens && st == SC_OK; i++) {
-        st = check_open(e, &plan->opens[i], err);
-        if (st == SC_OK)
-            e->slot_seen[plan->opens[i].slot] |= SLOT_OPENS;
+        st = check_open(e, plan, &plan->opens[i], err);
+        if (st != SC_OK)
+            break;
+        e->slot_seen[plan->opens[i].slot] |= SLOT_OPENS;
+        pages += sc_seq_pages_to_open(r0, &plan->opens[i], 0);
     }
     for (uint32_t i = 0; i < plan->n_runs && st == SC_OK; i++) {
         const struct sc_plan_run *run = &plan->runs[i];
@@ -405,10 +504,10 @@ static enum sc_status check_plan(struct sc_engine *e, const struct sc_plan *plan
             return sc_fail(err, SC_EINVAL, "plan: slot %u is closed or runs twice", run->slot);
         rows += run->n_tokens;
         logit_rows += run->want == SC_LOGITS_ALL ? run->n_tokens : run->want == SC_LOGITS_LAST;
-        pages +=
-            (*seen & SLOT_OPENS) != 0
-                ? (run->n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES * r0->config->n_layers
-                : sc_seq_pages_needed(r0, &r0->seqs[run->slot], run->n_tokens);
+        pages += (*seen & SLOT_OPENS) != 0
+                     ? (pages_for(run->pos0 + run->n_tokens) - (uint64_t)pages_for(run->pos0)) *
+                           r0->config->n_layers
+                     : sc_seq_pages_needed(r0, &r0->seqs[run->slot], run->n_tokens);
         *seen |= SLOT_RUNS;
     }
     if (st != SC_OK)
@@ -458,6 +557,110 @@ uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32
     const struct sc_rank *r0 = &e->workers[0].rank;
     SC_ASSERT(slot < e->opts.max_seqs);
     return sc_seq_pages_needed(r0, &r0->seqs[slot], n_tokens);
+}
+
+uint32_t sc_engine_pages_to_open(const struct sc_engine *e, const struct sc_plan_open *open,
+                                 uint32_t n_tokens)
+{
+    return sc_seq_pages_to_open(&e->workers[0].rank, open, n_tokens);
+}
+
+struct page_counts {
+    const struct sc_pages *pages;
+    uint32_t n_private, n_in_use;
+};
+
+static void count_page(void *ctx, uint32_t layer, bool core, uint32_t index, uint32_t page)
+{
+    struct page_counts *c = ctx;
+    (void)layer;
+    (void)core;
+    (void)index;
+    c->n_private += sc_pages_is_private(c->pages, page);
+    c->n_in_use += c->pages->seq_refs[page] > 0;
+}
+
+void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_snap_info *ret_info)
+{
+    const struct sc_rank *r0 = &e->workers[0].rank;
+    struct page_counts counts = {.pages = &r0->pages};
+    SC_ASSERT(snap < r0->snaps.n_snaps && r0->snaps.snaps[snap].used);
+    const struct sc_snap *s = &r0->snaps.snaps[snap];
+    sc_snap_each_page(r0, s, count_page, &counts);
+    *ret_info = (struct sc_snap_info){.n_logical = s->n_logical,
+                                      .min_logical = s->min_logical,
+                                      .n_pages = s->n_pages,
+                                      .n_private = counts.n_private,
+                                      .n_in_use = counts.n_in_use};
+}
+
+uint32_t sc_engine_seq_private_pages(const struct sc_engine *e, uint32_t slot)
+{
+    const struct sc_rank *r0 = &e->workers[0].rank;
+    const struct sc_seq *seq = &r0->seqs[slot];
+    uint32_t n = 0;
+    if (r0->pages.n_cached == 0 && r0->snaps.n_snaps == 0)
+        return seq->stats.pages;
+    for (uint32_t l = 0; l < r0->config->n_layers; l++) {
+        const struct sc_seq_layer *layer = &seq->layers[l];
+        for (uint32_t i = 0; i < pages_for(layer->n_cores); i++)
+            n += sc_pages_is_private(&r0->pages, layer->core_pages[i]);
+        for (uint32_t i = layer->exact_lo / SC_PAGE_ENTRIES; i < pages_for(seq->n_logical); i++)
+            n += sc_pages_is_private(&r0->pages, layer->exact_pages[i]);
+    }
+    return n;
+}
+
+/* Tables take whole blocks. */
+static uint64_t block_words(uint64_t words)
+{
+    return (words + SC_SNAP_BLOCK_WORDS - 1) / SC_SNAP_BLOCK_WORDS * SC_SNAP_BLOCK_WORDS;
+}
+
+uint64_t sc_engine_snap_words_free(const struct sc_engine *e)
+{
+    return (uint64_t)e->workers[0].rank.snaps.n_blocks_free * SC_SNAP_BLOCK_WORDS;
+}
+
+uint64_t sc_engine_snap_words_needed(const struct sc_engine *e, uint32_t slot)
+{
+    SC_ASSERT(slot < e->opts.max_seqs);
+    return block_words(e->workers[0].rank.seqs[slot].stats.pages);
+}
+
+uint64_t sc_engine_shape_words(const struct sc_engine *e, const struct sc_snap_shape *shape)
+{
+    return block_words(sc_engine_shape_pages(e, shape));
+}
+
+uint32_t sc_engine_shape_pages(const struct sc_engine *e, const struct sc_snap_shape *shape)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < e->opts.model->config.n_layers; l++)
+        n += pages_for(shape->n_cores[l]) + pages_for(shape->n_logical) -
+             shape->exact_lo[l] / SC_PAGE_ENTRIES;
+    return n;
+}
+
+void sc_engine_snap_shape(const struct sc_engine *e, uint32_t snap, struct sc_snap_shape *shape)
+{
+    const struct sc_snap *s = find_snap(e, snap);
+    SC_ASSERT(s != NULL);
+    shape->n_logical = s->n_logical;
+    shape->prompt_len = s->prompt_len;
+    shape->compressed_to = s->compressed_to;
+    shape->epoch_done = s->epoch_done;
+    for (uint32_t l = 0; l < e->opts.model->config.n_layers; l++) {
+        shape->n_cores[l] = s->layers[l].n_cores;
+        shape->exact_lo[l] = s->layers[l].exact_lo;
+        shape->carry[l] = s->layers[l].carry;
+    }
+}
+
+size_t sc_engine_move_bytes(const struct sc_engine *e, uint32_t n_entries)
+{
+    size_t row = (size_t)e->opts.model->config.head_dim * sc_dtype_bytes(e->opts.kv_dtype);
+    return n_entries * (2 * row + sizeof(float));
 }
 
 uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_recipe *recipe,

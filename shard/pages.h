@@ -7,12 +7,17 @@
 #ifndef SC_SHARD_PAGES_H
 #define SC_SHARD_PAGES_H
 
+#include <stdbool.h>
+
 #include "base/status.h"
 
+/* Sequences and snapshots are counted apart: a page that only snapshots hold is cached, and as good
+ * as free to a scheduler that may drop them. */
 struct sc_pages {
-    uint32_t n_pages, n_free;
-    uint32_t *free_ids; /* stack */
-    uint16_t *refs;     /* [n_pages] */
+    uint32_t n_pages, n_free, n_cached;
+    uint32_t *free_ids;  /* stack */
+    uint32_t *seq_refs;  /* [n_pages] */
+    uint32_t *snap_refs; /* [n_pages] */
 };
 
 enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages,
@@ -21,8 +26,17 @@ void sc_pages_close(struct sc_pages *pages);
 void sc_pages_reset(struct sc_pages *pages); /* all free, in the order of a fresh pool */
 
 /* The caller has checked n_free before the step began: running out here is our own bug. */
-uint32_t sc_pages_take(struct sc_pages *pages);
+uint32_t sc_pages_take(struct sc_pages *pages); /* one reference, a sequence's */
 void sc_pages_ref(struct sc_pages *pages, uint32_t page);
 void sc_pages_unref(struct sc_pages *pages, uint32_t page);
+uint32_t sc_pages_snap_take(struct sc_pages *pages); /* the same for a snapshot */
+void sc_pages_snap_ref(struct sc_pages *pages, uint32_t page);
+void sc_pages_snap_unref(struct sc_pages *pages, uint32_t page);
+
+/* Held once, by whomever. */
+static inline bool sc_pages_is_private(const struct sc_pages *pages, uint32_t page)
+{
+    return pages->seq_refs[page] + pages->snap_refs[page] == 1;
+}
 
 #endif

@@ -160,6 +160,8 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
     if (st == SC_OK)
         st = open_sequences(rank, err);
     if (st == SC_OK)
+        st = sc_snaps_open(rank, err);
+    if (st == SC_OK)
         st = open_scratch(rank, err);
     if (st != SC_OK)
         sc_rank_close(rank);
@@ -191,6 +193,7 @@ void sc_rank_close(struct sc_rank *rank)
     }
     for (size_t i = 0; i < SC_ARRAY_LEN(host); i++)
         free(host[i]);
+    sc_snaps_close(&rank->snaps);
     sc_pages_close(&rank->pages);
     sc_calibration_fini(&rank->calibration);
     *rank = (struct sc_rank){0};
@@ -220,6 +223,7 @@ void sc_rank_reset(struct sc_rank *rank)
 {
     for (uint32_t i = 0; i < rank->opts->max_seqs; i++)
         sc_seq_forget(rank, &rank->seqs[i]);
+    sc_snaps_reset(&rank->snaps);
     sc_pages_reset(&rank->pages);
 }
 
@@ -229,7 +233,13 @@ static uint64_t plan_digest(const struct sc_rank *rank, const struct sc_plan *pl
 {
     static const struct sc_recipe_context none = {0}; /* thresholds are hashed below */
     uint64_t h = sc_mix64(step ^ sc_mix64(generation));
-    h = sc_mix64(h ^ rank->pages.n_free);
+    h = sc_mix64(h ^ ((uint64_t)rank->pages.n_cached << 32 | rank->pages.n_free));
+    for (uint32_t i = 0; i < plan->n_keeps; i++)
+        h = sc_mix64(h ^ ((uint64_t)plan->keeps[i].slot << 32 | plan->keeps[i].snap));
+    for (uint32_t i = 0; i < plan->n_makes; i++)
+        h = sc_mix64(h ^ ((uint64_t)plan->makes[i].snap << 32 | plan->makes[i].shape->n_logical));
+    for (uint32_t i = 0; i < plan->n_drops; i++)
+        h = sc_mix64(h ^ (plan->drops[i] + 3ull));
     h = sc_mix64(h ^ plan->n_closes);
     h = sc_mix64(h ^ ((uint64_t)plan->n_opens << 32 | plan->n_runs));
     for (uint32_t i = 0; i < plan->n_closes; i++)
@@ -241,6 +251,7 @@ static uint64_t plan_digest(const struct sc_rank *rank, const struct sc_plan *pl
         uint64_t id0;
         memcpy(&id0, id.bytes, sizeof(id0));
         h = sc_mix64(h ^ ((uint64_t)open->slot << 32 | open->prompt_len));
+        h = sc_mix64(h ^ ((uint64_t)open->from << 32 | open->n_from));
         h = sc_mix64(h ^ id0);
         for (uint32_t l = 0; seq->recipe.mode == SC_KV_COMPRESSED && l < 2 * rank->config->n_layers;
              l++)
@@ -295,17 +306,33 @@ static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_r
     }
 }
 
+static enum sc_status execute_snaps(struct sc_rank *rank, const struct sc_plan *plan,
+                                    struct sc_err *err)
+{
+    enum sc_status st = SC_OK;
+    for (uint32_t i = 0; i < plan->n_keeps; i++)
+        sc_snap_keep(rank, &plan->keeps[i]);
+    for (uint32_t i = 0; i < plan->n_makes; i++)
+        sc_snap_make(rank, &plan->makes[i]);
+    for (uint32_t i = 0; i < plan->n_moves && st == SC_OK; i++)
+        st = sc_snap_move(rank, &plan->moves[i], err);
+    for (uint32_t i = 0; i < plan->n_drops && st == SC_OK; i++)
+        sc_snap_drop(rank, plan->drops[i]);
+    return st;
+}
+
 enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan, uint64_t step,
                                uint64_t generation, struct sc_run_result *results,
                                struct sc_err *err)
 {
-    enum sc_status st;
+    enum sc_status st = execute_snaps(rank, plan, err);
 
-    for (uint32_t i = 0; i < plan->n_closes; i++)
+    for (uint32_t i = 0; i < plan->n_closes && st == SC_OK; i++)
         sc_seq_close(rank, plan->closes[i]);
-    for (uint32_t i = 0; i < plan->n_opens; i++)
-        sc_seq_open(rank, &plan->opens[i]);
-    st = compare_digest(rank, plan_digest(rank, plan, step, generation), step, err);
+    for (uint32_t i = 0; i < plan->n_opens && st == SC_OK; i++)
+        st = sc_seq_open(rank, &plan->opens[i], err);
+    if (st == SC_OK)
+        st = compare_digest(rank, plan_digest(rank, plan, step, generation), step, err);
     for (uint32_t i = 0; i < plan->n_runs && st == SC_OK; i++)
         st = sc_seq_compress(rank, &rank->seqs[plan->runs[i].slot], err);
     if (st != SC_OK)

@@ -70,6 +70,35 @@ struct sc_seq {
     struct sc_seq_stats stats;
 };
 
+/* The immutable state of a sequence (shard/engine.h). Its page ids, layer by layer, cores before
+ * exact ones, lie in blocks of the word store: the first at `head`. */
+#define SC_SNAP_BLOCK_WORDS 63u
+struct sc_snap_block {
+    uint32_t next; /* or SC_SNAP_NO_BLOCK */
+    uint32_t words[SC_SNAP_BLOCK_WORDS];
+};
+#define SC_SNAP_NO_BLOCK UINT32_MAX
+
+struct sc_snap_layer {
+    uint32_t n_cores, exact_lo;
+    double carry;
+};
+
+struct sc_snap {
+    bool used;
+    struct sc_recipe recipe;
+    uint32_t n_logical, min_logical, prompt_len, compressed_to, epoch_done;
+    uint32_t head, n_pages;
+    struct sc_snap_layer *layers; /* [n_layers] */
+};
+
+struct sc_snaps {
+    uint32_t n_snaps, n_blocks, n_blocks_free, free_block;
+    struct sc_snap *snaps;
+    struct sc_snap_layer *layers; /* [n_snaps, n_layers] */
+    struct sc_snap_block *blocks;
+};
+
 /* Rows of one step, filled by plan order. */
 struct sc_rows {
     uint32_t n, n_logits;
@@ -99,6 +128,7 @@ struct sc_rank {
 
     struct sc_seq *seqs; /* [max_seqs] */
     void *seq_memory[4]; /* what seqs' pointers point into */
+    struct sc_snaps snaps;
 
     struct sc_rows rows;
     float *resid, *x, *qkv, *attn, *delta, *gate_up, *act, *angles, *last,
@@ -129,8 +159,30 @@ void sc_rank_set_calibration(struct sc_rank *rank, struct sc_calibration *c);
 /* Only the key variances, borrowed for now: what distances need while a calibration is made. */
 void sc_rank_use_variances(struct sc_rank *rank, const struct sc_calibration *c);
 
+/* snap.c */
+enum sc_status sc_snaps_open(struct sc_rank *rank, struct sc_err *err) SC_MUST_CHECK;
+void sc_snaps_close(struct sc_snaps *snaps);
+void sc_snaps_reset(struct sc_snaps *snaps); /* forgets all, without giving pages back */
+void sc_snap_keep(struct sc_rank *rank, const struct sc_plan_keep *keep);
+void sc_snap_make(struct sc_rank *rank, const struct sc_plan_make *make);
+enum sc_status sc_snap_move(struct sc_rank *rank, const struct sc_plan_move *move,
+                            struct sc_err *err) SC_MUST_CHECK;
+void sc_snap_drop(struct sc_rank *rank, uint32_t snap);
+/* The pages of the snapshot in order of layer: fn gets the page's index within the layer's cores or
+ * exact pages (absolute, as in sc_seq_layer). */
+typedef void sc_snap_page_fn(void *ctx, uint32_t layer, bool core, uint32_t index, uint32_t page);
+void sc_snap_each_page(const struct sc_rank *rank, const struct sc_snap *snap, sc_snap_page_fn *fn,
+                       void *ctx);
+/* Gives an empty sequence the first n tokens of a snapshot; copies the partly filled last pages. */
+enum sc_status sc_snap_begin(struct sc_rank *rank, struct sc_seq *seq, const struct sc_snap *snap,
+                             uint32_t n, struct sc_err *err) SC_MUST_CHECK;
+/* Pages that begin takes, in all layers. */
+uint32_t sc_snap_begin_pages(const struct sc_rank *rank, const struct sc_snap *snap, uint32_t n);
+
 /* seq.c */
-void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open);
+/* Begins from a snapshot where the plan says so: copies pages on the device. */
+enum sc_status sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open,
+                           struct sc_err *err) SC_MUST_CHECK;
 void sc_seq_close(struct sc_rank *rank, uint32_t slot);
 /* Closed and empty, without giving pages back: for a pool that is reset whole. */
 void sc_seq_forget(struct sc_rank *rank, struct sc_seq *seq);
@@ -146,6 +198,9 @@ void sc_seq_count(struct sc_rank *rank,
 uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe);
 uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
                              uint32_t n_tokens);
+/* The same for one that is about to be opened. */
+uint32_t sc_seq_pages_to_open(const struct sc_rank *rank, const struct sc_plan_open *open,
+                              uint32_t n_tokens);
 
 /* compress.c: brings a sequence to the state that a query at its next position must see. */
 enum sc_status sc_seq_compress(struct sc_rank *rank, struct sc_seq *seq,

@@ -10,7 +10,8 @@ static uint32_t pages_for(uint32_t entries)
     return (entries + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
 }
 
-void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open)
+enum sc_status sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open,
+                           struct sc_err *err)
 {
     struct sc_seq *seq = &rank->seqs[open->slot];
     uint32_t n_layers = rank->config->n_layers;
@@ -31,6 +32,10 @@ void sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open)
                 sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l, true);
         }
     }
+    if (open->n_from == 0)
+        return SC_OK;
+    memcpy(seq->tokens, open->from_tokens, open->n_from * sizeof(*seq->tokens));
+    return sc_snap_begin(rank, seq, &rank->snaps.snaps[open->from], open->n_from, err);
 }
 
 void sc_seq_forget(struct sc_rank *rank, struct sc_seq *seq)
@@ -122,16 +127,36 @@ uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe)
     return pages_for(recipe->epoch + SC_CHUNK_MAX) + EPOCH_SLACK_PAGES;
 }
 
-uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
+/* From n_logical on, where compression has come to epoch_done. */
+static uint32_t pages_to_run(const struct sc_rank *rank, const struct sc_recipe *recipe,
+                             uint32_t prompt_len, uint32_t n_logical, uint32_t epoch_done,
                              uint32_t n_tokens)
 {
     uint32_t n_layers = rank->config->n_layers;
-    uint32_t need = (pages_for(seq->n_logical + n_tokens) - pages_for(seq->n_logical)) * n_layers;
-    uint32_t limit = sc_recipe_compressed_limit(&seq->recipe, seq->prompt_len, seq->n_logical);
+    uint32_t need = (pages_for(n_logical + n_tokens) - pages_for(n_logical)) * n_layers;
+    uint32_t limit = sc_recipe_compressed_limit(recipe, prompt_len, n_logical);
 
-    if (limit > seq->epoch_done)
+    if (limit > epoch_done)
         for (uint32_t l = 0; l < n_layers; l++)
-            if (!sc_recipe_layer_is_exact(&seq->recipe, l))
-                need += sc_seq_cores_at_once(&seq->recipe);
+            if (!sc_recipe_layer_is_exact(recipe, l))
+                need += sc_seq_cores_at_once(recipe);
     return need;
+}
+
+uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
+                             uint32_t n_tokens)
+{
+    return pages_to_run(rank, &seq->recipe, seq->prompt_len, seq->n_logical, seq->epoch_done,
+                        n_tokens);
+}
+
+uint32_t sc_seq_pages_to_open(const struct sc_rank *rank, const struct sc_plan_open *open,
+                              uint32_t n_tokens)
+{
+    if (open->n_from == 0)
+        return pages_to_run(rank, open->recipe, open->prompt_len, 0, 0, n_tokens);
+    const struct sc_snap *snap = &rank->snaps.snaps[open->from];
+    return sc_snap_begin_pages(rank, snap, open->n_from) +
+           pages_to_run(rank, open->recipe, open->prompt_len, open->n_from, snap->epoch_done,
+                        n_tokens);
 }

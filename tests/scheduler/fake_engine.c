@@ -343,6 +343,66 @@ uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32
     return seq_needs(&e->seqs[slot], n_tokens);
 }
 
+/* It holds no snapshots (max_snaps 0): the scheduler does not ask for any. Sharing is tested on the
+ * real engine. */
+uint32_t sc_engine_pages_to_open(const struct sc_engine *e, const struct sc_plan_open *open,
+                                 uint32_t n_tokens)
+{
+    SC_ASSERT(open->n_from == 0);
+    const struct seq fresh = {.recipe = *open->recipe, .prompt_len = open->prompt_len};
+    (void)e;
+    return seq_needs(&fresh, n_tokens);
+}
+
+uint32_t sc_engine_seq_private_pages(const struct sc_engine *e, uint32_t slot)
+{
+    return e->seqs[slot].pages;
+}
+
+void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_snap_info *ret_info)
+{
+    (void)e;
+    (void)ret_info;
+    SC_ASSERT(snap == UINT32_MAX);
+}
+
+uint64_t sc_engine_snap_words_free(const struct sc_engine *e)
+{
+    (void)e;
+    return 0;
+}
+
+uint64_t sc_engine_snap_words_needed(const struct sc_engine *e, uint32_t slot)
+{
+    (void)e;
+    return slot;
+}
+
+uint64_t sc_engine_shape_words(const struct sc_engine *e, const struct sc_snap_shape *shape)
+{
+    (void)e;
+    return shape->n_logical;
+}
+
+uint32_t sc_engine_shape_pages(const struct sc_engine *e, const struct sc_snap_shape *shape)
+{
+    (void)e;
+    return shape->n_logical;
+}
+
+void sc_engine_snap_shape(const struct sc_engine *e, uint32_t snap, struct sc_snap_shape *shape)
+{
+    (void)e;
+    (void)shape;
+    SC_ASSERT(snap == UINT32_MAX);
+}
+
+size_t sc_engine_move_bytes(const struct sc_engine *e, uint32_t n_entries)
+{
+    (void)e;
+    return n_entries;
+}
+
 uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_recipe *r, uint32_t n)
 {
     uint32_t pages = pages_for(n);

@@ -87,7 +87,8 @@ static void check_rank_books(struct rig *rig, uint32_t r)
                     i < n_cores ? layer->core_pages[i] : layer->exact_pages[first + i - n_cores];
                 assert_true(page < rank->pages.n_pages);
                 assert_int_equal(seen[page], 0);
-                assert_int_equal(rank->pages.refs[page], 1);
+                assert_int_equal(rank->pages.seq_refs[page], 1);
+                assert_int_equal(rank->pages.snap_refs[page], 0);
                 seen[page] = 1;
             }
             held += n_cores + end - first;
