@@ -102,8 +102,11 @@ static void check_forks(const char *model, uint32_t n_ranks, const struct sc_rec
         uint32_t at = places[i] < info.min_logical ? info.min_logical : places[i];
         begin(&rig, 2, &recipe, 3, ids, at);
         begin(&rig, 3, &recipe, 3, ids, at);
-        seq_run(&rig, 3, &recipe, PROMPT, other, at, N - at, 33, NULL); /* disturbs, if it can */
-        seq_run(&rig, 2, &recipe, PROMPT, ids, at, N - at, 50, got + (size_t)at * vocab);
+        /* The other one writes between our write and our reads: it disturbs, if it can. */
+        uint32_t half = at + 9;
+        seq_run(&rig, 2, &recipe, PROMPT, ids, at, half - at, 50, got + (size_t)at * vocab);
+        seq_run(&rig, 3, &recipe, PROMPT, other, at, N - at, 33, NULL);
+        seq_run(&rig, 2, &recipe, PROMPT, ids, half, N - half, 50, got + (size_t)half * vocab);
         assert_memory_equal(got + (size_t)at * vocab, want + (size_t)at * vocab,
                             (size_t)(N - at) * vocab * sizeof(float));
         assert_true(seq_entries_hash(&rig, 2) == entries);
