@@ -50,13 +50,15 @@ static void end(struct sc_sched *s, struct sc_request *r, const struct sc_output
     SC_ASSERT(r->state != SC_REQUEST_ENDED);
     if (r->opened)
         sc_engine_seq_stats(s->engine, r->slot, &r->receipt.kv);
+    if (status == SC_OK)
+        sc_share_before_close(s, r, false);
     sc_plan_release(s, r);
     if (r->n_held > 0) /* an end that is no stop string gives back what was held for one */
         send_delta(r, r->held, r->n_held, NULL, 0);
     r->n_held = 0;
     r->state = SC_REQUEST_ENDED;
     count_end(s, r, status);
-    const struct sc_event ev = {
+    struct sc_event ev = {
         .kind = SC_EVENT_DONE,
         .finish = out->finish,
         .status = status,
@@ -70,6 +72,8 @@ static void end(struct sc_sched *s, struct sc_request *r, const struct sc_output
         .receipt = r->receipt,
         .timings = timings(r, sc_monotonic_us()),
     };
+    if (s->prefix != NULL && r->prefill_only)
+        ev.prefix_key = sc_prefix_key(&r->root, r->tokens, r->n_prompt);
     r->on_event(r->ctx, &ev);
 }
 

@@ -19,9 +19,36 @@
  * needed for a moment, while an epoch is compressed, come back by themselves. */
 #define SC_STARVED_STEPS_MAX 4u
 
+/* Of one plan; what does not fit waits for the next. */
+#define SC_PLAN_DROPS_MAX 256u
+#define SC_PLAN_MOVES_MAX 4u
+
+/* Snapshots and page tables kept ready, so that a document's is never refused for want of them. */
+#define SC_SNAPS_SPARE      8u
+#define SC_SNAP_WORDS_SPARE 16u /* one of so many */
+
+struct sc_tier;
+
 struct sc_request_list {
     struct sc_request *head, *tail;
     uint32_t n;
+};
+
+/* A snapshot that the next plan keeps. */
+struct sc_pending_keep {
+    uint32_t node; /* locked */
+    bool retain;
+    uint64_t pin_until_us;
+};
+
+/* A call of sc_sched_prefixes or sc_sched_flush that waits for the scheduler's thread. */
+struct sc_order {
+    struct sc_order *next;
+    struct sc_prefix_item *items;
+    size_t n;
+    bool flush, done;
+    uint64_t pages;
+    enum sc_status status;
 };
 
 struct sc_sched {
@@ -30,13 +57,19 @@ struct sc_sched {
     struct sc_request_limits limits;
     uint32_t queue_max, prefill_tokens;
     uint32_t max_seqs, max_step_tokens, n_pages;
+    uint64_t prefix_ttl_us;
+    struct sc_store *store; /* or NULL */
+    uint64_t snap_words;    /* of the engine's store of page tables */
     pthread_t thread;
 
     pthread_mutex_t mu;
     pthread_cond_t wake; /* the scheduler thread waits for work */
     /* Guarded by mu. */
     struct sc_request_list inbox;
+    struct sc_order *orders; /* FIFO */
+    pthread_cond_t answered;
     bool closing;
+    bool store_answered; /* a load has come in */
     bool any_canceled;
     struct sc_sched_stats stats; /* .waiting counts the queue, not the inbox */
 
@@ -51,6 +84,14 @@ struct sc_sched {
     uint64_t prefill_turn;  /* ticket of the last request that got a prefill block */
     uint32_t closing_pages; /* held by the slots in closes */
     bool failed;
+    bool all_wait;            /* nobody could run: each waits for the store */
+    struct sc_prefix *prefix; /* NULL: nothing is shared */
+    struct sc_tier *tier;     /* NULL without a store */
+    uint64_t ns_floor; /* of the namespace admitted last: one that was away starts from here */
+    bool blocked;      /* the next in the queue found no room; until there is more, or others */
+    uint32_t blocked_running;
+    uint64_t blocked_room;
+    uint64_t ns_served[SC_NS_BUCKETS]; /* tokens run for namespaces that hash there: fair share */
 
     /* The plan; arrays [max_seqs]. closes survive until a step has executed them. */
     uint32_t *closes;
@@ -59,6 +100,15 @@ struct sc_sched {
     struct sc_request **run_requests;
     struct sc_run_result *results;
     uint32_t n_closes, n_opens, n_runs;
+    struct sc_plan_keep *keeps; /* [max_seqs * 2]; like closes */
+    struct sc_pending_keep *pending_keeps;
+    uint32_t n_keeps;
+    uint64_t keep_words;
+    uint32_t drops[SC_PLAN_DROPS_MAX]; /* like closes */
+    uint32_t n_drops;
+    struct sc_plan_make make;
+    struct sc_plan_move moves[SC_PLAN_MOVES_MAX];
+    uint32_t n_makes, n_moves;
     struct sc_text text;
 };
 
@@ -70,14 +120,54 @@ struct sc_request *sc_list_pop(struct sc_request_list *list);
 void sc_plan_arrive(struct sc_sched *s, struct sc_request *r);
 void sc_plan_admit(struct sc_sched *s);
 /* Fills the plan so that its runs fit into the free pages, preempting where they do not. False:
- * there is nothing to execute. */
-bool sc_plan_build(struct sc_sched *s);
+ * there is nothing to execute. may_evict: where pages are short, the plan is without runs: keeps,
+ * drops and closes, after which more are free. */
+bool sc_plan_build(struct sc_sched *s, bool may_evict);
 /* After SC_EFULL from the engine: preempts the youngest, or ends the only one. */
 void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err);
 /* After the step: the engine has executed the plan, which it began at start_us. */
 void sc_plan_commit(struct sc_sched *s, uint64_t start_us);
+/* What is there to execute beside runs: keeps, drops, closes. */
+bool sc_plan_has_chores(const struct sc_sched *s);
+uint64_t sc_plan_pages_needed(const struct sc_sched *s); /* by the runs chosen */
 /* Gives the request's slot back; closes its sequence with the next step. */
 void sc_plan_release(struct sc_sched *s, struct sc_request *r);
+
+/* share.c: prefixes. attach finds where a request that is not open begins, and whom or what it
+ * waits for. may_run: false while it waits. */
+void sc_share_attach(struct sc_sched *s, struct sc_request *r);
+bool sc_share_may_run(struct sc_sched *s, struct sc_request *r);
+void sc_share_detach(struct sc_sched *s, struct sc_request *r); /* gives locks and holds back */
+/* After its sequence was opened: the snapshot is not needed any more. */
+void sc_share_opened(struct sc_sched *s, struct sc_request *r);
+/* Keeps the sequence's state where another request may want it: at ends of blocks and the prompt.
+ */
+void sc_share_after_run(struct sc_sched *s, struct sc_request *r);
+/* Keeps whatever it has, before its pages are taken away or it ends. */
+void sc_share_before_close(struct sc_sched *s, struct sc_request *r, bool comes_back);
+/* After a plan was executed: keeps are live, dropped ids are free. */
+void sc_share_commit(struct sc_sched *s);
+/* Drops the next snapshot; freed (may be NULL) grows by the pages that only it held. False: none
+ * can go, or the plan has no room for more. */
+bool sc_share_evict(struct sc_sched *s, uint64_t *freed);
+void sc_share_tend(struct sc_sched *s); /* once a loop: spare ids, idle and due ones */
+void sc_share_lost(struct sc_sched *s); /* the engine has lost everything */
+/* Pages that this admission would find in use already. */
+uint32_t sc_share_pages_in_use(const struct sc_sched *s, const struct sc_request *r);
+void sc_share_answer(struct sc_sched *s, struct sc_order *order);
+
+/* tier.c: documents to the store and back. */
+enum sc_status sc_tier_open(struct sc_sched *s, struct sc_err *err) SC_MUST_CHECK;
+void sc_tier_close(struct sc_sched *s);
+/* Starts to load tokens [0, n) of the request's prompt. False: not to be had. */
+bool sc_tier_load(struct sc_sched *s, const struct sc_request *r, const struct sc_hash *key,
+                  uint32_t n);
+bool sc_tier_is_loading(const struct sc_sched *s, const struct sc_hash *key);
+void sc_tier_save(struct sc_sched *s, uint32_t node); /* live; written in slices, one a step */
+bool sc_tier_has_work(const struct sc_sched *s);      /* moves for the next plan */
+bool sc_tier_add(struct sc_sched *s); /* to the plan; true: it has something to do there */
+void sc_tier_commit(struct sc_sched *s);
+void sc_tier_lost(struct sc_sched *s); /* the engine has lost everything */
 
 /* events.c. end: DONE, once; a running request stays in running[] until the sweep. */
 void sc_events_end(struct sc_sched *s, struct sc_request *r, enum sc_finish finish,

@@ -51,6 +51,9 @@ void sc_plan_arrive(struct sc_sched *s, struct sc_request *r)
         return;
     }
     sc_list_push(&s->queue, r);
+    s->blocked = false;
+    if (s->ns_served[r->ns_bucket] < s->ns_floor)
+        s->ns_served[r->ns_bucket] = s->ns_floor;
     if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
         s->queue_deadline_us = r->deadline_us;
 }
@@ -71,36 +74,97 @@ static uint64_t pages_available(const struct sc_sched *s)
     return (uint64_t)info.n_pages_free + s->closing_pages;
 }
 
+/* What admission may count on: also what the cache holds and nobody pinned. */
+static uint64_t pages_obtainable(const struct sc_sched *s)
+{
+    struct sc_engine_info info;
+    sc_engine_get_info(s->engine, &info);
+    uint64_t pinned = s->prefix != NULL ? sc_prefix_pinned_pages(s->prefix) : 0;
+    uint64_t cached = info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
+    return info.n_pages_free + cached + s->closing_pages;
+}
+
+/* The next in the queue: highest priority, then the namespace that was served least, then the
+ * longest wait. ret_before: the one before it in the list, or NULL. */
+static struct sc_request *next_in_queue(const struct sc_sched *s, struct sc_request **ret_before)
+{
+    struct sc_request *best = NULL, *before = NULL;
+    uint64_t best_served = 0;
+    *ret_before = NULL;
+    for (struct sc_request *r = s->queue.head; r != NULL; before = r, r = r->next) {
+        uint64_t served = s->ns_served[r->ns_bucket];
+        if (best != NULL &&
+            (r->priority < best->priority ||
+             (r->priority == best->priority && (served >= best_served || r->preempted))))
+            continue;
+        best = r;
+        best_served = r->preempted ? 0 : served; /* it has waited and run: before all others */
+        *ret_before = before;
+    }
+    return best;
+}
+
+static void take_from_queue(struct sc_sched *s, struct sc_request *r, struct sc_request *before)
+{
+    if (before == NULL) {
+        (void)sc_list_pop(&s->queue);
+        return;
+    }
+    before->next = r->next;
+    if (s->queue.tail == r)
+        s->queue.tail = before;
+    s->queue.n--;
+    r->next = NULL;
+}
+
 void sc_plan_admit(struct sc_sched *s)
 {
     if (s->queue.head == NULL || s->n_free_slots == 0)
         return;
-    uint64_t free = pages_available(s), promised = 0;
+    uint64_t free = pages_obtainable(s), promised = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         uint32_t held = pages_held(s, s->running[i]), reserve = s->running[i]->reserve_pages;
         promised += reserve > held ? reserve - held : 0;
     }
+    uint64_t room = free > promised ? free - promised : 0;
+    if (s->blocked && s->n_running == s->blocked_running && room <= s->blocked_room)
+        return;
+    s->blocked = false;
     while (s->queue.head != NULL && s->n_free_slots > 0) {
-        struct sc_request *r = s->queue.head;
+        struct sc_request *before, *r = next_in_queue(s, &before);
+        r->ticket = s->next_ticket + 1;
+        sc_share_attach(s, r);
+        uint32_t shared = sc_share_pages_in_use(s, r);
+        uint32_t need = r->reserve_pages > shared ? r->reserve_pages - shared : 0;
         /* A lone one is always tried: only the engine knows that it does not fit. */
-        if (s->n_running > 0 && promised + r->reserve_pages > free)
+        if (s->n_running > 0 && promised + need > free) {
+            sc_share_detach(s, r);
+            r->n_fed = 0;
+            s->blocked = true;
+            s->blocked_running = s->n_running;
+            s->blocked_room = room;
             break;
-        promised += r->reserve_pages;
-        sc_list_pop(&s->queue);
+        }
+        promised += need;
+        s->ns_floor = s->ns_served[r->ns_bucket];
+        take_from_queue(s, r, before);
         r->state = SC_REQUEST_RUNNING;
         r->slot = s->free_slots[--s->n_free_slots];
-        r->ticket = ++s->next_ticket;
+        s->next_ticket++;
         r->n_starved = 0;
+        r->preempted = false;
         s->running[s->n_running++] = r;
     }
 }
 
 void sc_plan_release(struct sc_sched *s, struct sc_request *r)
 {
+    sc_share_detach(s, r);
     if (r->slot == SC_SLOT_NONE)
         return;
     if (r->opened) {
-        s->closing_pages += pages_held(s, r);
+        if (s->n_keeps == 0) /* what is kept stays */
+            s->closing_pages += sc_engine_seq_private_pages(s->engine, r->slot);
         s->closes[s->n_closes++] = r->slot;
     }
     s->free_slots[s->n_free_slots++] = r->slot;
@@ -121,9 +185,11 @@ static void preempt_youngest(struct sc_sched *s)
         uint32_t proven = min_u32(stats.pages + 1, s->n_pages);
         r->reserve_pages = proven > r->reserve_pages ? proven : r->reserve_pages;
     }
+    sc_share_before_close(s, r, true);
     sc_plan_release(s, r);
     r->state = SC_REQUEST_WAITING;
     r->n_fed = 0;
+    r->preempted = true;
     r->receipt.preemptions++;
     sc_list_push_front(&s->queue, r);
     if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
@@ -158,6 +224,8 @@ static uint32_t block_tokens(const struct sc_request *r, uint32_t budget)
 {
     uint32_t end = r->n_fed < r->n_prompt ? r->n_prompt : r->n_tokens;
     uint32_t cut = sc_recipe_next_cut(&r->recipe, r->n_prompt, r->n_fed);
+    if (r->path != SC_NODE_NONE) /* where its state is kept */
+        cut = min_u32(cut, sc_prefix_boundary(&r->root, r->n_fed));
     return min_u32(budget, min_u32(end, cut) - r->n_fed);
 }
 
@@ -178,12 +246,21 @@ static void add_run(struct sc_sched *s, struct sc_request *r, uint32_t n_tokens)
 /* Decode first: one row each, and somebody is reading. The rest of the rows goes to prefill in
  * turns, a block each, starting after the one that was served last: a short prompt waits for one
  * block of every other, not for a long document's end. */
+static bool may_run(struct sc_sched *s, struct sc_request *r)
+{
+    bool may = sc_share_may_run(s, r);
+    if (may)
+        s->all_wait = false;
+    return may;
+}
+
 static void choose_runs(struct sc_sched *s)
 {
     uint32_t n = s->n_running, rows = s->max_step_tokens, start = 0;
     s->n_runs = 0;
+    s->all_wait = true;
     for (uint32_t i = 0; i < n && rows > 0; i++)
-        if (sc_request_decodes(s->running[i])) {
+        if (sc_request_decodes(s->running[i]) && may_run(s, s->running[i])) {
             add_run(s, s->running[i], 1);
             rows--;
         }
@@ -192,7 +269,7 @@ static void choose_runs(struct sc_sched *s)
     uint32_t budget = min_u32(rows, s->prefill_tokens);
     for (uint32_t i = 0; i < n && budget > 0; i++) {
         struct sc_request *r = s->running[(start + i) % n];
-        if (sc_request_decodes(r))
+        if (!may_run(s, r) || sc_request_decodes(r))
             continue;
         uint32_t tokens = block_tokens(r, budget);
         add_run(s, r, tokens);
@@ -200,12 +277,57 @@ static void choose_runs(struct sc_sched *s)
     }
 }
 
+static struct sc_plan_open make_open(const struct sc_request *r)
+{
+    return (struct sc_plan_open){
+        .slot = r->slot,
+        .recipe = &r->recipe,
+        .prompt_len = r->n_prompt,
+        .from = r->hit.snap,
+        .n_from = r->hit.node != SC_NODE_NONE ? r->hit.n : 0,
+        .from_tokens = r->tokens,
+        .on_chunk = r->on_chunk,
+        .on_chunk_ctx = r->ctx,
+    };
+}
+
 static uint32_t pages_needed(const struct sc_sched *s, const struct sc_plan_run *run,
                              const struct sc_request *r)
 {
     if (r->opened)
         return sc_engine_pages_needed(s->engine, run->slot, run->n_tokens);
-    return sc_engine_pages_estimate(s->engine, &r->recipe, run->n_tokens);
+    const struct sc_plan_open open = make_open(r);
+    if (open.n_from == 0)
+        return sc_engine_pages_estimate(s->engine, &r->recipe, run->n_tokens);
+    return sc_engine_pages_to_open(s->engine, &open, run->n_tokens);
+}
+
+uint64_t sc_plan_pages_needed(const struct sc_sched *s)
+{
+    uint64_t need = 0;
+    for (uint32_t i = 0; i < s->n_runs; i++)
+        need += pages_needed(s, &s->runs[i], s->run_requests[i]);
+    return need;
+}
+
+/* Pages are short: true when there is something to do about it before the runs. */
+static bool make_pages(struct sc_sched *s)
+{
+    struct sc_engine_info info;
+    uint64_t need = sc_plan_pages_needed(s), freed = 0;
+    sc_engine_get_info(s->engine, &info);
+    if (need <= info.n_pages_free)
+        return false;
+    if (sc_plan_has_chores(s)) /* they may free enough */
+        return true;
+    while (freed < need - info.n_pages_free && sc_share_evict(s, &freed))
+        continue;
+    return s->n_drops > 0;
+}
+
+bool sc_plan_has_chores(const struct sc_sched *s)
+{
+    return s->n_closes > 0 || s->n_keeps > 0 || s->n_drops > 0;
 }
 
 /* Leaves out the runs that find no pages. False: too many, or for too long; somebody has to go. */
@@ -239,34 +361,35 @@ static void choose_opens(struct sc_sched *s)
     for (uint32_t i = 0; i < s->n_runs; i++) {
         struct sc_request *r = s->run_requests[i];
         if (!r->opened)
-            s->opens[s->n_opens++] = (struct sc_plan_open){
-                .slot = r->slot,
-                .recipe = &r->recipe,
-                .prompt_len = r->n_prompt,
-                .on_chunk = r->on_chunk,
-                .on_chunk_ctx = r->ctx,
-            };
+            s->opens[s->n_opens++] = make_open(r);
     }
 }
 
-bool sc_plan_build(struct sc_sched *s)
+bool sc_plan_build(struct sc_sched *s, bool may_evict)
 {
     for (;;) {
         for (uint32_t i = 0; i < s->n_running; i++)
             s->running[i]->starved = false;
         choose_runs(s);
+        if (may_evict && s->prefix != NULL && s->n_runs > 0 && make_pages(s)) {
+            s->n_runs = s->n_opens = 0; /* these first */
+            return true;
+        }
         if (fit_runs(s))
             break;
         preempt_youngest(s);
     }
     choose_opens(s);
-    return s->n_closes > 0 || s->n_runs > 0;
+    return sc_plan_has_chores(s) || s->n_runs > 0;
 }
 
 void sc_plan_commit(struct sc_sched *s, uint64_t start_us)
 {
     s->n_closes = 0;
     s->closing_pages = 0;
+    if (s->prefix != NULL)
+        sc_share_commit(s);
+    sc_tier_commit(s);
     for (uint32_t i = 0; i < s->n_running; i++)
         s->running[i]->n_starved = s->running[i]->starved ? s->running[i]->n_starved + 1 : 0;
     for (uint32_t i = 0; i < s->n_runs; i++) {
@@ -274,8 +397,11 @@ void sc_plan_commit(struct sc_sched *s, uint64_t start_us)
         if (!sc_request_decodes(r))
             s->prefill_turn = r->ticket;
         r->opened = true;
+        sc_share_opened(s, r);
+        s->ns_served[r->ns_bucket] += s->runs[i].n_tokens;
         r->n_fed += s->runs[i].n_tokens;
         if (r->first_step_us == 0)
             r->first_step_us = start_us;
+        sc_share_after_run(s, r);
     }
 }

@@ -1,6 +1,7 @@
 #include "scheduler/request.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -125,6 +126,46 @@ static enum sc_status choose_recipe(struct sc_request *r, const struct sc_reques
     return SC_OK;
 }
 
+static enum sc_status check_sharing(const struct sc_request_opts *opts, struct sc_err *err)
+{
+    const char *names[] = {opts->ns, opts->shared_ns};
+    for (size_t i = 0; i < SC_ARRAY_LEN(names); i++)
+        if (names[i] != NULL && strlen(names[i]) > SC_NAMESPACE_BYTES_MAX)
+            return sc_fail(err, SC_EINVAL, "namespace: %zu bytes, limit %u", strlen(names[i]),
+                           SC_NAMESPACE_BYTES_MAX);
+    if (opts->priority < -SC_PRIORITY_MAX || opts->priority > SC_PRIORITY_MAX)
+        return sc_fail(err, SC_EINVAL, "priority: %d, limits %d..%d", opts->priority,
+                       -SC_PRIORITY_MAX, SC_PRIORITY_MAX);
+    if (opts->breakpoint > opts->n_prompt)
+        return sc_fail(err, SC_EINVAL, "breakpoint: %u, the prompt has %u tokens", opts->breakpoint,
+                       opts->n_prompt);
+    if (opts->retain && !opts->prefill_only)
+        return sc_fail(err, SC_EINVAL, "retain: only what is read without an output is retained");
+    return SC_OK;
+}
+
+/* Entries of one namespace, recipe and model hang from one root. What inspects chunks has to see
+ * them made, and shares nothing. */
+static void choose_roots(struct sc_request *r, const struct sc_request_limits *limits,
+                         const struct sc_request_opts *opts)
+{
+    const struct sc_hash *model = &limits->model->fingerprint;
+    struct sc_recipe own_ends = r->recipe;
+    (void)snprintf(r->ns, sizeof(r->ns), "%s", opts->ns != NULL ? opts->ns : "");
+    for (const char *c = r->ns; *c != '\0'; c++)
+        r->ns_bucket = (uint32_t)(sc_mix64(r->ns_bucket ^ (uint8_t)*c) % SC_NS_BUCKETS);
+    r->share = limits->sharing && opts->on_chunk == NULL;
+    r->root = sc_prefix_root(model, &r->recipe_id, r->ns, &r->recipe, r->n_prompt);
+    if (opts->shared_ns != NULL) {
+        r->shared_root =
+            sc_prefix_root(model, &r->recipe_id, opts->shared_ns, &r->recipe, r->n_prompt);
+        r->has_shared_root = true;
+    }
+    own_ends.window = 0; /* generated tokens are compressed otherwise than a prompt's */
+    r->generated_root = sc_prefix_root(model, &r->recipe_id, r->ns, &own_ends, r->n_prompt);
+    r->generated_root.offset = r->root.offset;
+}
+
 static enum sc_status open_sampler(struct sc_request *r, const struct sc_request_opts *opts,
                                    uint32_t vocab, struct sc_err *err)
 {
@@ -158,6 +199,11 @@ static void take_scalars(struct sc_request *r, const struct sc_request_opts *opt
     r->on_event = opts->on_event;
     r->ctx = opts->ctx;
     r->on_chunk = opts->on_chunk;
+    r->priority = opts->priority;
+    r->breakpoint = opts->breakpoint;
+    r->retain = opts->retain;
+    r->pin_until_us = opts->pin_until_us;
+    r->path = r->hit.node = SC_NODE_NONE;
     r->slot = SC_SLOT_NONE;
 }
 
@@ -192,8 +238,11 @@ enum sc_status sc_request_open(const struct sc_request_limits *limits,
         st = copy_stop_ids(r, opts, err);
     if (st == SC_OK)
         st = choose_recipe(r, limits, opts, err);
+    if (st == SC_OK)
+        st = check_sharing(opts, err);
     if (st != SC_OK)
         goto fail;
+    choose_roots(r, limits, opts);
     if (!r->prefill_only) {
         uint32_t known = sc_tokenizer_vocab(model->tok), vocab = model->config.vocab;
         st = open_sampler(r, opts, known < vocab ? known : vocab, err);

@@ -12,12 +12,16 @@
 
 #include "base/arena.h"
 #include "model/tokenizer.h"
+#include "scheduler/prefix.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/stops.h"
 
 /* An open-ended request (max_tokens 0) reserves pages for this much output only: most end long
  * before the context does, and preemption covers the others. */
 #define SC_OPEN_ENDED_RESERVE 512u
+
+/* Fair share counts the tokens of namespaces by a hash of their names; two that meet share. */
+#define SC_NS_BUCKETS 256u
 
 #define SC_SLOT_NONE UINT32_MAX
 
@@ -40,6 +44,15 @@ struct sc_request {
     uint32_t n_stop_ids;
     struct sc_recipe recipe;
     struct sc_hash recipe_id;
+    char ns[SC_NAMESPACE_BYTES_MAX + 1];
+    /* Where its prefixes hang: its own, those of the shared namespace (if any), and those that hold
+     * generated tokens, which only this prompt's continuation may use. */
+    struct sc_prefix_root root, shared_root, generated_root;
+    bool has_shared_root, share;
+    int32_t priority;
+    uint32_t breakpoint;
+    bool retain;
+    uint64_t pin_until_us;
     uint64_t deadline_us, submit_us;
     sc_event_fn *on_event;
     void *ctx;
@@ -47,15 +60,24 @@ struct sc_request {
 
     /* The scheduler thread's. */
     enum sc_request_state state;
-    uint32_t slot;              /* SC_SLOT_NONE unless running */
-    bool opened;                /* the engine holds a sequence in that slot */
-    uint64_t ticket;            /* order of admission */
-    uint32_t reserve_pages;     /* grows to what was held when a preemption proved it too low */
-    bool starved;               /* the plan leaves it out because its run finds no pages */
-    uint32_t n_starved;         /* steps in a row */
-    int32_t *tokens;            /* [n_prompt + max_tokens] */
-    uint32_t n_tokens;          /* known: prompt and sampled */
-    uint32_t n_fed;             /* of those, in the engine's cache */
+    uint32_t slot;            /* SC_SLOT_NONE unless running */
+    bool opened;              /* the engine holds a sequence in that slot */
+    uint64_t ticket;          /* order of admission */
+    uint32_t reserve_pages;   /* grows to what was held when a preemption proved it too low */
+    bool preempted;           /* waits to come back */
+    uint32_t ns_bucket;       /* of the fair share */
+    bool starved;             /* the plan leaves it out because its run finds no pages */
+    uint32_t n_starved;       /* steps in a row */
+    int32_t *tokens;          /* [n_prompt + max_tokens] */
+    uint32_t n_tokens;        /* known: prompt and sampled */
+    uint32_t n_fed;           /* of those, in the engine's cache */
+    uint32_t path;            /* held node of the last whole block that is cached, or none */
+    struct sc_prefix_hit hit; /* locked until the sequence is open: it begins with these */
+    uint64_t leader;       /* ticket of an elder that reads what we would: wait for it, 0: none */
+    uint32_t leader_until; /* until it has read so many tokens */
+    bool loading, load_tried; /* the store is asked for the entries of the breakpoint */
+    struct sc_hash load_key;
+    bool looked_up;             /* cached_tokens is set */
     uint32_t n_reported;        /* prompt tokens told of by PROGRESS; never goes back */
     struct sc_sampler *sampler; /* NULL with prefill_only */
     struct sc_detok detok;
@@ -71,6 +93,7 @@ struct sc_request_limits {
     const struct sc_model *model;
     uint32_t context; /* logical tokens of one sequence */
     uint32_t auto_min_tokens;
+    bool sharing;
     bool calibrated;
     struct sc_recipe_context recipe_context; /* the engine's: part of every recipe id */
 };

@@ -1,27 +1,72 @@
 #include "scheduler/scheduler.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "scheduler/internal.h"
+
+static bool has_work_locked(const struct sc_sched *s)
+{
+    return s->closing || s->inbox.head != NULL || s->queue.head != NULL ||
+           (s->n_running > 0 && !s->all_wait) || s->orders != NULL || s->store_answered ||
+           s->any_canceled || sc_plan_has_chores(s) || sc_tier_has_work(s);
+}
+
+/* While requests wait for the store, deadlines still count; while none is there, idle prefixes. */
+static bool sleep_locked(struct sc_sched *s)
+{
+    struct timespec until;
+    uint32_t ms = s->n_running > 0 ? 5 : 1000;
+    if (s->n_running == 0 && s->prefix_ttl_us == 0) {
+        pthread_cond_wait(&s->wake, &s->mu);
+        return true;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    return pthread_cond_timedwait(&s->wake, &s->mu, &until) == 0;
+}
 
 /* Takes in what was submitted, or sleeps until there is something to do. False: time to close. */
 static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
 {
     struct sc_request_list arrived;
     pthread_mutex_lock(&s->mu);
-    while (!s->closing && s->inbox.head == NULL && s->queue.head == NULL && s->n_running == 0 &&
-           s->n_closes == 0)
-        pthread_cond_wait(&s->wake, &s->mu);
+    while (!has_work_locked(s))
+        if (!sleep_locked(s))
+            break;
     bool go_on = !s->closing;
     arrived = s->inbox;
     s->inbox = (struct sc_request_list){0};
     s->stats.waiting = s->queue.n + arrived.n;
     *ret_any_canceled = s->any_canceled;
     s->any_canceled = false;
+    s->store_answered = false;
     pthread_mutex_unlock(&s->mu);
     for (struct sc_request *r = sc_list_pop(&arrived); r != NULL; r = sc_list_pop(&arrived))
         sc_plan_arrive(s, r);
     return go_on;
+}
+
+static void answer_orders(struct sc_sched *s, enum sc_status refuse)
+{
+    pthread_mutex_lock(&s->mu);
+    struct sc_order *list = s->orders;
+    s->orders = NULL;
+    pthread_mutex_unlock(&s->mu);
+    while (list != NULL) {
+        struct sc_order *order = list;
+        list = order->next;
+        if (refuse == SC_OK)
+            sc_share_answer(s, order);
+        else
+            order->status = refuse;
+        pthread_mutex_lock(&s->mu);
+        order->done = true; /* its memory is its caller's again */
+        pthread_cond_broadcast(&s->answered);
+        pthread_mutex_unlock(&s->mu);
+    }
 }
 
 static void publish(struct sc_sched *s, bool stepped)
@@ -32,6 +77,8 @@ static void publish(struct sc_sched *s, bool stepped)
     s->stats.waiting = s->queue.n;
     s->stats.running = s->n_running;
     s->stats.pages_free = info.n_pages_free;
+    s->stats.pages_cached = info.n_pages_cached;
+    s->stats.snapshots = s->prefix != NULL ? sc_prefix_n_live(s->prefix) : 0;
     s->stats.failed_group = s->failed;
     if (stepped) {
         s->stats.steps++;
@@ -107,6 +154,7 @@ static void engine_failed(struct sc_sched *s, const struct sc_err *cause)
         s->running[i]->opened = false;
     s->n_closes = 0;
     s->closing_pages = 0;
+    sc_share_lost(s);
     end_running(s, SC_EUNAVAIL, err.text);
     struct sc_err reset_err = SC_ERR_INIT;
     enum sc_status st = sc_engine_reset(s->engine, &reset_err);
@@ -118,19 +166,38 @@ static void engine_failed(struct sc_sched *s, const struct sc_err *cause)
     end_queue(s, SC_EUNAVAIL, err.text);
 }
 
+/* What comes with a plan beside runs: see shard/engine.h for the order. */
+static struct sc_plan make_plan(const struct sc_sched *s)
+{
+    return (struct sc_plan){.closes = s->closes,
+                            .opens = s->opens,
+                            .runs = s->runs,
+                            .n_closes = s->n_closes,
+                            .n_opens = s->n_opens,
+                            .n_runs = s->n_runs,
+                            .keeps = s->keeps,
+                            .n_keeps = s->n_keeps,
+                            .makes = &s->make,
+                            .n_makes = s->n_makes,
+                            .moves = s->moves,
+                            .n_moves = s->n_moves,
+                            .drops = s->drops,
+                            .n_drops = s->n_drops};
+}
+
+/* Plans without runs that free pages before one with them. */
+#define CHORES_MAX 64u
+
 /* One step. False: nothing was executed. */
 static bool step(struct sc_sched *s)
 {
-    for (;;) {
+    bool stepped = false;
+    for (uint32_t chores = 0;;) {
         struct sc_err err = SC_ERR_INIT;
-        if (!sc_plan_build(s))
-            return false;
-        const struct sc_plan plan = {.closes = s->closes,
-                                     .opens = s->opens,
-                                     .runs = s->runs,
-                                     .n_closes = s->n_closes,
-                                     .n_opens = s->n_opens,
-                                     .n_runs = s->n_runs};
+        bool build = sc_plan_build(s, chores < CHORES_MAX);
+        if (!sc_tier_add(s) && !build && !sc_plan_has_chores(s))
+            return stepped;
+        const struct sc_plan plan = make_plan(s);
         uint64_t start = sc_monotonic_us();
         enum sc_status st = sc_engine_step(s->engine, &plan, s->results, &err);
         if (st == SC_EFULL && s->n_running > 0) {
@@ -139,16 +206,18 @@ static bool step(struct sc_sched *s)
         }
         if (st != SC_OK) {
             engine_failed(s, &err);
-            return false;
+            return stepped;
         }
+        stepped = true;
         sc_plan_commit(s, start);
-        break;
+        if (s->n_runs == 0 && s->n_running > 0 && !s->all_wait && ++chores <= CHORES_MAX)
+            continue;
+        uint64_t now = sc_monotonic_us();
+        for (uint32_t i = 0; i < s->n_runs; i++)
+            sc_events_after_run(s, s->run_requests[i], &s->results[i], now);
+        sc_events_sweep(s);
+        return true;
     }
-    uint64_t now = sc_monotonic_us();
-    for (uint32_t i = 0; i < s->n_runs; i++)
-        sc_events_after_run(s, s->run_requests[i], &s->results[i], now);
-    sc_events_sweep(s);
-    return true;
 }
 
 static void *thread_main(void *arg)
@@ -159,6 +228,9 @@ static void *thread_main(void *arg)
         end_due(s, any_canceled);
         if (s->failed)
             end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
+        sc_share_tend(s);
+        if (!sc_plan_has_chores(s))
+            answer_orders(s, SC_OK);
         sc_plan_admit(s);
         publish(s, false); /* who was admitted makes room in the queue before the step ends */
         publish(s, step(s));
@@ -166,6 +238,7 @@ static void *thread_main(void *arg)
     end_running(s, SC_EUNAVAIL, "the server is shutting down");
     end_queue(s, SC_EUNAVAIL, "the server is shutting down");
     publish(s, s->failed ? false : step(s)); /* the sequences' slots, closed */
+    answer_orders(s, SC_EUNAVAIL);
     return NULL;
 }
 
@@ -192,13 +265,16 @@ static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
     s->running = calloc(n, sizeof(*s->running));
     s->free_slots = calloc(n, sizeof(*s->free_slots));
     s->closes = calloc(n, sizeof(*s->closes));
+    s->keeps = calloc(2 * n, sizeof(*s->keeps));
+    s->pending_keeps = calloc(2 * n, sizeof(*s->pending_keeps));
     s->opens = calloc(n, sizeof(*s->opens));
     s->runs = calloc(n, sizeof(*s->runs));
     s->run_requests = calloc(n, sizeof(struct sc_request *));
     s->results = calloc(n, sizeof(*s->results));
     s->text.bytes = malloc(SC_STEP_TEXT_BYTES);
-    if (s->running == NULL || s->free_slots == NULL || s->closes == NULL || s->opens == NULL ||
-        s->runs == NULL || s->run_requests == NULL || s->results == NULL || s->text.bytes == NULL)
+    if (s->keeps == NULL || s->pending_keeps == NULL || s->running == NULL ||
+        s->free_slots == NULL || s->closes == NULL || s->opens == NULL || s->runs == NULL ||
+        s->run_requests == NULL || s->results == NULL || s->text.bytes == NULL)
         return sc_fail(err, SC_ENOMEM, "a scheduler for %zu sequences", n);
     s->text.cap = SC_STEP_TEXT_BYTES;
     while (s->n_free_slots < s->max_seqs) { /* slot 0 is taken first */
@@ -210,6 +286,10 @@ static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
 
 static void sched_free(struct sc_sched *s)
 {
+    sc_prefix_close(s->prefix);
+    free(s->keeps);
+    free(s->pending_keeps);
+    pthread_cond_destroy(&s->answered);
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->mu);
     sc_text_fini(&s->text);
@@ -221,6 +301,19 @@ static void sched_free(struct sc_sched *s)
     free(s->run_requests);
     free(s->results);
     free(s);
+}
+
+static enum sc_status open_sharing(struct sc_sched *s, const struct sc_sched_opts *opts,
+                                   const struct sc_engine_info *info, struct sc_err *err)
+{
+    s->prefix_ttl_us = opts->prefix_ttl_us;
+    s->snap_words = sc_engine_snap_words_free(s->engine);
+    s->store = opts->store;
+    enum sc_status st =
+        sc_prefix_open(info->max_snaps, info->max_snaps * 2 + info->max_seqs + 64, &s->prefix, err);
+    if (st == SC_OK && s->store != NULL)
+        st = sc_tier_open(s, err);
+    return st;
 }
 
 enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched **ret_sched,
@@ -235,13 +328,19 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
     if (s == NULL)
         return sc_fail(err, SC_ENOMEM, "a scheduler");
     pthread_mutex_init(&s->mu, NULL);
-    pthread_cond_init(&s->wake, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_cond_init(&s->answered, NULL);
     const struct sc_calibration *calibration = sc_engine_calibration(opts->engine);
     s->engine = opts->engine;
     s->limits = (struct sc_request_limits){
         .model = opts->model,
         .context = info.max_context,
         .auto_min_tokens = opts->auto_min_tokens,
+        .sharing = !opts->no_sharing && info.max_snaps > 0,
         .calibrated = calibration != NULL,
         .recipe_context = {.kv_dtype = info.kv_dtype, .weight_dtype = info.weight_dtype}};
     if (calibration != NULL)
@@ -255,6 +354,8 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
     s->stats.pages_total = info.n_pages;
     s->stats.pages_free = info.n_pages_free;
     st = take_arrays(s, err);
+    if (st == SC_OK && s->limits.sharing)
+        st = open_sharing(s, opts, &info, err);
     if (st != SC_OK)
         goto fail;
     int rc = pthread_create(&s->thread, NULL, thread_main, s);
@@ -266,6 +367,7 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
     return SC_OK;
 
 fail:
+    sc_tier_close(s);
     sched_free(s);
     return st;
 }
@@ -279,6 +381,7 @@ void sc_sched_close(struct sc_sched *sched)
     pthread_cond_signal(&sched->wake);
     pthread_mutex_unlock(&sched->mu);
     pthread_join(sched->thread, NULL);
+    sc_tier_close(sched);
     sched_free(sched);
 }
 
@@ -320,7 +423,44 @@ void sc_sched_cancel(struct sc_sched *sched, struct sc_request *request)
     atomic_store(&request->canceled, true);
     pthread_mutex_lock(&sched->mu);
     sched->any_canceled = true;
+    pthread_cond_signal(&sched->wake);
     pthread_mutex_unlock(&sched->mu);
+}
+
+static enum sc_status give_order(struct sc_sched *s, struct sc_order *order, struct sc_err *err)
+{
+    pthread_mutex_lock(&s->mu);
+    if (s->closing) {
+        pthread_mutex_unlock(&s->mu);
+        return sc_fail(err, SC_EUNAVAIL, "the server is shutting down");
+    }
+    struct sc_order **tail = &s->orders;
+    while (*tail != NULL)
+        tail = &(*tail)->next;
+    *tail = order;
+    pthread_cond_signal(&s->wake);
+    while (!order->done)
+        pthread_cond_wait(&s->answered, &s->mu);
+    pthread_mutex_unlock(&s->mu);
+    if (order->status != SC_OK)
+        return sc_fail(err, order->status, "%s", sc_status_text(order->status));
+    return SC_OK;
+}
+
+enum sc_status sc_sched_prefixes(struct sc_sched *sched, struct sc_prefix_item *items, size_t n,
+                                 struct sc_err *err)
+{
+    struct sc_order order = {.items = items, .n = n};
+    return give_order(sched, &order, err);
+}
+
+enum sc_status sc_sched_flush(struct sc_sched *sched, uint64_t *ret_pages, struct sc_err *err)
+{
+    struct sc_order order = {.flush = true};
+    enum sc_status st = give_order(sched, &order, err);
+    if (st == SC_OK)
+        *ret_pages = order.pages;
+    return st;
 }
 
 void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats)

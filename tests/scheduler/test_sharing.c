@@ -1,0 +1,539 @@
+/* Prefix sharing on the real engine: what is found in the cache gives the tokens and the
+ * log-probabilities, bit for bit, of a server that shares nothing; through evictions, preemptions,
+ * cancels, namespaces, documents and a store. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/hash.h"
+#include "scheduler/scheduler.h"
+#include "tests/shard/engine_util.h"
+
+#define CONTEXT  2048u
+#define N_OUTPUT 12u
+
+struct answer {
+    pthread_mutex_t mu;
+    pthread_cond_t changed;
+    struct sc_request *request;
+    struct sc_sampled tokens[N_OUTPUT];
+    uint32_t n_tokens;
+    bool done;
+    enum sc_status status;
+    struct sc_receipt receipt;
+    struct sc_hash key;
+};
+
+struct server {
+    struct rig rig;
+    struct sc_sched *sched;
+};
+
+static uint64_t pool_bytes;
+
+static void sharing_engine(struct sc_engine_opts *opts)
+{
+    opts->max_snaps = 64;
+    opts->max_step_tokens = 160;
+    if (pool_bytes > 0)
+        opts->kv_bytes = pool_bytes;
+}
+
+static void server_open(struct server *s, uint32_t n_ranks, bool sharing, uint64_t kv_bytes,
+                        struct sc_store *store)
+{
+    struct sc_err err = SC_ERR_INIT;
+    pool_bytes = kv_bytes;
+    rig_open_golden(&s->rig, "llama31", CONTEXT, n_ranks, sharing_engine);
+    const struct sc_sched_opts so = {.engine = s->rig.engine,
+                                     .model = s->rig.model,
+                                     .queue_max = 256,
+                                     .prefill_tokens = 128,
+                                     .auto_min_tokens = 100,
+                                     .no_sharing = !sharing,
+                                     .store = store};
+    must(sc_sched_open(&so, &s->sched, &err), &err);
+}
+
+/* Every page is free or cached; after a flush every one is free. */
+static void server_close(struct server *s)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_engine_info info;
+    uint64_t pages;
+    must(sc_sched_flush(s->sched, &pages, &err), &err);
+    sc_sched_close(s->sched);
+    sc_engine_get_info(s->rig.engine, &info);
+    assert_int_equal(info.n_pages_free, info.n_pages);
+    rig_close(&s->rig);
+}
+
+static void on_event(void *ctx, const struct sc_event *ev)
+{
+    struct answer *a = ctx;
+    pthread_mutex_lock(&a->mu);
+    for (uint32_t i = 0; i < ev->n_tokens && a->n_tokens < N_OUTPUT; i++)
+        a->tokens[a->n_tokens++] = ev->tokens[i];
+    if (ev->kind == SC_EVENT_DONE) {
+        a->done = true;
+        a->status = ev->status;
+        a->receipt = ev->receipt;
+        a->key = ev->prefix_key;
+    }
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->mu);
+}
+
+static struct sc_request_opts ask(const struct server *s, const int32_t *prompt, uint32_t n,
+                                  enum sc_kv_choice kv)
+{
+    struct sc_request_opts o = {.prompt = prompt,
+                                .n_prompt = n,
+                                .max_tokens = N_OUTPUT,
+                                .ignore_eos = true,
+                                .sampling = SC_SAMPLING_GREEDY,
+                                .kv = kv};
+    sc_recipe_default(&s->rig.model->config, SC_KV_COMPRESSED, &o.recipe);
+    o.recipe.window = 144; /* longer than a chunk: prompts of all lengths share */
+    o.recipe.epoch = 128;
+    o.sampling.logprobs = true;
+    return o;
+}
+
+static void submit(struct server *s, struct sc_request_opts o, struct answer *a)
+{
+    struct sc_err err = SC_ERR_INIT;
+    memset(a, 0, sizeof(*a));
+    pthread_mutex_init(&a->mu, NULL);
+    pthread_cond_init(&a->changed, NULL);
+    o.on_event = on_event;
+    o.ctx = a;
+    must(sc_sched_submit(s->sched, &o, &a->request, &err), &err);
+}
+
+static void wait_done(struct answer *a)
+{
+    pthread_mutex_lock(&a->mu);
+    while (!a->done)
+        pthread_cond_wait(&a->changed, &a->mu);
+    pthread_mutex_unlock(&a->mu);
+    sc_request_unref(a->request);
+}
+
+static struct answer run(struct server *s, struct sc_request_opts o)
+{
+    static struct answer a;
+    submit(s, o, &a);
+    wait_done(&a);
+    assert_int_equal(a.status, SC_OK);
+    return a;
+}
+
+static void assert_same(const struct answer *a, const struct answer *b)
+{
+    assert_int_equal(a->n_tokens, b->n_tokens);
+    for (uint32_t i = 0; i < a->n_tokens; i++) {
+        assert_int_equal(a->tokens[i].token, b->tokens[i].token);
+        assert_memory_equal(&a->tokens[i].logprob, &b->tokens[i].logprob, sizeof(float));
+    }
+}
+
+static void prompt_of(int32_t *ids, uint32_t n, uint32_t vocab, uint64_t family, uint32_t shared,
+                      uint64_t own)
+{
+    make_tokens(ids, n, vocab, family * 1000);
+    if (shared < n)
+        make_tokens(ids + shared, n - shared, vocab, own * 77 + 5);
+}
+
+/* ---- one after the other ---- */
+
+static void check_warm(enum sc_kv_choice kv, uint32_t n_ranks)
+{
+    struct server cold, warm;
+    int32_t ids[CONTEXT], other[CONTEXT];
+    const uint32_t lengths[] = {40, 144, 272, 273, 655, 656, 657, 1200, 1700};
+    server_open(&cold, n_ranks, false, 0, NULL);
+    server_open(&warm, n_ranks, true, 0, NULL);
+    uint32_t vocab = warm.rig.model->config.vocab;
+    for (size_t i = 0; i < SC_ARRAY_LEN(lengths); i++) {
+        uint32_t n = lengths[i];
+        prompt_of(ids, n, vocab, 100 + i, n, 0);
+        struct answer want = run(&cold, ask(&cold, ids, n, kv));
+        assert_int_equal(want.receipt.cached_tokens, 0);
+        struct answer first = run(&warm, ask(&warm, ids, n, kv));
+        assert_int_equal(first.receipt.cached_tokens, 0);
+        assert_same(&want, &first);
+        struct answer again = run(&warm, ask(&warm, ids, n, kv));
+        assert_int_equal(again.receipt.cached_tokens, n - 1); /* all but the last */
+        assert_same(&want, &again);
+        assert_true(again.receipt.kv.physical_entries == want.receipt.kv.physical_entries);
+        /* Another prompt leaves it in the middle of a block. */
+        uint32_t split = n - n / 5;
+        memcpy(other, ids, split * sizeof(*ids));
+        make_tokens(other + split, n - split, vocab, 999 + i);
+        other[split] = (ids[split] + 1) % (int32_t)vocab;
+        want = run(&cold, ask(&cold, other, n, kv));
+        struct answer branch = run(&warm, ask(&warm, other, n, kv));
+        assert_same(&want, &branch);
+        if (kv == SC_KV_CHOICE_EXACT)
+            assert_int_equal(branch.receipt.cached_tokens, split);
+        else /* at worst from the last epoch's end below */
+            assert_true(branch.receipt.cached_tokens + 512 + 128 >= split);
+    }
+    server_close(&cold);
+    server_close(&warm);
+}
+
+static void a_repeated_exact_prompt_is_found_and_gives_the_same_bits(void **state)
+{
+    (void)state;
+    check_warm(SC_KV_CHOICE_EXACT, 1);
+    check_warm(SC_KV_CHOICE_EXACT, 2);
+}
+
+static void a_repeated_compressed_prompt_is_found_and_gives_the_same_bits(void **state)
+{
+    (void)state;
+    check_warm(SC_KV_CHOICE_COMPRESSED, 1);
+    check_warm(SC_KV_CHOICE_COMPRESSED, 2);
+}
+
+static void exact_and_compressed_live_side_by_side(void **state)
+{
+    struct server s;
+    int32_t ids[1000];
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    prompt_of(ids, 1000, s.rig.model->config.vocab, 1, 1000, 0);
+    struct answer c = run(&s, ask(&s, ids, 1000, SC_KV_CHOICE_COMPRESSED));
+    struct answer e = run(&s, ask(&s, ids, 1000, SC_KV_CHOICE_EXACT));
+    assert_int_equal(e.receipt.cached_tokens, 0); /* a compressed entry never answers EXACT */
+    assert_true(e.receipt.kv.physical_entries > c.receipt.kv.physical_entries);
+    struct sc_request_opts milder = ask(&s, ids, 1000, SC_KV_CHOICE_COMPRESSED);
+    milder.recipe.target_ratio = 0.5f;
+    struct answer other_recipe = run(&s, milder);
+    assert_int_equal(other_recipe.receipt.cached_tokens, 0);
+    struct answer c2 = run(&s, ask(&s, ids, 1000, SC_KV_CHOICE_COMPRESSED));
+    assert_int_equal(c2.receipt.cached_tokens, 999);
+    assert_same(&c, &c2);
+    server_close(&s);
+}
+
+/* Where a recipe's entries depend on the prompt's end, another length shares nothing, and the same
+ * length does. */
+static void recipes_that_see_the_prompts_end_share_only_equal_lengths(void **state)
+{
+    struct server cold, s;
+    int32_t ids[900];
+    (void)state;
+    server_open(&cold, 1, false, 0, NULL);
+    server_open(&s, 1, true, 0, NULL);
+    prompt_of(ids, 900, s.rig.model->config.vocab, 1, 900, 0);
+    for (int kind = 0; kind < 2; kind++)
+        for (uint32_t n = 890; n <= 900; n += 10) {
+            struct sc_request_opts o = ask(&s, ids, n, SC_KV_CHOICE_COMPRESSED);
+            o.recipe.window = kind == 0 ? 32 : 144;
+            o.recipe.exact_then_compress = kind == 1;
+            struct answer want = run(&cold, o);
+            struct answer first = run(&s, o);
+            assert_int_equal(first.receipt.cached_tokens, 0);
+            struct answer again = run(&s, o);
+            assert_true(again.receipt.cached_tokens > 0);
+            assert_same(&want, &first);
+            assert_same(&want, &again);
+        }
+    server_close(&cold);
+    server_close(&s);
+}
+
+static void namespaces_share_nothing_but_the_shared_one(void **state)
+{
+    struct server s;
+    int32_t ids[700];
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    prompt_of(ids, 700, s.rig.model->config.vocab, 1, 700, 0);
+    struct sc_request_opts a = ask(&s, ids, 700, SC_KV_CHOICE_COMPRESSED), b = a, common = a;
+    a.ns = "a";
+    b.ns = "b";
+    common.ns = "common";
+    assert_int_equal(run(&s, a).receipt.cached_tokens, 0);
+    assert_int_equal(run(&s, b).receipt.cached_tokens, 0);
+    assert_int_equal(run(&s, a).receipt.cached_tokens, 699);
+    assert_int_equal(run(&s, b).receipt.cached_tokens, 699);
+    ids[3]++; /* another prompt, first read by the shared namespace */
+    assert_int_equal(run(&s, common).receipt.cached_tokens, 0);
+    assert_int_equal(run(&s, a).receipt.cached_tokens, 0); /* did not ask for it */
+    b.shared_ns = "common";
+    assert_int_equal(run(&s, b).receipt.cached_tokens, 699);
+    ids[5]++; /* what it reads itself does not go into the shared one */
+    assert_int_equal(run(&s, b).receipt.cached_tokens, 0);
+    assert_int_equal(run(&s, common).receipt.cached_tokens, 0);
+    server_close(&s);
+}
+
+/* ---- together ---- */
+
+/* The first reads, the others wait for it: the prefix is read once. */
+static void requests_that_arrive_together_read_a_prefix_once(void **state)
+{
+    struct server cold, s;
+    int32_t ids[8][1200];
+    struct answer a[8];
+    struct sc_sched_stats st;
+    (void)state;
+    server_open(&cold, 1, false, 0, NULL);
+    server_open(&s, 1, true, 0, NULL);
+    for (uint32_t kv = SC_KV_CHOICE_EXACT; kv <= SC_KV_CHOICE_COMPRESSED; kv++) {
+        uint64_t before = 0;
+        sc_sched_get_stats(s.sched, &st);
+        before = st.prefix_hit_tokens;
+        for (uint32_t i = 0; i < 8; i++) {
+            prompt_of(ids[i], 1200, s.rig.model->config.vocab, 7 + kv, 1150, i + 1);
+            submit(&s, ask(&s, ids[i], 1200, (enum sc_kv_choice)kv), &a[i]);
+        }
+        for (uint32_t i = 0; i < 8; i++) {
+            wait_done(&a[i]);
+            struct answer want = run(&cold, ask(&cold, ids[i], 1200, (enum sc_kv_choice)kv));
+            assert_same(&want, &a[i]);
+        }
+        sc_sched_get_stats(s.sched, &st);
+        assert_true(st.prefix_hit_tokens - before >= 7u * 1040);
+    }
+    server_close(&cold);
+    server_close(&s);
+}
+
+#define CROWD 90u
+
+/* Families of prompts, modes, seeds, cancels and a pool for a few of them: every answer that comes
+ * is the one it gets alone. */
+static void check_crowd(uint32_t n_ranks, uint64_t kv_bytes, uint32_t seed)
+{
+    struct server cold, s;
+    static int32_t ids[CROWD][1100];
+    static struct answer a[CROWD], want[CROWD];
+    struct sc_sched_stats st;
+    server_open(&cold, n_ranks, false, 0, NULL);
+    server_open(&s, n_ranks, true, kv_bytes, NULL);
+    for (uint32_t round = 0; round < CROWD; round += 30) {
+        struct sc_request_opts o[30];
+        for (uint32_t k = 0; k < 30; k++) {
+            uint32_t i = round + k;
+            uint64_t x = sc_mix64(seed * 1000 + i);
+            uint32_t n = 100 + (uint32_t)(x % 1000), family = (uint32_t)(x >> 20) % 4;
+            prompt_of(ids[i], n, s.rig.model->config.vocab, family, (uint32_t)((x >> 30) % 1100),
+                      i);
+            o[k] = ask(&s, ids[i], n, i % 3 == 0 ? SC_KV_CHOICE_EXACT : SC_KV_CHOICE_COMPRESSED);
+            o[k].sampling.temperature = i % 2 ? 0.8f : 0.0f;
+            o[k].sampling.seed = i;
+            o[k].priority = (int32_t)(x >> 40) % 3;
+            o[k].ns = i % 5 == 0 ? "x" : "y";
+            want[i] = run(&cold, o[k]);
+        }
+        for (uint32_t k = 0; k < 30; k++)
+            submit(&s, o[k], &a[round + k]);
+        for (uint32_t k = 0; k < 30; k++)
+            if (sc_mix64(seed + k) % 4 == 0)
+                sc_sched_cancel(s.sched, a[round + k].request);
+        for (uint32_t k = 0; k < 30; k++) {
+            wait_done(&a[round + k]);
+            if (a[round + k].status == SC_ECANCELED)
+                continue;
+            assert_int_equal(a[round + k].status, SC_OK);
+            assert_same(&want[round + k], &a[round + k]);
+        }
+    }
+    sc_sched_get_stats(s.sched, &st);
+    assert_true(st.prefix_hit_tokens > 0);
+    if (kv_bytes > 0)
+        assert_true(st.prefix_evictions > 0);
+    server_close(&cold);
+    server_close(&s);
+}
+
+static void a_crowd_gets_the_answers_that_each_gets_alone(void **state)
+{
+    (void)state;
+    check_crowd(1, 0, 1);
+    check_crowd(2, 0, 2);
+}
+
+static void evictions_and_preemptions_change_no_answer(void **state)
+{
+    struct sc_engine_info info;
+    struct server s;
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    sc_engine_get_info(s.rig.engine, &info);
+    uint64_t page = info.page_bytes;
+    uint32_t layers = s.rig.model->config.n_layers;
+    server_close(&s);
+    check_crowd(1, page * layers * 90, 3); /* about two prompts */
+    check_crowd(1, page * layers * 60, 4);
+}
+
+/* ---- documents ---- */
+
+static struct sc_hash put(struct server *s, const int32_t *ids, uint32_t n, uint64_t pin_until)
+{
+    struct sc_request_opts o = ask(s, ids, n, SC_KV_CHOICE_COMPRESSED);
+    o.prefill_only = true;
+    o.max_tokens = 0;
+    o.retain = true;
+    o.breakpoint = n;
+    o.pin_until_us = pin_until;
+    return run(s, o).key;
+}
+
+static struct sc_prefix_item order(struct server *s, enum sc_prefix_op op,
+                                   const struct sc_hash *key)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_prefix_item item = {.op = op, .key = *key, .until_us = UINT64_MAX};
+    must(sc_sched_prefixes(s->sched, &item, 1, &err), &err);
+    return item;
+}
+
+static void documents_are_pinned_found_and_forgotten(void **state)
+{
+    struct server s;
+    int32_t ids[900];
+    uint64_t pages;
+    struct sc_err err = SC_ERR_INIT;
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    prompt_of(ids, 900, s.rig.model->config.vocab, 1, 800, 2);
+    struct sc_hash key = put(&s, ids, 800, 0);
+    struct sc_prefix_item item = order(&s, SC_PREFIX_QUERY, &key);
+    assert_int_equal(item.state, SC_PREFIX_DEVICE);
+    assert_true(item.pages > 0);
+    struct sc_request_opts q = ask(&s, ids, 900, SC_KV_CHOICE_COMPRESSED);
+    q.breakpoint = 800;
+    assert_int_equal(run(&s, q).receipt.cached_tokens, 800);
+    assert_int_equal(order(&s, SC_PREFIX_PIN, &key).status, SC_OK);
+    must(sc_sched_flush(s.sched, &pages, &err), &err);
+    assert_true(pages > 0); /* the question's own, and the tails inside */
+    assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_DEVICE);
+    ids[850]++;
+    assert_int_equal(run(&s, q).receipt.cached_tokens, 800);
+    assert_int_equal(order(&s, SC_PREFIX_UNPIN, &key).status, SC_OK);
+    must(sc_sched_flush(s.sched, &pages, &err), &err);
+    assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_ABSENT);
+    assert_int_equal(order(&s, SC_PREFIX_PIN, &key).status, SC_ENOENT);
+    key = put(&s, ids, 800, UINT64_MAX);
+    assert_int_equal(order(&s, SC_PREFIX_FORGET, &key).state, SC_PREFIX_ABSENT);
+    ids[860]++;
+    assert_true(run(&s, q).receipt.cached_tokens < 800);
+    server_close(&s);
+}
+
+static void documents_outlive_the_prompts_that_come_and_go(void **state)
+{
+    struct sc_engine_info info;
+    struct server s;
+    int32_t doc[700], ids[700];
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    sc_engine_get_info(s.rig.engine, &info);
+    uint64_t bytes = info.page_bytes * s.rig.model->config.n_layers * 90;
+    server_close(&s);
+    server_open(&s, 1, true, bytes, NULL);
+    uint32_t vocab = s.rig.model->config.vocab;
+    prompt_of(doc, 700, vocab, 1, 700, 0);
+    struct sc_hash key = put(&s, doc, 700, 0);
+    for (uint32_t i = 0; i < 12; i++) {
+        prompt_of(ids, 700, vocab, 50 + i, 700, 0);
+        (void)run(&s, ask(&s, ids, 700, SC_KV_CHOICE_COMPRESSED));
+    }
+    assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_DEVICE);
+    server_close(&s);
+}
+
+/* ---- the store ---- */
+
+static void check_store(uint32_t ranks_before, uint32_t ranks_after)
+{
+    char dir[] = "/tmp/sc-sharing-XXXXXX", command[128];
+    struct sc_store *store;
+    struct server s, cold;
+    int32_t ids[1100];
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_sched_stats st;
+    assert_non_null(mkdtemp(dir));
+    const struct sc_store_opts opts = {.dir = dir, .dir_bytes = (uint64_t)1 << 30};
+    must(sc_store_open(&opts, &store, &err), &err);
+    server_open(&s, ranks_before, true, 0, store);
+    prompt_of(ids, 1100, s.rig.model->config.vocab, 1, 1000, 3);
+    struct sc_hash key = put(&s, ids, 1000, 0);
+    for (int i = 0; i < 5000 && !sc_store_has(store, &key); i++)
+        usleep(2000);
+    assert_true(sc_store_has(store, &key));
+    server_close(&s);
+    sc_store_close(store);
+
+    must(sc_store_open(&opts, &store, &err), &err);
+    server_open(&cold, ranks_after, false, 0, NULL);
+    server_open(&s, ranks_after, true, 0, store);
+    assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_STORED);
+    struct sc_request_opts q = ask(&s, ids, 1100, SC_KV_CHOICE_COMPRESSED);
+    q.breakpoint = 1000;
+    struct answer want = run(&cold, q);
+    struct answer a[3];
+    for (int i = 0; i < 3; i++) /* one load serves those that wait for it */
+        submit(&s, q, &a[i]);
+    for (int i = 0; i < 3; i++) {
+        wait_done(&a[i]);
+        assert_int_equal(a[i].status, SC_OK);
+        assert_true(a[i].receipt.cached_tokens >= 1000);
+        if (ranks_before == ranks_after)
+            assert_same(&want, &a[i]);
+    }
+    sc_sched_get_stats(s.sched, &st);
+    assert_int_equal(st.store_hits, 1);
+    assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_DEVICE);
+    q.ns = "stranger"; /* keys name the namespace */
+    assert_int_equal(run(&s, q).receipt.cached_tokens, 0);
+    server_close(&s);
+    server_close(&cold);
+    sc_store_close(store);
+    (void)snprintf(command, sizeof(command), "rm -rf %s", dir);
+    assert_int_equal(system(command), 0);
+}
+
+static void documents_come_back_from_the_store(void **state)
+{
+    (void)state;
+    check_store(1, 1);
+    check_store(2, 2);
+    check_store(2, 1);
+    check_store(2, 4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_repeated_exact_prompt_is_found_and_gives_the_same_bits),
+        cmocka_unit_test(a_repeated_compressed_prompt_is_found_and_gives_the_same_bits),
+        cmocka_unit_test(exact_and_compressed_live_side_by_side),
+        cmocka_unit_test(recipes_that_see_the_prompts_end_share_only_equal_lengths),
+        cmocka_unit_test(namespaces_share_nothing_but_the_shared_one),
+        cmocka_unit_test(requests_that_arrive_together_read_a_prefix_once),
+        cmocka_unit_test(a_crowd_gets_the_answers_that_each_gets_alone),
+        cmocka_unit_test(evictions_and_preemptions_change_no_answer),
+        cmocka_unit_test(documents_are_pinned_found_and_forgotten),
+        cmocka_unit_test(documents_outlive_the_prompts_that_come_and_go),
+        cmocka_unit_test(documents_come_back_from_the_store),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
