@@ -70,7 +70,7 @@ static void end(struct sc_sched *s, struct sc_request *r, const struct sc_output
         .prompt_tokens = r->n_prompt,
         .completion_tokens = sc_request_completion(r),
         .receipt = r->receipt,
-        .timings = timings(r, sc_monotonic_us()),
+        .timings = timings(r, sc_request_clock(&s->limits)),
     };
     if (s->prefix != NULL && r->prefill_only)
         ev.prefix_key = sc_prefix_key(&r->root, r->tokens, r->n_prompt);

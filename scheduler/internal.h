@@ -60,6 +60,7 @@ struct sc_sched {
     uint64_t prefix_ttl_us;
     struct sc_store *store; /* or NULL */
     uint64_t snap_words;    /* of the engine's store of page tables */
+    bool manual;
     pthread_t thread;
 
     pthread_mutex_t mu;

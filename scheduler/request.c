@@ -16,11 +16,16 @@ static_assert(SC_STOP_STRINGS_MAX * (SC_STOP_STRING_BYTES_MAX + 1 + sizeof(struc
               "the arena holds the longest stop lists");
 static_assert(SC_STOP_IDS_MAX + SC_EOS_MAX <= SC_BANNED_MAX, "all stop ids can be banned");
 
-uint64_t sc_monotonic_us(void)
+static uint64_t monotonic_us(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+uint64_t sc_request_clock(const struct sc_request_limits *limits)
+{
+    return limits->clock != NULL ? limits->clock(limits->clock_ctx) : monotonic_us();
 }
 
 static enum sc_status check_lengths(const struct sc_request_limits *limits,
@@ -195,7 +200,6 @@ static void take_scalars(struct sc_request *r, const struct sc_request_opts *opt
     r->ignore_eos = opts->ignore_eos;
     r->include_stop_string = opts->include_stop_string;
     r->deadline_us = opts->deadline_us;
-    r->submit_us = sc_monotonic_us();
     r->on_event = opts->on_event;
     r->ctx = opts->ctx;
     r->on_chunk = opts->on_chunk;
@@ -223,6 +227,7 @@ enum sc_status sc_request_open(const struct sc_request_limits *limits,
     sc_arena_init(&r->arena, REQUEST_ARENA_BYTES);
     r->config = &model->config;
     take_scalars(r, opts, limits->context);
+    r->submit_us = sc_request_clock(limits);
     sc_detok_init(&r->detok, model->tok, opts->skip_special_tokens, true);
     /* Not zeroed: an open-ended request's array reaches to the context's end, and its pages cost
      * nothing until tokens come. */

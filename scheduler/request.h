@@ -94,6 +94,8 @@ struct sc_request_limits {
     uint32_t context; /* logical tokens of one sequence */
     uint32_t auto_min_tokens;
     bool sharing;
+    uint64_t (*clock)(void *ctx); /* NULL: the machine's */
+    void *clock_ctx;
     bool calibrated;
     struct sc_recipe_context recipe_context; /* the engine's: part of every recipe id */
 };
@@ -119,6 +121,7 @@ static inline bool sc_request_decodes(const struct sc_request *r)
     return r->n_fed >= r->n_prompt && r->n_tokens - r->n_fed == 1;
 }
 
-uint64_t sc_monotonic_us(void);
+/* CLOCK_MONOTONIC in microseconds, or the simulator's time. */
+uint64_t sc_request_clock(const struct sc_request_limits *limits);
 
 #endif

@@ -82,7 +82,7 @@ static void publish(struct sc_sched *s, bool stepped)
     s->stats.failed_group = s->failed;
     if (stepped) {
         s->stats.steps++;
-        s->stats.last_step_us = sc_monotonic_us();
+        s->stats.last_step_us = sc_request_clock(&s->limits);
     }
     pthread_mutex_unlock(&s->mu);
 }
@@ -108,7 +108,7 @@ static bool end_if_due(struct sc_sched *s, struct sc_request *r, uint64_t now)
  */
 static void end_due(struct sc_sched *s, bool any_canceled)
 {
-    uint64_t now = sc_monotonic_us();
+    uint64_t now = sc_request_clock(&s->limits);
     for (uint32_t i = 0; i < s->n_running; i++)
         end_if_due(s, s->running[i], now);
     sc_events_sweep(s);
@@ -198,7 +198,7 @@ static bool step(struct sc_sched *s)
         if (!sc_tier_add(s) && !build && !sc_plan_has_chores(s))
             return stepped;
         const struct sc_plan plan = make_plan(s);
-        uint64_t start = sc_monotonic_us();
+        uint64_t start = sc_request_clock(&s->limits);
         enum sc_status st = sc_engine_step(s->engine, &plan, s->results, &err);
         if (st == SC_EFULL && s->n_running > 0) {
             sc_plan_make_room(s, &err);
@@ -212,7 +212,7 @@ static bool step(struct sc_sched *s)
         sc_plan_commit(s, start);
         if (s->n_runs == 0 && s->n_running > 0 && !s->all_wait && ++chores <= CHORES_MAX)
             continue;
-        uint64_t now = sc_monotonic_us();
+        uint64_t now = sc_request_clock(&s->limits);
         for (uint32_t i = 0; i < s->n_runs; i++)
             sc_events_after_run(s, s->run_requests[i], &s->results[i], now);
         sc_events_sweep(s);
@@ -220,26 +220,47 @@ static bool step(struct sc_sched *s)
     }
 }
 
-static void *thread_main(void *arg)
+static bool turn(struct sc_sched *s, bool any_canceled)
 {
-    struct sc_sched *s = arg;
-    bool any_canceled;
-    while (wait_for_work(s, &any_canceled)) {
-        end_due(s, any_canceled);
-        if (s->failed)
-            end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
-        sc_share_tend(s);
-        if (!sc_plan_has_chores(s))
-            answer_orders(s, SC_OK);
-        sc_plan_admit(s);
-        publish(s, false); /* who was admitted makes room in the queue before the step ends */
-        publish(s, step(s));
-    }
+    end_due(s, any_canceled);
+    if (s->failed)
+        end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
+    sc_share_tend(s);
+    if (!sc_plan_has_chores(s))
+        answer_orders(s, SC_OK);
+    sc_plan_admit(s);
+    publish(s, false); /* who was admitted makes room in the queue before the step ends */
+    bool stepped = step(s);
+    publish(s, stepped);
+    return stepped;
+}
+
+static void wind_up(struct sc_sched *s)
+{
     end_running(s, SC_EUNAVAIL, "the server is shutting down");
     end_queue(s, SC_EUNAVAIL, "the server is shutting down");
     publish(s, s->failed ? false : step(s)); /* the sequences' slots, closed */
     answer_orders(s, SC_EUNAVAIL);
+}
+
+static void *thread_main(void *arg)
+{
+    struct sc_sched *s = arg;
+    bool any_canceled;
+    while (wait_for_work(s, &any_canceled))
+        (void)turn(s, any_canceled);
+    wind_up(s);
     return NULL;
+}
+
+bool sc_sched_turn(struct sc_sched *s)
+{
+    bool any_canceled, work;
+    SC_ASSERT(s->manual);
+    pthread_mutex_lock(&s->mu);
+    work = has_work_locked(s);
+    pthread_mutex_unlock(&s->mu);
+    return work && wait_for_work(s, &any_canceled) && turn(s, any_canceled);
 }
 
 static enum sc_status check_opts(const struct sc_sched_opts *opts,
@@ -340,11 +361,14 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
         .model = opts->model,
         .context = info.max_context,
         .auto_min_tokens = opts->auto_min_tokens,
+        .clock = opts->clock,
+        .clock_ctx = opts->clock_ctx,
         .sharing = !opts->no_sharing && info.max_snaps > 0,
         .calibrated = calibration != NULL,
         .recipe_context = {.kv_dtype = info.kv_dtype, .weight_dtype = info.weight_dtype}};
     if (calibration != NULL)
         s->limits.recipe_context.calibration = sc_calibration_hash(calibration);
+    s->manual = opts->manual;
     s->queue_max = opts->queue_max;
     s->prefill_tokens = opts->prefill_tokens;
     s->max_seqs = info.max_seqs;
@@ -358,7 +382,7 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
         st = open_sharing(s, opts, &info, err);
     if (st != SC_OK)
         goto fail;
-    int rc = pthread_create(&s->thread, NULL, thread_main, s);
+    int rc = s->manual ? 0 : pthread_create(&s->thread, NULL, thread_main, s);
     if (rc != 0) {
         st = sc_fail(err, SC_ENOMEM, "the scheduler's thread: error %d", rc);
         goto fail;
@@ -380,7 +404,10 @@ void sc_sched_close(struct sc_sched *sched)
     sched->closing = true;
     pthread_cond_signal(&sched->wake);
     pthread_mutex_unlock(&sched->mu);
-    pthread_join(sched->thread, NULL);
+    if (sched->manual)
+        wind_up(sched);
+    else
+        pthread_join(sched->thread, NULL);
     sc_tier_close(sched);
     sched_free(sched);
 }

@@ -120,13 +120,19 @@ struct sc_sched_opts {
     uint32_t auto_min_tokens;     /* AUTO: prompts at least this long are compressed */
     uint64_t prefix_ttl_us;       /* prefixes unused for so long are dropped; 0: never */
     bool no_sharing;              /* no prefix is looked up or kept; for comparison */
-    struct sc_store *store;       /* borrowed; where documents outlive their pages. NULL: none */
+    uint64_t (*clock)(void *ctx); /* microseconds; NULL: CLOCK_MONOTONIC. For simulations */
+    void *clock_ctx;
+    bool manual;            /* no thread: the caller turns the crank, and calls all else from
+                               the same thread. Not with a store, nor sc_sched_prefixes */
+    struct sc_store *store; /* borrowed; where documents outlive their pages. NULL: none */
 };
 
 /* The engine's calibration has to be set before. SC_EINVAL: a step of the engine holds fewer tokens
  * than it has sequences, or an option is out of its limits. */
 enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched **ret_sched,
                              struct sc_err *err) SC_MUST_CHECK;
+/* manual: one turn of the loop. False: there was nothing to do. */
+bool sc_sched_turn(struct sc_sched *sched);
 /* Ends what still runs with SC_EUNAVAIL, joins the thread. NULL is fine. Requests may be unref'd
  * later. */
 void sc_sched_close(struct sc_sched *sched);

@@ -102,7 +102,7 @@ static void find_hit(struct sc_sched *s, struct sc_request *r, uint64_t now)
 
 void sc_share_attach(struct sc_sched *s, struct sc_request *r)
 {
-    uint64_t now = sc_monotonic_us();
+    uint64_t now = sc_request_clock(&s->limits);
     if (s->prefix == NULL || !r->share || r->opened)
         return;
     sc_share_detach(s, r);
@@ -206,8 +206,8 @@ void sc_share_after_run(struct sc_sched *s, struct sc_request *r)
     bool whole = r->n_fed == sc_prefix_boundary(&r->root, start);
     if (!whole && r->n_fed < r->n_prompt)
         return;
-    uint32_t node =
-        sc_prefix_hold_child(s->prefix, &r->root, r->path, r->tokens, r->n_fed, sc_monotonic_us());
+    uint32_t node = sc_prefix_hold_child(s->prefix, &r->root, r->path, r->tokens, r->n_fed,
+                                         sc_request_clock(&s->limits));
     if (node == SC_NODE_NONE) { /* no nodes left: this request shares nothing from here on */
         drop_path(s, r);
         return;
@@ -233,7 +233,8 @@ void sc_share_before_close(struct sc_sched *s, struct sc_request *r, bool comes_
     const struct sc_prefix_root *root = &r->root;
     if (r->n_fed > r->n_prompt && r->recipe.mode != SC_KV_EXACT)
         root = &r->generated_root;
-    uint32_t node = sc_prefix_hold(s->prefix, root, r->tokens, r->n_fed, sc_monotonic_us());
+    uint32_t node =
+        sc_prefix_hold(s->prefix, root, r->tokens, r->n_fed, sc_request_clock(&s->limits));
     if (node == SC_NODE_NONE)
         return;
     schedule_keep(s, r, node);
@@ -242,7 +243,7 @@ void sc_share_before_close(struct sc_sched *s, struct sc_request *r, bool comes_
 
 void sc_share_commit(struct sc_sched *s)
 {
-    uint64_t now = sc_monotonic_us();
+    uint64_t now = sc_request_clock(&s->limits);
     for (uint32_t i = 0; i < s->n_keeps; i++) {
         const struct sc_pending_keep *k = &s->pending_keeps[i];
         struct sc_snap_info info;
@@ -291,7 +292,7 @@ void sc_share_tend(struct sc_sched *s)
 {
     if (s->prefix == NULL)
         return;
-    uint64_t now = sc_monotonic_us();
+    uint64_t now = sc_request_clock(&s->limits);
     sc_prefix_unpin_due(s->prefix, now);
     while (sc_prefix_snaps_free(s->prefix) + s->n_drops < SC_SNAPS_SPARE)
         if (!sc_share_evict(s, NULL))

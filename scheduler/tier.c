@@ -337,7 +337,7 @@ bool sc_tier_load(struct sc_sched *s, const struct sc_request *r, const struct s
     l->key = *key;
     l->recipe = r->recipe;
     l->n = n;
-    l->node = sc_prefix_hold(s->prefix, &r->root, r->tokens, n, sc_monotonic_us());
+    l->node = sc_prefix_hold(s->prefix, &r->root, r->tokens, n, sc_request_clock(&s->limits));
     const struct sc_store_label label = {.model = s->limits.model->fingerprint,
                                          .recipe = r->recipe_id};
     if (l->node == SC_NODE_NONE || sc_store_get(s->store, key, &label, on_got, l, &err) != SC_OK) {
@@ -409,7 +409,8 @@ static void finish_load(struct sc_sched *s)
     struct sc_snap_info info;
     uint32_t node = t->in.node;
     sc_engine_snap_info(s->engine, t->in.snap, &info);
-    sc_prefix_snap_live(s->prefix, node, info.min_logical, info.n_pages, sc_monotonic_us());
+    sc_prefix_snap_live(s->prefix, node, info.min_logical, info.n_pages,
+                        sc_request_clock(&s->limits));
     sc_prefix_set_saved(s->prefix, node, true);
     sc_prefix_retain(s->prefix, node, true, 0);
     sc_prefix_unlock(s->prefix, node);
