@@ -7,9 +7,10 @@
 
 static bool has_work_locked(const struct sc_sched *s)
 {
-    return s->closing || s->inbox.head != NULL || s->queue.head != NULL ||
-           (s->n_running > 0 && !s->all_wait) || s->orders != NULL || s->store_answered ||
-           s->any_canceled || sc_plan_has_chores(s) || sc_tier_has_work(s);
+    bool can_go_on =
+        (s->queue.head != NULL || s->n_running > 0) && !(s->n_running > 0 && s->all_wait);
+    return s->closing || s->inbox.head != NULL || can_go_on || s->orders != NULL ||
+           s->store_answered || s->any_canceled || sc_plan_has_chores(s) || sc_tier_has_work(s);
 }
 
 /* While requests wait for the store, deadlines still count; while none is there, idle prefixes. */
