@@ -7,6 +7,7 @@ packages=(
     build-essential cmake ninja-build pkg-config
     libjansson-dev libsodium-dev libconfig-dev libpcre2-dev libutf8proc-dev zlib1g-dev libsystemd-dev
     libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler grpc-proto
+    libhiredis-dev redis-server
     libcmocka-dev libopenblas-dev
     python3 python3-grpcio python3-protobuf
 )
