@@ -236,6 +236,12 @@ static enum sc_status parse_value(const struct sc_opt_spec *spec, const char *te
     case SC_ARG_FLAG:
         v->on = true;
         break;
+    case SC_ARG_FLAG_UINT:
+        v->on = true;
+        v->u = 0;
+        if (text != NULL)
+            st = parse_uint(spec, text, &v->u, err);
+        break;
     case SC_ARG_TEXT:
         break;
     case SC_ARG_TEXTS:
@@ -287,7 +293,7 @@ static enum sc_status parse_option(struct sc_args *args, int argc, char *const *
         const char *text = equals != NULL ? equals + 1 : NULL;
         if (spec->kind == SC_ARG_FLAG && text != NULL)
             return sc_fail(err, SC_EINVAL, "--%s takes no value", name);
-        if (spec->kind != SC_ARG_FLAG && text == NULL) {
+        if (spec->kind != SC_ARG_FLAG && spec->kind != SC_ARG_FLAG_UINT && text == NULL) {
             if (*at + 1 >= argc)
                 return sc_fail(err, SC_EINVAL, "--%s needs a value: %s", name, spec->value_name);
             text = argv[++*at];

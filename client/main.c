@@ -31,6 +31,10 @@ static enum sc_exit run(struct sc_cli *cli, struct sc_err *err)
     case SC_CMD_GENERATE:
     case SC_CMD_ASK:
         return sc_cmd_generate(cli, err);
+    case SC_CMD_INGEST:
+        return sc_cmd_ingest(cli, err);
+    case SC_CMD_DOCUMENTS:
+        return sc_cmd_documents(cli, err);
     case SC_CMD_TOKENIZE:
         return sc_cmd_tokenize(cli, err);
     case SC_CMD_INFO:

@@ -4,15 +4,21 @@
 
 #include <limits.h>
 
-#define BIT(cmd) (1u << (cmd))
-#define GEN      (BIT(SC_CMD_GENERATE) | BIT(SC_CMD_ASK))
-#define KV       (GEN | BIT(SC_CMD_INSPECT))
-#define CALLS    (KV | BIT(SC_CMD_TOKENIZE) | BIT(SC_CMD_INFO))
-#define TOK      BIT(SC_CMD_TOKENIZE)
-#define ASK      BIT(SC_CMD_ASK)
-#define INSPECT  BIT(SC_CMD_INSPECT)
-#define PROMPT   BIT(SC_CMD_GENERATE)
-#define ALL      (CALLS | BIT(SC_CMD_HELP))
+#define BIT(cmd)  (1u << (cmd))
+#define GEN       (BIT(SC_CMD_GENERATE) | BIT(SC_CMD_ASK))
+#define INSPECT   BIT(SC_CMD_INSPECT)
+#define INGEST    BIT(SC_CMD_INGEST)
+#define DOCUMENTS BIT(SC_CMD_DOCUMENTS)
+#define TOK       BIT(SC_CMD_TOKENIZE)
+#define ASK       BIT(SC_CMD_ASK)
+#define PROMPT    BIT(SC_CMD_GENERATE)
+#define MODE      (GEN | INGEST) /* --kv, where inspect always compresses */
+#define KV        (MODE | INSPECT)
+#define SPECIAL   (GEN | INSPECT | TOK)
+#define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS)
+#define ALL       (CALLS | BIT(SC_CMD_HELP))
+
+#define TTL_MAX_S 1e10 /* 300 years; microseconds still fit 63 bits */
 
 static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
     [SC_CMD_GENERATE] =
@@ -23,11 +29,26 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
          "printed at the end.\n",
          0, 0},
     [SC_CMD_ASK] =
-        {"ask", "--document FILE [options] QUESTION", "ask a question about a document",
+        {"ask", "--document FILE | --doc ID... [options] QUESTION",
+         "ask a question about a document",
          "The prompt is DOCUMENT without newlines at its end, question prefix, QUESTION, answer\n"
          "prefix, in this order. Prefixes and stop strings come from the defaults, then from the\n"
-         "file of --prompt-format, then from --question-prefix, --answer-prefix and --stop.\n",
+         "file of --prompt-format, then from --question-prefix, --answer-prefix and --stop.\n"
+         "With --doc the document is one that the server has; semcache ingest puts it there.\n",
          1, 1},
+    [SC_CMD_INGEST] =
+        {"ingest", "[options] FILE...", "put documents on the server, to be asked about",
+         "The server reads each FILE once and keeps its compressed KV cache; ask --doc ID then\n"
+         "needs only the question. ID is the file's base name unless --id says otherwise.\n"
+         "Newlines at a document's end are left out, as ask --document does. FILE may be - for\n"
+         "stdin, for which the server makes up an id. A file that fails does not stop the\n"
+         "others; the exit status is then 1. With --json: one object a file.\n",
+         1, SC_ARG_WORDS_MAX},
+    [SC_CMD_DOCUMENTS] =
+        {"documents", "list | show ID | pin ID | unpin ID | rm ID...",
+         "list, describe, pin or remove documents",
+         "A pinned document is not evicted. An evicted one is known, but has to be put again.\n", 1,
+         SC_ARG_WORDS_MAX},
     [SC_CMD_TOKENIZE] = {"tokenize", "--text TEXT | --file FILE | --detokenize --token-ids IDS",
                          "print the token ids of a text, or the text of token ids",
                          "Ids are printed with commas on one line, ready for --token-ids.\n", 0, 0},
@@ -51,6 +72,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "give up after that long; 0: never (default 600)"},
     [SC_OPT_JSON] = {"json", NULL, NULL, SC_ARG_FLAG, CALLS, 0, 0,
         {0}, "print one JSON object on stdout instead of text"},
+    [SC_OPT_API_KEY_FILE] = {"api-key-file", "FILE", NULL, SC_ARG_TEXT, CALLS, 0, 0,
+        {0}, "first line is the key that calls carry (default: SEMCACHE_API_KEY)"},
     [SC_OPT_COLOR] = {"color", "WHEN", NULL, SC_ARG_CHOICE, CALLS, 0, 0,
         {"auto", "always", "never"}, "colours and progress; auto (default): on a terminal"},
     [SC_OPT_HELP] = {"help", NULL, NULL, SC_ARG_FLAG, ALL, 0, 0,
@@ -64,6 +87,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "the prompt (or the text to print) as token ids"},
     [SC_OPT_DOCUMENT] = {"document", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
         {0}, "the document; - is stdin"},
+    [SC_OPT_DOC] = {"doc", "ID", NULL, SC_ARG_TEXTS, ASK, 0, 0,
+        {0}, "a document on the server; may be repeated, their order counts"},
     [SC_OPT_PROMPT_FORMAT] = {"prompt-format", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
         {0}, "JSON object with question_prefix, answer_prefix and stop (a list)"},
     [SC_OPT_QUESTION_PREFIX] = {"question-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK, 0, 0,
@@ -76,19 +101,31 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "read the text from FILE; - is stdin"},
     [SC_OPT_DETOKENIZE] = {"detokenize", NULL, NULL, SC_ARG_FLAG, TOK, 0, 0,
         {0}, "print the text of --token-ids"},
-    [SC_OPT_ADD_SPECIAL_TOKENS] = {"add-special-tokens", "BOOL", NULL, SC_ARG_BOOL, KV | TOK, 0, 0,
+    [SC_OPT_ADD_SPECIAL_TOKENS] = {"add-special-tokens", "BOOL", NULL, SC_ARG_BOOL, SPECIAL, 0, 0,
         {0}, "put what the tokenizer adds around a text, as a BOS (default true)"},
     [SC_OPT_PARSE_SPECIAL_TOKENS] = {
-        "parse-special-tokens", "BOOL", NULL, SC_ARG_BOOL, KV | TOK, 0, 0,
+        "parse-special-tokens", "BOOL", NULL, SC_ARG_BOOL, SPECIAL, 0, 0,
         {0}, "text that spells a special token becomes it (default true; ask: false)"},
     [SC_OPT_LAYER] = {"layer", "N", NULL, SC_ARG_UINT, INSPECT, 0, 65535,
         {0}, "the layer to show (default: the first that is compressed)"},
     [SC_OPT_HTML] = {"html", "FILE", NULL, SC_ARG_TEXT, INSPECT, 0, 0,
         {0}, "write a self-contained page with every layer instead"},
-    [SC_OPT_QUIET] = {"quiet", NULL, NULL, SC_ARG_FLAG, GEN, 0, 0,
+    [SC_OPT_QUIET] = {"quiet", NULL, NULL, SC_ARG_FLAG, GEN | INGEST, 0, 0,
         {0}, "no receipt, no progress"},
     [SC_OPT_REQUEST_ID] = {"request-id", "TEXT", NULL, SC_ARG_TEXT, GEN, 0, 0,
         {0}, "names the request in the server's log"},
+    [SC_OPT_PRIORITY] = {"priority", "N", NULL, SC_ARG_INT, GEN, -100, 100,
+        {0}, "requests of a higher number are admitted first (default 0)"},
+    [SC_OPT_ID] = {"id", "ID", NULL, SC_ARG_TEXT, INGEST, 0, 0,
+        {0}, "the document's id: 1..128 printable ASCII characters"},
+    [SC_OPT_TITLE] = {"title", "TEXT", NULL, SC_ARG_TEXT, INGEST, 0, 0,
+        {0}, "the document's title"},
+    [SC_OPT_REPLACE] = {"replace", NULL, NULL, SC_ARG_FLAG, INGEST, 0, 0,
+        {0}, "replace a document that has this id; else that is an error"},
+    [SC_OPT_PIN] = {"pin", "[=SECONDS]", NULL, SC_ARG_FLAG_UINT, INGEST, 0, TTL_MAX_S,
+        {0}, "keep it from being evicted, so long or until it is deleted"},
+    [SC_OPT_TTL] = {"ttl", "SECONDS", NULL, SC_ARG_UINT, DOCUMENTS, 0, TTL_MAX_S,
+        {0}, "pin for so long (default 0: until it is deleted)"},
 
     [SC_OPT_MAX_TOKENS] = {"max-tokens", "N", "max_tokens", SC_ARG_UINT, GEN, 1, INT_MAX,
         {0}, "generate at most N tokens (default: what the context holds; ask: 256)"},
@@ -130,7 +167,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_LOGPROBS] = {"logprobs", "N", "logprobs", SC_ARG_UINT, GEN, 0, 20,
         {0}, "with --json: log-probabilities of each token and the N likeliest"},
 
-    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, GEN, 0, 0,
+    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, MODE, 0, 0,
         {"auto", "exact", "compressed"}, "how the KV cache of the request is kept"},
     [SC_OPT_TARGET_RATIO] = {"target-ratio", "X", "target_ratio", SC_ARG_REAL, KV, 0.01, 1,
         {0}, "cores per token aimed at within compressed chunks"},

@@ -12,6 +12,8 @@
 enum sc_cmd_id {
     SC_CMD_GENERATE,
     SC_CMD_ASK,
+    SC_CMD_INGEST,
+    SC_CMD_DOCUMENTS,
     SC_CMD_TOKENIZE,
     SC_CMD_INFO,
     SC_CMD_INSPECT,
@@ -28,28 +30,31 @@ struct sc_cmd_spec {
 };
 
 enum sc_arg_kind {
-    SC_ARG_FLAG,   /* takes no value */
-    SC_ARG_TEXT,   /* the last one given counts */
-    SC_ARG_TEXTS,  /* may be repeated */
-    SC_ARG_UINT,   /* low..high */
-    SC_ARG_INT,    /* low..high */
-    SC_ARG_REAL,   /* low..high, finite */
-    SC_ARG_BOOL,   /* true|false, on|off, yes|no, 1|0 */
-    SC_ARG_CHOICE, /* one of choices */
-    SC_ARG_IDS,    /* token ids with commas */
-    SC_ARG_BIAS,   /* ID:BIAS with commas; low..high bound the bias */
+    SC_ARG_FLAG,      /* takes no value */
+    SC_ARG_FLAG_UINT, /* takes one only as --name=N: low..high, 0 without */
+    SC_ARG_TEXT,      /* the last one given counts */
+    SC_ARG_TEXTS,     /* may be repeated */
+    SC_ARG_UINT,      /* low..high */
+    SC_ARG_INT,       /* low..high */
+    SC_ARG_REAL,      /* low..high, finite */
+    SC_ARG_BOOL,      /* true|false, on|off, yes|no, 1|0 */
+    SC_ARG_CHOICE,    /* one of choices */
+    SC_ARG_IDS,       /* token ids with commas */
+    SC_ARG_BIAS,      /* ID:BIAS with commas; low..high bound the bias */
 };
 
 enum sc_opt_id {
     SC_OPT_SERVER,
     SC_OPT_TIMEOUT,
     SC_OPT_JSON,
+    SC_OPT_API_KEY_FILE,
     SC_OPT_COLOR,
     SC_OPT_HELP,
     SC_OPT_PROMPT,
     SC_OPT_PROMPT_FILE,
     SC_OPT_TOKEN_IDS,
     SC_OPT_DOCUMENT,
+    SC_OPT_DOC,
     SC_OPT_PROMPT_FORMAT,
     SC_OPT_QUESTION_PREFIX,
     SC_OPT_ANSWER_PREFIX,
@@ -62,6 +67,12 @@ enum sc_opt_id {
     SC_OPT_HTML,
     SC_OPT_QUIET,
     SC_OPT_REQUEST_ID,
+    SC_OPT_PRIORITY,
+    SC_OPT_ID,
+    SC_OPT_TITLE,
+    SC_OPT_REPLACE,
+    SC_OPT_PIN,
+    SC_OPT_TTL,
     SC_OPT_MAX_TOKENS,
     SC_OPT_MIN_TOKENS,
     SC_OPT_TEMPERATURE,
@@ -102,7 +113,8 @@ enum sc_opt_id {
     SC_OPT_COUNT
 };
 
-#define SC_CHOICES_MAX 4
+#define SC_CHOICES_MAX   4
+#define SC_ARG_WORDS_MAX 1024u /* positional arguments of a command */
 
 struct sc_opt_spec {
     const char *name;       /* without the dashes */
