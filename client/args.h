@@ -17,7 +17,8 @@
 struct sc_arg_value {
     bool set;
     const char *text;   /* TEXT, CHOICE: as typed */
-    uint64_t u;         /* UINT, FLAG_UINT */
+    uint64_t u;         /* UINT, FLAG_UINT; RANGE: its low end */
+    uint64_t u_high;    /* RANGE */
     int64_t i;          /* INT */
     double real;        /* REAL */
     bool on;            /* BOOL, FLAG, FLAG_UINT */

@@ -7,17 +7,21 @@
 
 enum sc_exit sc_cmd_help(struct sc_cli *cli, struct sc_err *err)
 {
+    char name[128];
     if (cli->args->n_words == 0) {
         sc_help_overview(stdout);
         return SC_EXIT_OK;
     }
+    (void)snprintf(name, sizeof(name), "%s%s%s", cli->args->words[0],
+                   cli->args->n_words > 1 ? " " : "",
+                   cli->args->n_words > 1 ? cli->args->words[1] : "");
     for (int id = 0; id < SC_CMD_COUNT; id++) {
-        if (strcmp(sc_cmd_spec((enum sc_cmd_id)id)->name, cli->args->words[0]) == 0) {
+        if (strcmp(sc_cmd_spec((enum sc_cmd_id)id)->name, name) == 0) {
             sc_help_cmd(stdout, (enum sc_cmd_id)id);
             return SC_EXIT_OK;
         }
     }
-    (void)sc_fail(err, SC_EINVAL, "unknown command '%.64s'", cli->args->words[0]);
+    (void)sc_fail(err, SC_EINVAL, "unknown command '%.64s'", name);
     return SC_EXIT_USAGE;
 }
 
@@ -41,6 +45,8 @@ static enum sc_exit run(struct sc_cli *cli, struct sc_err *err)
         return sc_cmd_info(cli, err);
     case SC_CMD_INSPECT:
         return sc_cmd_inspect(cli, err);
+    case SC_CMD_BENCH_SERVE:
+        return sc_cmd_bench_serve(cli, err);
     case SC_CMD_HELP:
     case SC_CMD_COUNT:
         break;

@@ -12,13 +12,15 @@
 #define TOK       BIT(SC_CMD_TOKENIZE)
 #define ASK       BIT(SC_CMD_ASK)
 #define PROMPT    BIT(SC_CMD_GENERATE)
-#define MODE      (GEN | INGEST) /* --kv, where inspect always compresses */
+#define SERVE     BIT(SC_CMD_BENCH_SERVE)
+#define MODE      (GEN | INGEST | SERVE) /* --kv, where inspect always compresses */
 #define KV        (MODE | INSPECT)
 #define SPECIAL   (GEN | INSPECT | TOK)
 #define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS)
 #define ALL       (CALLS | BIT(SC_CMD_HELP))
 
-#define TTL_MAX_S 1e10 /* 300 years; microseconds still fit 63 bits */
+#define LEN_MAX   1048576 /* tokens; the server has the last word */
+#define TTL_MAX_S 1e10    /* 300 years; microseconds still fit 63 bits */
 
 static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
     [SC_CMD_GENERATE] =
@@ -60,7 +62,15 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
          "that share a colour (or, without colours, a number) became one core. Sinks, window and\n"
          "exact layers stay as they are. FILE may be - for stdin.\n",
          1, 1},
-    [SC_CMD_HELP] = {"help", "[COMMAND]", "explain a command", "", 0, 1},
+    [SC_CMD_BENCH_SERVE] =
+        {"bench serve", "[options]", "measure a server under many requests at once",
+         "Sends prompts of random token ids and measures, at the client, the time to the first\n"
+         "token (TTFT), the gaps between messages with tokens, and the whole. --streams requests\n"
+         "run at once, each followed by the next; with --rate they arrive on their own, and "
+         "--streams\n"
+         "only bounds them. Outputs are as long as asked for: the end-of-text token is ignored.\n",
+         0, 0},
+    [SC_CMD_HELP] = {"help", "[COMMAND]", "explain a command", "", 0, 2},
 };
 
 /* name, value in help texts, field, kind, commands, low, high, choices, help */
@@ -127,6 +137,25 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_TTL] = {"ttl", "SECONDS", NULL, SC_ARG_UINT, DOCUMENTS, 0, TTL_MAX_S,
         {0}, "pin for so long (default 0: until it is deleted)"},
 
+    [SC_OPT_STREAMS] = {"streams", "N", NULL, SC_ARG_UINT, SERVE, 1, 65536,
+        {0}, "requests at once (default 1; with --rate 4096)"},
+    [SC_OPT_REQUESTS] = {"requests", "N", NULL, SC_ARG_UINT, SERVE, 1, 1e9,
+        {0}, "requests in all (default: one a stream; with --duration no limit)"},
+    [SC_OPT_PROMPT_LEN] = {"prompt-len", "A[-B]", NULL, SC_ARG_RANGE, SERVE, 1, LEN_MAX,
+        {0}, "tokens of a prompt, evenly from A to B (default 512)"},
+    [SC_OPT_OUTPUT_LEN] = {"output-len", "A[-B]", NULL, SC_ARG_RANGE, SERVE, 1, LEN_MAX,
+        {0}, "tokens of an output (default 64)"},
+    [SC_OPT_RATE] = {"rate", "X", NULL, SC_ARG_REAL, SERVE, 1e-3, 1e6,
+        {0}, "Poisson arrivals, so many a second"},
+    [SC_OPT_SHARED_PREFIX] = {"shared-prefix", "N", NULL, SC_ARG_UINT, SERVE, 0, LEN_MAX,
+        {0}, "the first N tokens of all prompts are the same (default 0)"},
+    [SC_OPT_CANCEL_PERCENT] = {"cancel-percent", "X", NULL, SC_ARG_REAL, SERVE, 0, 100,
+        {0}, "cancel that many, in the prompt or somewhere in the output (default 0)"},
+    [SC_OPT_SLOW_READER_MS] = {"slow-reader-ms", "N", NULL, SC_ARG_UINT, SERVE, 0, 60000,
+        {0}, "wait so long before each further message is read (default 0)"},
+    [SC_OPT_DURATION] = {"duration", "SECONDS", NULL, SC_ARG_REAL, SERVE, 0.001, 1e6,
+        {0}, "start no request later than that"},
+
     [SC_OPT_MAX_TOKENS] = {"max-tokens", "N", "max_tokens", SC_ARG_UINT, GEN, 1, INT_MAX,
         {0}, "generate at most N tokens (default: what the context holds; ask: 256)"},
     [SC_OPT_MIN_TOKENS] = {"min-tokens", "N", "min_tokens", SC_ARG_UINT, GEN, 0, INT_MAX,
@@ -150,8 +179,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "the same, once for every time they were"},
     [SC_OPT_LOGIT_BIAS] = {"logit-bias", "ID:BIAS,...", NULL, SC_ARG_BIAS, GEN, -100, 100,
         {0}, "added to the logits of these tokens"},
-    [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN, 0, 18446744073709551615.0,
-        {0}, "makes sampling repeatable"},
+    [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN | SERVE, 0, 18446744073709551615.0,
+        {0}, "makes sampling repeatable; bench: the inputs (default 0)"},
     [SC_OPT_STOP] = {"stop", "TEXT", NULL, SC_ARG_TEXTS, GEN, 0, 0,
         {0}, "end before this text; may be repeated (knows \\n \\t \\\\)"},
     [SC_OPT_STOP_TOKEN_IDS] = {"stop-token-ids", "ID,...", NULL, SC_ARG_IDS, GEN, 0, INT_MAX,

@@ -17,12 +17,13 @@ enum sc_cmd_id {
     SC_CMD_TOKENIZE,
     SC_CMD_INFO,
     SC_CMD_INSPECT,
+    SC_CMD_BENCH_SERVE,
     SC_CMD_HELP,
     SC_CMD_COUNT
 };
 
 struct sc_cmd_spec {
-    const char *name;
+    const char *name;              /* one word, or two with a blank */
     const char *usage;             /* what follows the name on the usage line */
     const char *summary;           /* one line */
     const char *details;           /* paragraphs for `semcache help NAME` */
@@ -36,6 +37,7 @@ enum sc_arg_kind {
     SC_ARG_TEXTS,     /* may be repeated */
     SC_ARG_UINT,      /* low..high */
     SC_ARG_INT,       /* low..high */
+    SC_ARG_RANGE,     /* A or A-B: low..high, A not over B */
     SC_ARG_REAL,      /* low..high, finite */
     SC_ARG_BOOL,      /* true|false, on|off, yes|no, 1|0 */
     SC_ARG_CHOICE,    /* one of choices */
@@ -73,6 +75,15 @@ enum sc_opt_id {
     SC_OPT_REPLACE,
     SC_OPT_PIN,
     SC_OPT_TTL,
+    SC_OPT_STREAMS,
+    SC_OPT_REQUESTS,
+    SC_OPT_PROMPT_LEN,
+    SC_OPT_OUTPUT_LEN,
+    SC_OPT_RATE,
+    SC_OPT_SHARED_PREFIX,
+    SC_OPT_CANCEL_PERCENT,
+    SC_OPT_SLOW_READER_MS,
+    SC_OPT_DURATION,
     SC_OPT_MAX_TOKENS,
     SC_OPT_MIN_TOKENS,
     SC_OPT_TEMPERATURE,
@@ -122,7 +133,7 @@ struct sc_opt_spec {
     const char *field;      /* the scalar of SamplingParams or KvOptions that it sets, or NULL */
     enum sc_arg_kind kind;
     uint32_t cmds;                       /* bit per sc_cmd_id */
-    double low, high;                    /* UINT, INT, REAL, BIAS */
+    double low, high;                    /* UINT, INT, RANGE, REAL, BIAS */
     const char *choices[SC_CHOICES_MAX]; /* CHOICE; ends at the first NULL */
     const char *help;
 };

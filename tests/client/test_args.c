@@ -185,6 +185,32 @@ static void documents_and_priorities_are_read(void **state)
     assert_int_equal(PARSE(&args, &err, s("info"), s("--api-key"), s("k")), SC_EINVAL);
 }
 
+static void a_command_of_two_words_and_its_ranges_are_read(void **state)
+{
+    (void)state;
+    struct sc_args args;
+    struct sc_err err = SC_ERR_INIT;
+    assert_int_equal(PARSE(&args, &err, s("bench"), s("serve"), s("--prompt-len"), s("5-9"),
+                           s("--output-len=7")),
+                     SC_OK);
+    assert_int_equal(args.cmd, SC_CMD_BENCH_SERVE);
+    assert_int_equal(args.n_words, 0);
+    assert_int_equal(sc_arg(&args, SC_OPT_PROMPT_LEN)->u, 5);
+    assert_int_equal(sc_arg(&args, SC_OPT_PROMPT_LEN)->u_high, 9);
+    assert_int_equal(sc_arg(&args, SC_OPT_OUTPUT_LEN)->u, 7);
+    assert_int_equal(sc_arg(&args, SC_OPT_OUTPUT_LEN)->u_high, 7);
+    sc_args_fini(&args);
+    static const char *const bad[] = {"9-5", "5-", "-5", "0-3", "5-9-11", "a", "", "1-9999999"};
+    for (size_t i = 0; i < SC_ARRAY_LEN(bad); i++)
+        assert_int_equal(PARSE(&args, &err, s("bench"), s("serve"), s("--prompt-len"), s(bad[i])),
+                         SC_EINVAL);
+    assert_int_equal(PARSE(&args, &err, s("bench")), SC_EINVAL);
+    assert_string_equal(err.text, "unknown command 'bench'");
+    assert_int_equal(PARSE(&args, &err, s("bench"), s("nothing")), SC_EINVAL);
+    assert_string_equal(err.text, "unknown command 'bench nothing'");
+    assert_int_equal(PARSE(&args, &err, s("ben"), s("serve")), SC_EINVAL);
+}
+
 static void help_needs_no_other_arguments(void **state)
 {
     (void)state;
@@ -217,6 +243,7 @@ int main(void)
         cmocka_unit_test(a_repeatable_option_has_a_limit),
         cmocka_unit_test(a_pin_takes_its_time_only_behind_an_equals_sign),
         cmocka_unit_test(documents_and_priorities_are_read),
+        cmocka_unit_test(a_command_of_two_words_and_its_ranges_are_read),
         cmocka_unit_test(help_needs_no_other_arguments),
         cmocka_unit_test(escapes_become_what_a_shell_user_means),
     };
