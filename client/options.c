@@ -12,11 +12,12 @@
 #define TOK       BIT(SC_CMD_TOKENIZE)
 #define ASK       BIT(SC_CMD_ASK)
 #define PROMPT    BIT(SC_CMD_GENERATE)
+#define TOP       BIT(SC_CMD_TOP)
 #define SERVE     BIT(SC_CMD_BENCH_SERVE)
 #define MODE      (GEN | INGEST | SERVE) /* --kv, where inspect always compresses */
 #define KV        (MODE | INSPECT)
 #define SPECIAL   (GEN | INSPECT | TOK)
-#define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS)
+#define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS | TOP)
 #define ALL       (CALLS | BIT(SC_CMD_HELP))
 
 #define LEN_MAX   1048576 /* tokens; the server has the last word */
@@ -62,6 +63,11 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
          "that share a colour (or, without colours, a number) became one core. Sinks, window and\n"
          "exact layers stay as they are. FILE may be - for stdin.\n",
          1, 1},
+    [SC_CMD_TOP] =
+        {"top", "[options]", "watch a server's requests, pages and caches",
+         "On a terminal, until interrupted. Elsewhere, and with --once or --json, two looks that\n"
+         "lie --interval apart, printed once. Pages: # used, + cached, . free.\n",
+         0, 0},
     [SC_CMD_BENCH_SERVE] =
         {"bench serve", "[options]", "measure a server under many requests at once",
          "Sends prompts of random token ids and measures, at the client, the time to the first\n"
@@ -120,6 +126,10 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "the layer to show (default: the first that is compressed)"},
     [SC_OPT_HTML] = {"html", "FILE", NULL, SC_ARG_TEXT, INSPECT, 0, 0,
         {0}, "write a self-contained page with every layer instead"},
+    [SC_OPT_INTERVAL] = {"interval", "SECONDS", NULL, SC_ARG_REAL, TOP, 0.1, 3600,
+        {0}, "time between looks at the server (default 1)"},
+    [SC_OPT_ONCE] = {"once", NULL, NULL, SC_ARG_FLAG, TOP, 0, 0,
+        {0}, "print one block and exit"},
     [SC_OPT_QUIET] = {"quiet", NULL, NULL, SC_ARG_FLAG, GEN | INGEST, 0, 0,
         {0}, "no receipt, no progress"},
     [SC_OPT_REQUEST_ID] = {"request-id", "TEXT", NULL, SC_ARG_TEXT, GEN, 0, 0,

@@ -17,6 +17,7 @@ enum sc_cmd_id {
     SC_CMD_TOKENIZE,
     SC_CMD_INFO,
     SC_CMD_INSPECT,
+    SC_CMD_TOP,
     SC_CMD_BENCH_SERVE,
     SC_CMD_HELP,
     SC_CMD_COUNT
@@ -67,6 +68,8 @@ enum sc_opt_id {
     SC_OPT_PARSE_SPECIAL_TOKENS,
     SC_OPT_LAYER,
     SC_OPT_HTML,
+    SC_OPT_INTERVAL,
+    SC_OPT_ONCE,
     SC_OPT_QUIET,
     SC_OPT_REQUEST_ID,
     SC_OPT_PRIORITY,
