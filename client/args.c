@@ -59,15 +59,27 @@ static enum sc_status unknown_option(enum sc_cmd_id cmd, const char *name, struc
     return sc_fail(err, SC_EINVAL, "unknown option --%.64s", name);
 }
 
-static enum sc_status parse_cmd(const char *word, enum sc_cmd_id *ret_cmd, struct sc_err *err)
+/* ret_n_words: of argv that name the command. */
+static enum sc_status parse_cmd(int argc, char *const *argv, enum sc_cmd_id *ret_cmd,
+                                int *ret_n_words, struct sc_err *err)
 {
+    const size_t len = strlen(argv[1]);
+    bool first_word_known = false;
     for (int id = 0; id < SC_CMD_COUNT; id++) {
-        if (strcmp(sc_cmd_spec((enum sc_cmd_id)id)->name, word) == 0) {
+        const char *name = sc_cmd_spec((enum sc_cmd_id)id)->name;
+        if (strncmp(name, argv[1], len) != 0 || (name[len] != '\0' && name[len] != ' '))
+            continue;
+        first_word_known = true;
+        if (name[len] == '\0' || (argc > 2 && strcmp(name + len + 1, argv[2]) == 0)) {
             *ret_cmd = (enum sc_cmd_id)id;
+            *ret_n_words = name[len] == '\0' ? 1 : 2;
             return SC_OK;
         }
     }
-    return sc_fail(err, SC_EINVAL, "unknown command '%.64s'", word);
+    if (first_word_known)
+        return sc_fail(err, SC_EINVAL, "unknown command '%.64s%s%.64s'", argv[1],
+                       argc > 2 ? " " : "", argc > 2 ? argv[2] : "");
+    return sc_fail(err, SC_EINVAL, "unknown command '%.64s'", argv[1]);
 }
 
 static enum sc_status bad_range(const struct sc_opt_spec *spec, const char *text,
@@ -89,6 +101,31 @@ static enum sc_status parse_uint(const struct sc_opt_spec *spec, const char *tex
     if (errno == ERANGE || (double)u < spec->low || (double)u > spec->high)
         return bad_range(spec, text, err);
     *ret_u = u;
+    return SC_OK;
+}
+
+/* "5" or "5-9". */
+static enum sc_status parse_range(const struct sc_opt_spec *spec, const char *text,
+                                  struct sc_arg_value *v, struct sc_err *err)
+{
+    char first[24];
+    const char *dash = strchr(text, '-');
+    const size_t len = dash != NULL ? (size_t)(dash - text) : strlen(text);
+    uint64_t low = 0, high = 0;
+    if (len >= sizeof(first))
+        return bad_range(spec, text, err);
+    memcpy(first, text, len);
+    first[len] = '\0';
+    enum sc_status st = parse_uint(spec, first, &low, err);
+    high = low;
+    if (st == SC_OK && dash != NULL)
+        st = parse_uint(spec, dash + 1, &high, err);
+    if (st != SC_OK)
+        return st;
+    if (low > high)
+        return sc_fail(err, SC_EINVAL, "--%s: '%.64s' ends before it starts", spec->name, text);
+    v->u = low;
+    v->u_high = high;
     return SC_OK;
 }
 
@@ -236,6 +273,12 @@ static enum sc_status parse_value(const struct sc_opt_spec *spec, const char *te
     case SC_ARG_FLAG:
         v->on = true;
         break;
+    case SC_ARG_FLAG_UINT:
+        v->on = true;
+        v->u = 0;
+        if (text != NULL)
+            st = parse_uint(spec, text, &v->u, err);
+        break;
     case SC_ARG_TEXT:
         break;
     case SC_ARG_TEXTS:
@@ -246,6 +289,9 @@ static enum sc_status parse_value(const struct sc_opt_spec *spec, const char *te
         break;
     case SC_ARG_INT:
         st = parse_int(spec, text, &v->i, err);
+        break;
+    case SC_ARG_RANGE:
+        st = parse_range(spec, text, v, err);
         break;
     case SC_ARG_REAL:
         st = parse_real(spec, text, &v->real, err);
@@ -287,7 +333,7 @@ static enum sc_status parse_option(struct sc_args *args, int argc, char *const *
         const char *text = equals != NULL ? equals + 1 : NULL;
         if (spec->kind == SC_ARG_FLAG && text != NULL)
             return sc_fail(err, SC_EINVAL, "--%s takes no value", name);
-        if (spec->kind != SC_ARG_FLAG && text == NULL) {
+        if (spec->kind != SC_ARG_FLAG && spec->kind != SC_ARG_FLAG_UINT && text == NULL) {
             if (*at + 1 >= argc)
                 return sc_fail(err, SC_EINVAL, "--%s needs a value: %s", name, spec->value_name);
             text = argv[++*at];
@@ -297,11 +343,11 @@ static enum sc_status parse_option(struct sc_args *args, int argc, char *const *
     return unknown_option(args->cmd, name, err);
 }
 
-static enum sc_status parse_all(struct sc_args *args, int argc, char *const *argv,
+static enum sc_status parse_all(struct sc_args *args, int argc, char *const *argv, int first,
                                 struct sc_err *err)
 {
     bool words_only = false;
-    for (int at = 2; at < argc; at++) {
+    for (int at = first; at < argc; at++) {
         const char *arg = argv[at];
         enum sc_status st = SC_OK;
         if (!words_only && strcmp(arg, "--") == 0)
@@ -333,11 +379,12 @@ enum sc_status sc_args_parse(int argc, char *const *argv, struct sc_args *ret_ar
     struct sc_args args = {0};
     if (argc < 2)
         return sc_fail(err, SC_EINVAL, "a command is missing");
-    enum sc_status st = parse_cmd(argv[1], &args.cmd, err);
+    int n_words = 0;
+    enum sc_status st = parse_cmd(argc, argv, &args.cmd, &n_words, err);
     if (st != SC_OK)
         return st;
     sc_arena_init(&args.arena, ARENA_LIMIT_BYTES);
-    st = parse_all(&args, argc, argv, err);
+    st = parse_all(&args, argc, argv, 1 + n_words, err);
     if (st != SC_OK) {
         sc_arena_fini(&args.arena);
         return st;

@@ -13,15 +13,15 @@
 
 #define SC_ARG_LIST_MAX  1048576u /* ids of one option */
 #define SC_ARG_TEXTS_MAX 64u      /* times a repeatable option may be given */
-#define SC_ARG_WORDS_MAX 8u
 
 struct sc_arg_value {
     bool set;
     const char *text;   /* TEXT, CHOICE: as typed */
-    uint64_t u;         /* UINT */
+    uint64_t u;         /* UINT, FLAG_UINT; RANGE: its low end */
+    uint64_t u_high;    /* RANGE */
     int64_t i;          /* INT */
     double real;        /* REAL */
-    bool on;            /* BOOL, FLAG */
+    bool on;            /* BOOL, FLAG, FLAG_UINT */
     uint32_t choice;    /* CHOICE: index */
     const char **texts; /* TEXTS */
     int32_t *ids;       /* IDS, BIAS */

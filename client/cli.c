@@ -2,11 +2,15 @@
 
 #include "client/prompt.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define DEFAULT_SERVER    "127.0.0.1:50051"
 #define DEFAULT_TIMEOUT_S 600.0
+#define KEY_ROOM          (SC_RPC_KEY_BYTES_MAX + 3) /* and CR LF NUL; a longer key is told */
 
 /* Room for an input and the prompt made of it. */
 #define ARENA_LIMIT_BYTES ((size_t)4 * SC_INPUT_BYTES_MAX)
@@ -41,11 +45,51 @@ const char *sc_cli_server(const struct sc_cli *cli)
     return server->set ? server->text : DEFAULT_SERVER;
 }
 
+/* The first line of --api-key-file, or SEMCACHE_API_KEY. There is no option for the key itself:
+ * everybody on the machine reads command lines. ret_key: NULL when there is none. */
+static enum sc_status api_key(const struct sc_cli *cli, char buffer[KEY_ROOM], const char **ret_key,
+                              struct sc_err *err)
+{
+    const struct sc_arg_value *path = sc_arg(cli->args, SC_OPT_API_KEY_FILE);
+    if (!path->set) {
+        const char *key = getenv("SEMCACHE_API_KEY");
+        *ret_key = key != NULL && key[0] != '\0' ? key : NULL;
+        return SC_OK;
+    }
+    FILE *file = fopen(path->text, "rb");
+    if (file == NULL)
+        return sc_fail(err, SC_ENOENT, "%.256s: %s", path->text, strerror(errno));
+    errno = 0;
+    const bool any = fgets(buffer, KEY_ROOM, file) != NULL;
+    const int error = errno;
+    (void)fclose(file);
+    if (!any)
+        return sc_fail(err, SC_EINVAL, "%.256s: %s", path->text,
+                       error != 0 ? strerror(error) : "empty, must hold the API key");
+    buffer[strcspn(buffer, "\r\n")] = '\0';
+    *ret_key = buffer;
+    return SC_OK;
+}
+
 enum sc_status sc_cli_connect(const struct sc_cli *cli, struct sc_rpc **ret_rpc, struct sc_err *err)
 {
     const struct sc_arg_value *timeout = sc_arg(cli->args, SC_OPT_TIMEOUT);
-    return sc_rpc_open(sc_cli_server(cli), timeout->set ? timeout->real : DEFAULT_TIMEOUT_S,
-                       ret_rpc, err);
+    char buffer[KEY_ROOM];
+    const char *key = NULL;
+    struct sc_rpc *rpc = NULL;
+    enum sc_status st = api_key(cli, buffer, &key, err);
+    if (st != SC_OK)
+        return st;
+    st = sc_rpc_open(sc_cli_server(cli), timeout->set ? timeout->real : DEFAULT_TIMEOUT_S, &rpc,
+                     err);
+    if (st == SC_OK && key != NULL)
+        st = sc_rpc_authorize(rpc, key, err);
+    if (st != SC_OK) {
+        sc_rpc_close(rpc);
+        return st;
+    }
+    *ret_rpc = rpc;
+    return SC_OK;
 }
 
 enum sc_exit sc_cli_exit(enum sc_status st)

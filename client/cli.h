@@ -28,7 +28,7 @@ struct sc_cli {
 void sc_cli_init(struct sc_cli *cli, const struct sc_args *args);
 void sc_cli_fini(struct sc_cli *cli);
 
-/* --server and --timeout. */
+/* --server, --timeout, and the API key where there is one. */
 enum sc_status sc_cli_connect(const struct sc_cli *cli, struct sc_rpc **ret_rpc,
                               struct sc_err *err) SC_MUST_CHECK;
 const char *sc_cli_server(const struct sc_cli *cli);
@@ -37,9 +37,13 @@ const char *sc_cli_server(const struct sc_cli *cli);
 enum sc_exit sc_cli_exit(enum sc_status st);
 
 enum sc_exit sc_cmd_generate(struct sc_cli *cli, struct sc_err *err); /* generate and ask */
+enum sc_exit sc_cmd_ingest(struct sc_cli *cli, struct sc_err *err);
+enum sc_exit sc_cmd_documents(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_tokenize(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_info(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_inspect(struct sc_cli *cli, struct sc_err *err);
+enum sc_exit sc_cmd_top(struct sc_cli *cli, struct sc_err *err);
+enum sc_exit sc_cmd_bench_serve(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_help(struct sc_cli *cli, struct sc_err *err);
 
 #endif

@@ -15,6 +15,7 @@ struct request {
     Semanticache__V1__GenerateRequest wire;
     Semanticache__V1__SamplingParams sampling;
     Semanticache__V1__KvOptions kv;
+    Semanticache__V1__DocumentPrompt documents;
 };
 
 static void set_text(Semanticache__V1__GenerateRequest *wire, const struct sc_text *text)
@@ -74,16 +75,37 @@ static enum sc_status ask_format(struct sc_cli *cli, struct sc_prompt_format *fo
     return SC_OK;
 }
 
-static enum sc_status ask_prompt(struct sc_cli *cli, struct sc_prompt_format *format,
-                                 struct request *r, struct sc_err *err)
+/* Documents that the server has, and the question in the same words as with --document. */
+static enum sc_status ask_documents(struct sc_cli *cli, const struct sc_prompt_format *format,
+                                    struct request *r, struct sc_err *err)
 {
-    const struct sc_arg_value *document = sc_arg(cli->args, SC_OPT_DOCUMENT);
-    struct sc_text text = {0}, prompt = {0};
-    if (!document->set)
-        return sc_fail(err, SC_EINVAL, "ask: --document FILE is missing");
-    enum sc_status st = ask_format(cli, format, err);
+    const struct sc_arg_value *docs = sc_arg(cli->args, SC_OPT_DOC);
+    const struct sc_text no_text = {"", 0};
+    struct sc_text question = {0};
+    enum sc_status st =
+        sc_prompt_build(&cli->arena, format, &no_text, cli->args->words[0], &question, err);
     if (st == SC_OK)
-        st = sc_prompt_read(&cli->arena, document->text, &text, err);
+        st = sc_prompt_check("question and prefixes", question.bytes, question.len, err);
+    for (uint32_t i = 0; i < docs->n_items && st == SC_OK; i++)
+        st = sc_prompt_check("--doc", docs->texts[i], strlen(docs->texts[i]), err);
+    if (st != SC_OK)
+        return st;
+    semanticache__v1__document_prompt__init(&r->documents);
+    r->documents.document_ids = (char **)(uintptr_t)docs->texts;
+    r->documents.n_document_ids = docs->n_items;
+    r->documents.question.data = (uint8_t *)(uintptr_t)question.bytes;
+    r->documents.question.len = question.len;
+    r->wire.prompt_case = SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS;
+    r->wire.documents = &r->documents;
+    return SC_OK;
+}
+
+static enum sc_status ask_file(struct sc_cli *cli, const struct sc_prompt_format *format,
+                               struct request *r, struct sc_err *err)
+{
+    struct sc_text text = {0}, prompt = {0};
+    enum sc_status st =
+        sc_prompt_read(&cli->arena, sc_arg(cli->args, SC_OPT_DOCUMENT)->text, &text, err);
     if (st == SC_OK)
         st = sc_prompt_build(&cli->arena, format, &text, cli->args->words[0], &prompt, err);
     if (st == SC_OK)
@@ -91,11 +113,28 @@ static enum sc_status ask_prompt(struct sc_cli *cli, struct sc_prompt_format *fo
     if (st != SC_OK)
         return st;
     set_text(&r->wire, &prompt);
-    /* Defaults that suit a question; a document is a stranger's text and spells no special tokens.
-     */
+    /* A document is a stranger's text and spells no special tokens. */
+    SC_PB_SET(&r->wire, parse_special_tokens, false);
+    return SC_OK;
+}
+
+static enum sc_status ask_prompt(struct sc_cli *cli, struct sc_prompt_format *format,
+                                 struct request *r, struct sc_err *err)
+{
+    const bool stored = sc_arg(cli->args, SC_OPT_DOC)->set;
+    if (sc_arg(cli->args, SC_OPT_DOCUMENT)->set == stored)
+        return sc_fail(err, SC_EINVAL, "ask: give one of --document FILE and --doc ID");
+    if (stored && (sc_arg(cli->args, SC_OPT_ADD_SPECIAL_TOKENS)->set ||
+                   sc_arg(cli->args, SC_OPT_PARSE_SPECIAL_TOKENS)->set))
+        return sc_fail(err, SC_EINVAL, "ask: special tokens are settled for --doc, no option");
+    enum sc_status st = ask_format(cli, format, err);
+    if (st == SC_OK)
+        st = stored ? ask_documents(cli, format, r, err) : ask_file(cli, format, r, err);
+    if (st != SC_OK)
+        return st;
+    /* Defaults that suit a question. */
     SC_PB_SET(&r->sampling, temperature, 0.0f);
     SC_PB_SET(&r->sampling, max_tokens, ASK_MAX_TOKENS);
-    SC_PB_SET(&r->wire, parse_special_tokens, false);
     return SC_OK;
 }
 
@@ -103,6 +142,7 @@ static enum sc_status make_request(struct sc_cli *cli, struct request *r, struct
 {
     const bool ask = cli->args->cmd == SC_CMD_ASK;
     const struct sc_arg_value *id = sc_arg(cli->args, SC_OPT_REQUEST_ID);
+    const struct sc_arg_value *priority = sc_arg(cli->args, SC_OPT_PRIORITY);
     const struct sc_arg_value *add = sc_arg(cli->args, SC_OPT_ADD_SPECIAL_TOKENS);
     const struct sc_arg_value *parse = sc_arg(cli->args, SC_OPT_PARSE_SPECIAL_TOKENS);
     struct sc_prompt_format format = {0};
@@ -123,6 +163,8 @@ static enum sc_status make_request(struct sc_cli *cli, struct request *r, struct
     r->wire.kv = any_kv ? &r->kv : NULL;
     if (id->set)
         r->wire.request_id = (char *)(uintptr_t)id->text;
+    if (priority->set)
+        SC_PB_SET(&r->wire, priority, (int32_t)priority->i);
     if (add->set)
         SC_PB_SET(&r->wire, add_special_tokens, add->on);
     if (parse->set)

@@ -8,7 +8,9 @@ struct group {
 };
 
 static const struct group groups[] = {
-    {"Input and output", SC_OPT_PROMPT, SC_OPT_REQUEST_ID},
+    {"Input and output", SC_OPT_PROMPT, SC_OPT_PRIORITY},
+    {"Documents", SC_OPT_ID, SC_OPT_TTL},
+    {"Load", SC_OPT_STREAMS, SC_OPT_DURATION},
     {"Sampling (names as in vLLM; what is not given is the server's default)", SC_OPT_MAX_TOKENS,
      SC_OPT_LOGPROBS},
     {"KV cache (what is not given is the server's default)", SC_OPT_KV, SC_OPT_EXACT_LAYERS},
@@ -22,7 +24,7 @@ void sc_help_overview(FILE *out)
                 out);
     for (int id = 0; id < SC_CMD_COUNT; id++) {
         const struct sc_cmd_spec *cmd = sc_cmd_spec((enum sc_cmd_id)id);
-        (void)fprintf(out, "  %-10s %s\n", cmd->name, cmd->summary);
+        (void)fprintf(out, "  %-15s %s\n", cmd->name, cmd->summary);
     }
     (void)fputs(
         "\n`semcache help COMMAND` lists its options; `semcache --version` says the version.\n"

@@ -47,8 +47,7 @@ const char *sc_enum_text(const ProtobufCEnumDescriptor *type, int value,
     return buffer;
 }
 
-/* A JSON number where jansson can hold it; a seed of 2^63 and more becomes text. */
-static json_t *json_u64(uint64_t u)
+json_t *sc_json_u64(uint64_t u)
 {
     char text[24];
     if (u <= INT64_MAX)
@@ -105,7 +104,7 @@ static json_t *json_scalar(const ProtobufCFieldDescriptor *f, const void *at)
         return json_integer(*(const uint32_t *)at);
     case PROTOBUF_C_TYPE_UINT64:
     case PROTOBUF_C_TYPE_FIXED64:
-        return json_u64(*(const uint64_t *)at);
+        return sc_json_u64(*(const uint64_t *)at);
     case PROTOBUF_C_TYPE_FLOAT:
         return json_float(*(const float *)at);
     case PROTOBUF_C_TYPE_DOUBLE:

@@ -17,6 +17,8 @@
 /* New references; NULL: no memory. */
 json_t *sc_json_message(const ProtobufCMessage *message);
 json_t *sc_json_text(const char *text, size_t len);
+/* A number where jansson can hold it; from 2^63 on, as seeds can be, text. */
+json_t *sc_json_u64(uint64_t u);
 json_t *sc_json_ids(const int32_t *ids, size_t n);
 
 /* "exact" for a value of an enum field; "" for one that this client does not know. */

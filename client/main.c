@@ -7,17 +7,21 @@
 
 enum sc_exit sc_cmd_help(struct sc_cli *cli, struct sc_err *err)
 {
+    char name[128];
     if (cli->args->n_words == 0) {
         sc_help_overview(stdout);
         return SC_EXIT_OK;
     }
+    (void)snprintf(name, sizeof(name), "%s%s%s", cli->args->words[0],
+                   cli->args->n_words > 1 ? " " : "",
+                   cli->args->n_words > 1 ? cli->args->words[1] : "");
     for (int id = 0; id < SC_CMD_COUNT; id++) {
-        if (strcmp(sc_cmd_spec((enum sc_cmd_id)id)->name, cli->args->words[0]) == 0) {
+        if (strcmp(sc_cmd_spec((enum sc_cmd_id)id)->name, name) == 0) {
             sc_help_cmd(stdout, (enum sc_cmd_id)id);
             return SC_EXIT_OK;
         }
     }
-    (void)sc_fail(err, SC_EINVAL, "unknown command '%.64s'", cli->args->words[0]);
+    (void)sc_fail(err, SC_EINVAL, "unknown command '%.64s'", name);
     return SC_EXIT_USAGE;
 }
 
@@ -31,12 +35,20 @@ static enum sc_exit run(struct sc_cli *cli, struct sc_err *err)
     case SC_CMD_GENERATE:
     case SC_CMD_ASK:
         return sc_cmd_generate(cli, err);
+    case SC_CMD_INGEST:
+        return sc_cmd_ingest(cli, err);
+    case SC_CMD_DOCUMENTS:
+        return sc_cmd_documents(cli, err);
     case SC_CMD_TOKENIZE:
         return sc_cmd_tokenize(cli, err);
     case SC_CMD_INFO:
         return sc_cmd_info(cli, err);
     case SC_CMD_INSPECT:
         return sc_cmd_inspect(cli, err);
+    case SC_CMD_TOP:
+        return sc_cmd_top(cli, err);
+    case SC_CMD_BENCH_SERVE:
+        return sc_cmd_bench_serve(cli, err);
     case SC_CMD_HELP:
     case SC_CMD_COUNT:
         break;

@@ -4,15 +4,24 @@
 
 #include <limits.h>
 
-#define BIT(cmd) (1u << (cmd))
-#define GEN      (BIT(SC_CMD_GENERATE) | BIT(SC_CMD_ASK))
-#define KV       (GEN | BIT(SC_CMD_INSPECT))
-#define CALLS    (KV | BIT(SC_CMD_TOKENIZE) | BIT(SC_CMD_INFO))
-#define TOK      BIT(SC_CMD_TOKENIZE)
-#define ASK      BIT(SC_CMD_ASK)
-#define INSPECT  BIT(SC_CMD_INSPECT)
-#define PROMPT   BIT(SC_CMD_GENERATE)
-#define ALL      (CALLS | BIT(SC_CMD_HELP))
+#define BIT(cmd)  (1u << (cmd))
+#define GEN       (BIT(SC_CMD_GENERATE) | BIT(SC_CMD_ASK))
+#define INSPECT   BIT(SC_CMD_INSPECT)
+#define INGEST    BIT(SC_CMD_INGEST)
+#define DOCUMENTS BIT(SC_CMD_DOCUMENTS)
+#define TOK       BIT(SC_CMD_TOKENIZE)
+#define ASK       BIT(SC_CMD_ASK)
+#define PROMPT    BIT(SC_CMD_GENERATE)
+#define TOP       BIT(SC_CMD_TOP)
+#define SERVE     BIT(SC_CMD_BENCH_SERVE)
+#define MODE      (GEN | INGEST | SERVE) /* --kv, where inspect always compresses */
+#define KV        (MODE | INSPECT)
+#define SPECIAL   (GEN | INSPECT | TOK)
+#define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS | TOP)
+#define ALL       (CALLS | BIT(SC_CMD_HELP))
+
+#define LEN_MAX   1048576 /* tokens; the server has the last word */
+#define TTL_MAX_S 1e10    /* 300 years; microseconds still fit 63 bits */
 
 static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
     [SC_CMD_GENERATE] =
@@ -23,11 +32,26 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
          "printed at the end.\n",
          0, 0},
     [SC_CMD_ASK] =
-        {"ask", "--document FILE [options] QUESTION", "ask a question about a document",
+        {"ask", "--document FILE | --doc ID... [options] QUESTION",
+         "ask a question about a document",
          "The prompt is DOCUMENT without newlines at its end, question prefix, QUESTION, answer\n"
          "prefix, in this order. Prefixes and stop strings come from the defaults, then from the\n"
-         "file of --prompt-format, then from --question-prefix, --answer-prefix and --stop.\n",
+         "file of --prompt-format, then from --question-prefix, --answer-prefix and --stop.\n"
+         "With --doc the document is one that the server has; semcache ingest puts it there.\n",
          1, 1},
+    [SC_CMD_INGEST] =
+        {"ingest", "[options] FILE...", "put documents on the server, to be asked about",
+         "The server reads each FILE once and keeps its compressed KV cache; ask --doc ID then\n"
+         "needs only the question. ID is the file's base name unless --id says otherwise.\n"
+         "Newlines at a document's end are left out, as ask --document does. FILE may be - for\n"
+         "stdin, for which the server makes up an id. A file that fails does not stop the\n"
+         "others; the exit status is then 1. With --json: one object a file.\n",
+         1, SC_ARG_WORDS_MAX},
+    [SC_CMD_DOCUMENTS] =
+        {"documents", "list | show ID | pin ID | unpin ID | rm ID...",
+         "list, describe, pin or remove documents",
+         "A pinned document is not evicted. An evicted one is known, but has to be put again.\n", 1,
+         SC_ARG_WORDS_MAX},
     [SC_CMD_TOKENIZE] = {"tokenize", "--text TEXT | --file FILE | --detokenize --token-ids IDS",
                          "print the token ids of a text, or the text of token ids",
                          "Ids are printed with commas on one line, ready for --token-ids.\n", 0, 0},
@@ -39,7 +63,20 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
          "that share a colour (or, without colours, a number) became one core. Sinks, window and\n"
          "exact layers stay as they are. FILE may be - for stdin.\n",
          1, 1},
-    [SC_CMD_HELP] = {"help", "[COMMAND]", "explain a command", "", 0, 1},
+    [SC_CMD_TOP] =
+        {"top", "[options]", "watch a server's requests, pages and caches",
+         "On a terminal, until interrupted. Elsewhere, and with --once or --json, two looks that\n"
+         "lie --interval apart, printed once. Pages: # used, + cached, . free.\n",
+         0, 0},
+    [SC_CMD_BENCH_SERVE] =
+        {"bench serve", "[options]", "measure a server under many requests at once",
+         "Sends prompts of random token ids and measures, at the client, the time to the first\n"
+         "token (TTFT), the gaps between messages with tokens, and the whole. --streams requests\n"
+         "run at once, each followed by the next; with --rate they arrive on their own, and "
+         "--streams\n"
+         "only bounds them. Outputs are as long as asked for: the end-of-text token is ignored.\n",
+         0, 0},
+    [SC_CMD_HELP] = {"help", "[COMMAND]", "explain a command", "", 0, 2},
 };
 
 /* name, value in help texts, field, kind, commands, low, high, choices, help */
@@ -51,6 +88,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "give up after that long; 0: never (default 600)"},
     [SC_OPT_JSON] = {"json", NULL, NULL, SC_ARG_FLAG, CALLS, 0, 0,
         {0}, "print one JSON object on stdout instead of text"},
+    [SC_OPT_API_KEY_FILE] = {"api-key-file", "FILE", NULL, SC_ARG_TEXT, CALLS, 0, 0,
+        {0}, "first line is the key that calls carry (default: SEMCACHE_API_KEY)"},
     [SC_OPT_COLOR] = {"color", "WHEN", NULL, SC_ARG_CHOICE, CALLS, 0, 0,
         {"auto", "always", "never"}, "colours and progress; auto (default): on a terminal"},
     [SC_OPT_HELP] = {"help", NULL, NULL, SC_ARG_FLAG, ALL, 0, 0,
@@ -64,6 +103,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "the prompt (or the text to print) as token ids"},
     [SC_OPT_DOCUMENT] = {"document", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
         {0}, "the document; - is stdin"},
+    [SC_OPT_DOC] = {"doc", "ID", NULL, SC_ARG_TEXTS, ASK, 0, 0,
+        {0}, "a document on the server; may be repeated, their order counts"},
     [SC_OPT_PROMPT_FORMAT] = {"prompt-format", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
         {0}, "JSON object with question_prefix, answer_prefix and stop (a list)"},
     [SC_OPT_QUESTION_PREFIX] = {"question-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK, 0, 0,
@@ -76,19 +117,54 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "read the text from FILE; - is stdin"},
     [SC_OPT_DETOKENIZE] = {"detokenize", NULL, NULL, SC_ARG_FLAG, TOK, 0, 0,
         {0}, "print the text of --token-ids"},
-    [SC_OPT_ADD_SPECIAL_TOKENS] = {"add-special-tokens", "BOOL", NULL, SC_ARG_BOOL, KV | TOK, 0, 0,
+    [SC_OPT_ADD_SPECIAL_TOKENS] = {"add-special-tokens", "BOOL", NULL, SC_ARG_BOOL, SPECIAL, 0, 0,
         {0}, "put what the tokenizer adds around a text, as a BOS (default true)"},
     [SC_OPT_PARSE_SPECIAL_TOKENS] = {
-        "parse-special-tokens", "BOOL", NULL, SC_ARG_BOOL, KV | TOK, 0, 0,
+        "parse-special-tokens", "BOOL", NULL, SC_ARG_BOOL, SPECIAL, 0, 0,
         {0}, "text that spells a special token becomes it (default true; ask: false)"},
     [SC_OPT_LAYER] = {"layer", "N", NULL, SC_ARG_UINT, INSPECT, 0, 65535,
         {0}, "the layer to show (default: the first that is compressed)"},
     [SC_OPT_HTML] = {"html", "FILE", NULL, SC_ARG_TEXT, INSPECT, 0, 0,
         {0}, "write a self-contained page with every layer instead"},
-    [SC_OPT_QUIET] = {"quiet", NULL, NULL, SC_ARG_FLAG, GEN, 0, 0,
+    [SC_OPT_INTERVAL] = {"interval", "SECONDS", NULL, SC_ARG_REAL, TOP, 0.1, 3600,
+        {0}, "time between looks at the server (default 1)"},
+    [SC_OPT_ONCE] = {"once", NULL, NULL, SC_ARG_FLAG, TOP, 0, 0,
+        {0}, "print one block and exit"},
+    [SC_OPT_QUIET] = {"quiet", NULL, NULL, SC_ARG_FLAG, GEN | INGEST, 0, 0,
         {0}, "no receipt, no progress"},
     [SC_OPT_REQUEST_ID] = {"request-id", "TEXT", NULL, SC_ARG_TEXT, GEN, 0, 0,
         {0}, "names the request in the server's log"},
+    [SC_OPT_PRIORITY] = {"priority", "N", NULL, SC_ARG_INT, GEN, -100, 100,
+        {0}, "requests of a higher number are admitted first (default 0)"},
+    [SC_OPT_ID] = {"id", "ID", NULL, SC_ARG_TEXT, INGEST, 0, 0,
+        {0}, "the document's id: 1..128 printable ASCII characters"},
+    [SC_OPT_TITLE] = {"title", "TEXT", NULL, SC_ARG_TEXT, INGEST, 0, 0,
+        {0}, "the document's title"},
+    [SC_OPT_REPLACE] = {"replace", NULL, NULL, SC_ARG_FLAG, INGEST, 0, 0,
+        {0}, "replace a document that has this id; else that is an error"},
+    [SC_OPT_PIN] = {"pin", "[=SECONDS]", NULL, SC_ARG_FLAG_UINT, INGEST, 0, TTL_MAX_S,
+        {0}, "keep it from being evicted, so long or until it is deleted"},
+    [SC_OPT_TTL] = {"ttl", "SECONDS", NULL, SC_ARG_UINT, DOCUMENTS, 0, TTL_MAX_S,
+        {0}, "pin for so long (default 0: until it is deleted)"},
+
+    [SC_OPT_STREAMS] = {"streams", "N", NULL, SC_ARG_UINT, SERVE, 1, 65536,
+        {0}, "requests at once (default 1; with --rate 4096)"},
+    [SC_OPT_REQUESTS] = {"requests", "N", NULL, SC_ARG_UINT, SERVE, 1, 1e9,
+        {0}, "requests in all (default: one a stream; with --duration no limit)"},
+    [SC_OPT_PROMPT_LEN] = {"prompt-len", "A[-B]", NULL, SC_ARG_RANGE, SERVE, 1, LEN_MAX,
+        {0}, "tokens of a prompt, evenly from A to B (default 512)"},
+    [SC_OPT_OUTPUT_LEN] = {"output-len", "A[-B]", NULL, SC_ARG_RANGE, SERVE, 1, LEN_MAX,
+        {0}, "tokens of an output (default 64)"},
+    [SC_OPT_RATE] = {"rate", "X", NULL, SC_ARG_REAL, SERVE, 1e-3, 1e6,
+        {0}, "Poisson arrivals, so many a second"},
+    [SC_OPT_SHARED_PREFIX] = {"shared-prefix", "N", NULL, SC_ARG_UINT, SERVE, 0, LEN_MAX,
+        {0}, "the first N tokens of all prompts are the same (default 0)"},
+    [SC_OPT_CANCEL_PERCENT] = {"cancel-percent", "X", NULL, SC_ARG_REAL, SERVE, 0, 100,
+        {0}, "cancel that many, in the prompt or somewhere in the output (default 0)"},
+    [SC_OPT_SLOW_READER_MS] = {"slow-reader-ms", "N", NULL, SC_ARG_UINT, SERVE, 0, 60000,
+        {0}, "wait so long before each further message is read (default 0)"},
+    [SC_OPT_DURATION] = {"duration", "SECONDS", NULL, SC_ARG_REAL, SERVE, 0.001, 1e6,
+        {0}, "start no request later than that"},
 
     [SC_OPT_MAX_TOKENS] = {"max-tokens", "N", "max_tokens", SC_ARG_UINT, GEN, 1, INT_MAX,
         {0}, "generate at most N tokens (default: what the context holds; ask: 256)"},
@@ -113,8 +189,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "the same, once for every time they were"},
     [SC_OPT_LOGIT_BIAS] = {"logit-bias", "ID:BIAS,...", NULL, SC_ARG_BIAS, GEN, -100, 100,
         {0}, "added to the logits of these tokens"},
-    [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN, 0, 18446744073709551615.0,
-        {0}, "makes sampling repeatable"},
+    [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN | SERVE, 0, 18446744073709551615.0,
+        {0}, "makes sampling repeatable; bench: the inputs (default 0)"},
     [SC_OPT_STOP] = {"stop", "TEXT", NULL, SC_ARG_TEXTS, GEN, 0, 0,
         {0}, "end before this text; may be repeated (knows \\n \\t \\\\)"},
     [SC_OPT_STOP_TOKEN_IDS] = {"stop-token-ids", "ID,...", NULL, SC_ARG_IDS, GEN, 0, INT_MAX,
@@ -130,7 +206,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_LOGPROBS] = {"logprobs", "N", "logprobs", SC_ARG_UINT, GEN, 0, 20,
         {0}, "with --json: log-probabilities of each token and the N likeliest"},
 
-    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, GEN, 0, 0,
+    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, MODE, 0, 0,
         {"auto", "exact", "compressed"}, "how the KV cache of the request is kept"},
     [SC_OPT_TARGET_RATIO] = {"target-ratio", "X", "target_ratio", SC_ARG_REAL, KV, 0.01, 1,
         {0}, "cores per token aimed at within compressed chunks"},

@@ -12,15 +12,19 @@
 enum sc_cmd_id {
     SC_CMD_GENERATE,
     SC_CMD_ASK,
+    SC_CMD_INGEST,
+    SC_CMD_DOCUMENTS,
     SC_CMD_TOKENIZE,
     SC_CMD_INFO,
     SC_CMD_INSPECT,
+    SC_CMD_TOP,
+    SC_CMD_BENCH_SERVE,
     SC_CMD_HELP,
     SC_CMD_COUNT
 };
 
 struct sc_cmd_spec {
-    const char *name;
+    const char *name;              /* one word, or two with a blank */
     const char *usage;             /* what follows the name on the usage line */
     const char *summary;           /* one line */
     const char *details;           /* paragraphs for `semcache help NAME` */
@@ -28,28 +32,32 @@ struct sc_cmd_spec {
 };
 
 enum sc_arg_kind {
-    SC_ARG_FLAG,   /* takes no value */
-    SC_ARG_TEXT,   /* the last one given counts */
-    SC_ARG_TEXTS,  /* may be repeated */
-    SC_ARG_UINT,   /* low..high */
-    SC_ARG_INT,    /* low..high */
-    SC_ARG_REAL,   /* low..high, finite */
-    SC_ARG_BOOL,   /* true|false, on|off, yes|no, 1|0 */
-    SC_ARG_CHOICE, /* one of choices */
-    SC_ARG_IDS,    /* token ids with commas */
-    SC_ARG_BIAS,   /* ID:BIAS with commas; low..high bound the bias */
+    SC_ARG_FLAG,      /* takes no value */
+    SC_ARG_FLAG_UINT, /* takes one only as --name=N: low..high, 0 without */
+    SC_ARG_TEXT,      /* the last one given counts */
+    SC_ARG_TEXTS,     /* may be repeated */
+    SC_ARG_UINT,      /* low..high */
+    SC_ARG_INT,       /* low..high */
+    SC_ARG_RANGE,     /* A or A-B: low..high, A not over B */
+    SC_ARG_REAL,      /* low..high, finite */
+    SC_ARG_BOOL,      /* true|false, on|off, yes|no, 1|0 */
+    SC_ARG_CHOICE,    /* one of choices */
+    SC_ARG_IDS,       /* token ids with commas */
+    SC_ARG_BIAS,      /* ID:BIAS with commas; low..high bound the bias */
 };
 
 enum sc_opt_id {
     SC_OPT_SERVER,
     SC_OPT_TIMEOUT,
     SC_OPT_JSON,
+    SC_OPT_API_KEY_FILE,
     SC_OPT_COLOR,
     SC_OPT_HELP,
     SC_OPT_PROMPT,
     SC_OPT_PROMPT_FILE,
     SC_OPT_TOKEN_IDS,
     SC_OPT_DOCUMENT,
+    SC_OPT_DOC,
     SC_OPT_PROMPT_FORMAT,
     SC_OPT_QUESTION_PREFIX,
     SC_OPT_ANSWER_PREFIX,
@@ -60,8 +68,25 @@ enum sc_opt_id {
     SC_OPT_PARSE_SPECIAL_TOKENS,
     SC_OPT_LAYER,
     SC_OPT_HTML,
+    SC_OPT_INTERVAL,
+    SC_OPT_ONCE,
     SC_OPT_QUIET,
     SC_OPT_REQUEST_ID,
+    SC_OPT_PRIORITY,
+    SC_OPT_ID,
+    SC_OPT_TITLE,
+    SC_OPT_REPLACE,
+    SC_OPT_PIN,
+    SC_OPT_TTL,
+    SC_OPT_STREAMS,
+    SC_OPT_REQUESTS,
+    SC_OPT_PROMPT_LEN,
+    SC_OPT_OUTPUT_LEN,
+    SC_OPT_RATE,
+    SC_OPT_SHARED_PREFIX,
+    SC_OPT_CANCEL_PERCENT,
+    SC_OPT_SLOW_READER_MS,
+    SC_OPT_DURATION,
     SC_OPT_MAX_TOKENS,
     SC_OPT_MIN_TOKENS,
     SC_OPT_TEMPERATURE,
@@ -102,7 +127,8 @@ enum sc_opt_id {
     SC_OPT_COUNT
 };
 
-#define SC_CHOICES_MAX 4
+#define SC_CHOICES_MAX   4
+#define SC_ARG_WORDS_MAX 1024u /* positional arguments of a command */
 
 struct sc_opt_spec {
     const char *name;       /* without the dashes */
@@ -110,7 +136,7 @@ struct sc_opt_spec {
     const char *field;      /* the scalar of SamplingParams or KvOptions that it sets, or NULL */
     enum sc_arg_kind kind;
     uint32_t cmds;                       /* bit per sc_cmd_id */
-    double low, high;                    /* UINT, INT, REAL, BIAS */
+    double low, high;                    /* UINT, INT, RANGE, REAL, BIAS */
     const char *choices[SC_CHOICES_MAX]; /* CHOICE; ends at the first NULL */
     const char *help;
 };

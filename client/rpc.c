@@ -18,22 +18,34 @@
 #define KEEPALIVE_MS         30000
 #define KEEPALIVE_TIMEOUT_MS 10000
 #define SIGNAL_POLL_MS       50
-#define METHOD_BYTES_MAX     256
 
 struct sc_rpc {
     grpc_channel *channel;
     grpc_completion_queue *cq;
     double timeout_s;
     sigset_t old_mask;
+    bool authorized;
+    grpc_metadata authorization;
 };
 
-enum tag { TAG_START = 1, TAG_MESSAGE, TAG_STATUS };
+enum batch { BATCH_START, BATCH_SEND, BATCH_CLOSE, BATCH_MESSAGE, BATCH_STATUS, N_BATCHES };
 
-struct call {
+/* What the completion queue gives back: which batch of which call. */
+struct tag {
+    struct sc_rpc_call *call;
+    enum batch batch;
+};
+
+struct sc_rpc_call {
+    struct sc_rpc *rpc;
     grpc_call *call;
+    const ProtobufCMethodDescriptor *method;
+    struct sc_rpc_handler handler;
+    struct tag tags[N_BATCHES];
     unsigned n_pending; /* batches whose event has not come */
-    bool interrupted;
-    grpc_byte_buffer *received;
+    enum sc_status st;  /* of our side: the first failure of source, unpack or on_reply */
+    struct sc_err err;
+    grpc_byte_buffer *sent, *received;
     grpc_metadata_array initial, trailing;
     grpc_status_code code;
     grpc_slice details;
@@ -127,42 +139,53 @@ void sc_rpc_close(struct sc_rpc *rpc)
            GRPC_QUEUE_SHUTDOWN)
         continue;
     grpc_completion_queue_destroy(rpc->cq);
+    if (rpc->authorized)
+        grpc_slice_unref(rpc->authorization.value);
     grpc_shutdown();
     (void)pthread_sigmask(SIG_SETMASK, &rpc->old_mask, NULL);
     free(rpc);
 }
 
-static void start_batch(struct call *c, const grpc_op *ops, size_t n_ops, enum tag tag)
+enum sc_status sc_rpc_authorize(struct sc_rpc *rpc, const char *key, struct sc_err *err)
 {
-    grpc_call_error error =
-        grpc_call_start_batch(c->call, ops, n_ops, (void *)(uintptr_t)tag, NULL);
+    char text[SC_RPC_KEY_BYTES_MAX + sizeof("Bearer ")];
+    const size_t len = strlen(key);
+    if (len == 0 || len > SC_RPC_KEY_BYTES_MAX)
+        return sc_fail(err, SC_EINVAL, "API key: %zu characters, must be 1..%u", len,
+                       SC_RPC_KEY_BYTES_MAX);
+    for (size_t i = 0; i < len; i++)
+        if (key[i] <= ' ' || key[i] > '~')
+            return sc_fail(err, SC_EINVAL, "API key: character %zu is not printable ASCII", i + 1);
+    (void)snprintf(text, sizeof(text), "Bearer %s", key);
+    if (rpc->authorized)
+        grpc_slice_unref(rpc->authorization.value);
+    rpc->authorization.key = grpc_slice_from_static_string("authorization");
+    rpc->authorization.value = grpc_slice_from_copied_string(text);
+    rpc->authorized = true;
+    return SC_OK;
+}
+
+static void start_batch(struct sc_rpc_call *c, const grpc_op *ops, size_t n_ops, enum batch batch)
+{
+    c->tags[batch] = (struct tag){c, batch};
+    grpc_call_error error = grpc_call_start_batch(c->call, ops, n_ops, &c->tags[batch], NULL);
     SC_ASSERT(error == GRPC_CALL_OK); /* anything else is a wrong sequence of ours */
     c->n_pending++;
 }
 
-static void receive_message(struct call *c)
+static void receive_message(struct sc_rpc_call *c)
 {
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
     op.data.recv_message.recv_message = &c->received;
-    start_batch(c, &op, 1, TAG_MESSAGE);
+    start_batch(c, &op, 1, BATCH_MESSAGE);
 }
 
-static void start_call(struct call *c, grpc_byte_buffer *payload)
+/* The first failure of our side ends the call. */
+static void give_up(struct sc_rpc_call *c, enum sc_status st)
 {
-    grpc_op ops[4] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
-                      {.op = GRPC_OP_SEND_MESSAGE},
-                      {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-                      {.op = GRPC_OP_RECV_INITIAL_METADATA}};
-    ops[1].data.send_message.send_message = payload;
-    ops[3].data.recv_initial_metadata.recv_initial_metadata = &c->initial;
-    start_batch(c, ops, SC_ARRAY_LEN(ops), TAG_START);
-
-    grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
-    status.data.recv_status_on_client.trailing_metadata = &c->trailing;
-    status.data.recv_status_on_client.status = &c->code;
-    status.data.recv_status_on_client.status_details = &c->details;
-    start_batch(c, &status, 1, TAG_STATUS);
-    receive_message(c);
+    if (c->st == SC_OK)
+        c->st = st;
+    (void)grpc_call_cancel(c->call, NULL);
 }
 
 static grpc_byte_buffer *pack(const ProtobufCMessage *message)
@@ -194,122 +217,182 @@ static enum sc_status unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDes
     return SC_OK;
 }
 
-static void poll_signals(struct call *c)
+static void send_next(struct sc_rpc_call *c)
 {
-    sigset_t set;
-    const struct timespec now = {0, 0};
-    stop_signals(&set);
-    if (sigtimedwait(&set, NULL, &now) > 0) {
-        c->interrupted = true;
-        (void)grpc_call_cancel(c->call, NULL);
+    const ProtobufCMessage *message = NULL;
+    enum sc_status st = c->handler.source(c->handler.ctx, &message, &c->err);
+    if (st != SC_OK) {
+        give_up(c, st);
+        return;
     }
-}
-
-/* Runs the call until each batch's event has come, also after a failure. */
-static enum sc_status run_call(struct sc_rpc *rpc, struct call *c,
-                               const ProtobufCMessageDescriptor *reply_type,
-                               sc_rpc_reply_fn *on_reply, void *ctx, struct sc_err *err)
-{
-    enum sc_status st = SC_OK;
-    while (c->n_pending > 0) {
-        gpr_timespec until = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                          gpr_time_from_millis(SIGNAL_POLL_MS, GPR_TIMESPAN));
-        grpc_event event = grpc_completion_queue_next(rpc->cq, until, NULL);
-        poll_signals(c);
-        if (event.type != GRPC_OP_COMPLETE)
-            continue;
-        c->n_pending--;
-        if ((enum tag)(uintptr_t)event.tag != TAG_MESSAGE || c->received == NULL)
-            continue;
-        grpc_byte_buffer *buffer = c->received;
-        c->received = NULL;
-        if (st != SC_OK || c->interrupted) {
-            grpc_byte_buffer_destroy(buffer);
-            continue;
-        }
-        ProtobufCMessage *message = NULL;
-        st = unpack(buffer, reply_type, &message, err);
-        if (st == SC_OK)
-            st = on_reply(ctx, message, err);
-        if (st == SC_OK)
-            receive_message(c);
-        else
-            (void)grpc_call_cancel(c->call, NULL);
+    if (message == NULL) {
+        const grpc_op op = {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT};
+        start_batch(c, &op, 1, BATCH_CLOSE);
+        return;
     }
-    return st;
+    SC_ASSERT(message->descriptor == c->method->input);
+    grpc_byte_buffer_destroy(c->sent);
+    c->sent = pack(message);
+    grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
+    op.data.send_message.send_message = c->sent;
+    start_batch(c, &op, 1, BATCH_SEND);
 }
 
-static enum sc_status end_status(const struct call *c, enum sc_status st, struct sc_err *err)
+static void start_ops(struct sc_rpc_call *c, const ProtobufCMessage *request)
 {
-    if (c->interrupted)
-        return sc_fail(err, SC_ECANCELED, "interrupted");
-    if (st != SC_OK || c->code == GRPC_STATUS_OK)
-        return st;
-    size_t len = GRPC_SLICE_LENGTH(c->details);
-    const char *text = (const char *)GRPC_SLICE_START_PTR(c->details);
-    return sc_fail(err, SC_EPEER, "%s%s%.*s", sc_rpc_status_name((int)c->code), len > 0 ? ": " : "",
-                   (int)(len < SC_ERR_TEXT_BYTES ? len : SC_ERR_TEXT_BYTES), text);
+    grpc_op ops[4] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
+                      {.op = GRPC_OP_RECV_INITIAL_METADATA},
+                      {.op = GRPC_OP_SEND_MESSAGE},
+                      {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT}};
+    if (c->rpc->authorized) {
+        ops[0].data.send_initial_metadata.count = 1;
+        ops[0].data.send_initial_metadata.metadata = &c->rpc->authorization;
+    }
+    ops[1].data.recv_initial_metadata.recv_initial_metadata = &c->initial;
+    if (request != NULL)
+        c->sent = pack(request);
+    ops[2].data.send_message.send_message = c->sent;
+    start_batch(c, ops, request != NULL ? 4 : 2, BATCH_START);
+
+    grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
+    status.data.recv_status_on_client.trailing_metadata = &c->trailing;
+    status.data.recv_status_on_client.status = &c->code;
+    status.data.recv_status_on_client.status_details = &c->details;
+    start_batch(c, &status, 1, BATCH_STATUS);
+    receive_message(c);
+    if (request == NULL)
+        send_next(c);
 }
 
-enum sc_status sc_rpc_call(struct sc_rpc *rpc, const ProtobufCServiceDescriptor *service,
-                           const char *method, const ProtobufCMessage *request,
-                           sc_rpc_reply_fn *on_reply, void *ctx, struct sc_err *err)
+const ProtobufCMethodDescriptor *sc_rpc_method(const ProtobufCServiceDescriptor *service,
+                                               const char *name, char ret_path[SC_RPC_PATH_BYTES])
 {
-    char path[METHOD_BYTES_MAX];
-    struct call c = {.details = grpc_empty_slice()};
-    const ProtobufCMethodDescriptor *desc =
-        protobuf_c_service_descriptor_get_method_by_name(service, method);
-    SC_ASSERT(desc != NULL && desc->input == request->descriptor);
-    int n = snprintf(path, sizeof(path), "/%s/%s", service->name, method);
-    SC_ASSERT(n > 0 && (size_t)n < sizeof(path));
+    const ProtobufCMethodDescriptor *method =
+        protobuf_c_service_descriptor_get_method_by_name(service, name);
+    SC_ASSERT(method != NULL);
+    int n = snprintf(ret_path, SC_RPC_PATH_BYTES, "/%s/%s", service->name, name);
+    SC_ASSERT(n > 0 && n < SC_RPC_PATH_BYTES);
+    return method;
+}
 
+enum sc_status sc_rpc_start(struct sc_rpc *rpc, const ProtobufCMethodDescriptor *method,
+                            const char *path, const ProtobufCMessage *request,
+                            const struct sc_rpc_handler *handler, struct sc_rpc_call **ret_call,
+                            struct sc_err *err)
+{
+    SC_ASSERT((request == NULL) == (handler->source != NULL));
+    SC_ASSERT(request == NULL || method->input == request->descriptor);
+    struct sc_rpc_call *c = calloc(1, sizeof(*c));
+    if (c == NULL)
+        return sc_fail(err, SC_ENOMEM, "call: no memory");
     gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     if (rpc->timeout_s > 0)
         deadline =
             gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                          gpr_time_from_millis((int64_t)(rpc->timeout_s * 1e3), GPR_TIMESPAN));
     grpc_slice path_slice = grpc_slice_from_copied_string(path);
-    c.call = grpc_channel_create_call(rpc->channel, NULL, GRPC_PROPAGATE_DEFAULTS, rpc->cq,
-                                      path_slice, NULL, deadline, NULL);
-    grpc_metadata_array_init(&c.initial);
-    grpc_metadata_array_init(&c.trailing);
-    grpc_byte_buffer *payload = pack(request);
-    start_call(&c, payload);
-    enum sc_status st = run_call(rpc, &c, desc->output, on_reply, ctx, err);
-    st = end_status(&c, st, err);
-
-    grpc_byte_buffer_destroy(payload);
-    grpc_metadata_array_destroy(&c.initial);
-    grpc_metadata_array_destroy(&c.trailing);
-    grpc_slice_unref(c.details);
+    c->rpc = rpc;
+    c->method = method;
+    c->handler = *handler;
+    c->details = grpc_empty_slice();
+    c->call = grpc_channel_create_call(rpc->channel, NULL, GRPC_PROPAGATE_DEFAULTS, rpc->cq,
+                                       path_slice, NULL, deadline, NULL);
     grpc_slice_unref(path_slice);
-    grpc_call_unref(c.call);
-    return st;
-}
-
-static enum sc_status keep_one(void *ctx, ProtobufCMessage *message, struct sc_err *err)
-{
-    ProtobufCMessage **kept = ctx;
-    if (*kept != NULL) {
-        protobuf_c_message_free_unpacked(message, NULL);
-        return sc_fail(err, SC_EFORMAT, "the server sent a second reply");
-    }
-    *kept = message;
+    grpc_metadata_array_init(&c->initial);
+    grpc_metadata_array_init(&c->trailing);
+    *ret_call = c;
+    start_ops(c, request);
     return SC_OK;
 }
 
-enum sc_status sc_rpc_unary(struct sc_rpc *rpc, const ProtobufCServiceDescriptor *service,
-                            const char *method, const ProtobufCMessage *request,
-                            ProtobufCMessage **ret_reply, struct sc_err *err)
+void sc_rpc_cancel(struct sc_rpc_call *call)
 {
-    ProtobufCMessage *reply = NULL;
-    enum sc_status st = sc_rpc_call(rpc, service, method, request, keep_one, &reply, err);
-    if (st == SC_OK && reply == NULL)
-        st = sc_fail(err, SC_EFORMAT, "the server sent no reply to %s", method);
-    if (st != SC_OK) {
-        protobuf_c_message_free_unpacked(reply, NULL);
-        return st;
+    (void)grpc_call_cancel(call->call, NULL);
+}
+
+void sc_rpc_read_on(struct sc_rpc_call *call)
+{
+    receive_message(call);
+}
+
+static void take_message(struct sc_rpc_call *c)
+{
+    ProtobufCMessage *message = NULL;
+    grpc_byte_buffer *buffer = c->received;
+    if (buffer == NULL) /* the end of the stream */
+        return;
+    c->received = NULL;
+    if (c->st != SC_OK) {
+        grpc_byte_buffer_destroy(buffer);
+        return;
     }
-    *ret_reply = reply;
-    return SC_OK;
+    enum sc_status st = unpack(buffer, c->method->output, &message, &c->err);
+    if (st == SC_OK)
+        st = c->handler.on_reply(c->handler.ctx, message, &c->err);
+    if (st != SC_OK)
+        give_up(c, st);
+    else if (!c->handler.paced)
+        receive_message(c);
+}
+
+static enum sc_status end_status(struct sc_rpc_call *c)
+{
+    if (c->st != SC_OK || c->code == GRPC_STATUS_OK)
+        return c->st;
+    size_t len = GRPC_SLICE_LENGTH(c->details);
+    const char *text = (const char *)GRPC_SLICE_START_PTR(c->details);
+    return sc_fail(&c->err, SC_EPEER, "%s%s%.*s", sc_rpc_status_name((int)c->code),
+                   len > 0 ? ": " : "", (int)(len < SC_ERR_TEXT_BYTES ? len : SC_ERR_TEXT_BYTES),
+                   text);
+}
+
+static void end_call(struct sc_rpc_call *c)
+{
+    enum sc_status st = end_status(c);
+    c->handler.on_end(c->handler.ctx, st, (int)c->code, &c->err);
+    grpc_byte_buffer_destroy(c->sent);
+    grpc_metadata_array_destroy(&c->initial);
+    grpc_metadata_array_destroy(&c->trailing);
+    grpc_slice_unref(c->details);
+    grpc_call_unref(c->call);
+    free(c);
+}
+
+static bool signal_came(const struct timespec *wait)
+{
+    sigset_t set;
+    stop_signals(&set);
+    return sigtimedwait(&set, NULL, wait) > 0;
+}
+
+enum sc_status sc_rpc_step(struct sc_rpc *rpc, int timeout_ms, struct sc_err *err)
+{
+    const struct timespec now = {0, 0};
+    if (timeout_ms > SIGNAL_POLL_MS)
+        timeout_ms = SIGNAL_POLL_MS;
+    gpr_timespec until =
+        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
+    grpc_event event = grpc_completion_queue_next(rpc->cq, until, NULL);
+    if (event.type == GRPC_OP_COMPLETE) {
+        const struct tag *tag = event.tag;
+        struct sc_rpc_call *c = tag->call;
+        c->n_pending--;
+        if (tag->batch == BATCH_MESSAGE)
+            take_message(c);
+        else if (tag->batch == BATCH_SEND && event.success && c->st == SC_OK)
+            send_next(c);
+        if (c->n_pending == 0)
+            end_call(c);
+    }
+    if (signal_came(&now))
+        return sc_fail(err, SC_ECANCELED, "interrupted");
+    return event.type == GRPC_OP_COMPLETE ? SC_OK : SC_ETIMEDOUT;
+}
+
+enum sc_status sc_rpc_sleep(struct sc_rpc *rpc, double seconds, struct sc_err *err)
+{
+    const struct timespec wait = {(time_t)seconds,
+                                  (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    (void)rpc;
+    return signal_came(&wait) ? sc_fail(err, SC_ECANCELED, "interrupted") : SC_OK;
 }

@@ -111,6 +111,15 @@ void sc_progress_show(struct sc_progress *progress, const char *what, uint64_t d
     progress->shown = true;
 }
 
+void sc_progress_line(struct sc_progress *progress, const char *text)
+{
+    if (!progress->terminal)
+        return;
+    (void)fprintf(progress->file, "\r%s\033[K", text);
+    (void)fflush(progress->file);
+    progress->shown = true;
+}
+
 void sc_progress_clear(struct sc_progress *progress)
 {
     if (!progress->shown)

@@ -39,6 +39,8 @@ struct sc_progress {
 
 void sc_progress_show(struct sc_progress *progress, const char *what, uint64_t done,
                       uint64_t total);
+/* Any text without control characters. */
+void sc_progress_line(struct sc_progress *progress, const char *text);
 void sc_progress_clear(struct sc_progress *progress);
 
 /* 256-colour escapes; empty strings when colours are off. */

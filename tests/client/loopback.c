@@ -24,6 +24,7 @@ struct loopback {
     pthread_t thread;
     atomic_uint n_cancelled;
     char address[32];
+    char authorization[64];        /* of the call that is served */
     bool seen[N_TAGS], ok[N_TAGS]; /* events that have come; the server's thread only */
 };
 
@@ -77,42 +78,79 @@ static void send_status(struct loopback *s, grpc_call *call, const struct loopba
     grpc_slice_unref(text);
 }
 
-static void respond(struct loopback *s, grpc_call *call, const char *method,
-                    grpc_byte_buffer *payload)
+/* NULL: half-closed, or gone. */
+static grpc_byte_buffer *receive(struct loopback *s, grpc_call *call)
 {
-    struct loopback_answer answer = {0};
+    grpc_byte_buffer *payload = NULL;
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+    op.data.recv_message.recv_message = &payload;
+    batch(call, &op, 1, TAG_RECV);
+    return wait_for(s, TAG_RECV) ? payload : NULL;
+}
+
+static void ask(struct loopback *s, const char *method, grpc_byte_buffer *payload,
+                struct loopback_answer *answer)
+{
     grpc_byte_buffer_reader reader;
+    if (payload == NULL) {
+        s->respond(s->ctx, method, NULL, 0, answer);
+        return;
+    }
     SC_ASSERT(grpc_byte_buffer_reader_init(&reader, payload));
     grpc_slice all = grpc_byte_buffer_reader_readall(&reader);
-    s->respond(s->ctx, method, GRPC_SLICE_START_PTR(all), GRPC_SLICE_LENGTH(all), &answer);
+    s->respond(s->ctx, method, GRPC_SLICE_START_PTR(all), GRPC_SLICE_LENGTH(all), answer);
     grpc_slice_unref(all);
     grpc_byte_buffer_reader_destroy(&reader);
-    if (answer.raw != NULL)
-        send_bytes(s, call, answer.raw, strlen(answer.raw));
-    for (size_t i = 0; i < answer.n_messages; i++)
-        send_message(s, call, answer.messages[i]);
+}
+
+static void respond(struct loopback *s, grpc_call *call, const char *method)
+{
+    struct loopback_answer answer;
+    grpc_byte_buffer *payload = receive(s, call);
+    if (payload == NULL)
+        return;
+    for (bool open = true; open;) {
+        answer = (struct loopback_answer){0};
+        ask(s, method, payload, &answer);
+        if (payload != NULL)
+            grpc_byte_buffer_destroy(payload);
+        if (answer.raw != NULL)
+            send_bytes(s, call, answer.raw, strlen(answer.raw));
+        for (size_t i = 0; i < answer.n_messages; i++)
+            send_message(s, call, answer.messages[i]);
+        open = answer.more && payload != NULL;
+        payload = open ? receive(s, call) : NULL;
+    }
     if (!answer.hang)
         send_status(s, call, &answer);
 }
 
 static void serve_call(struct loopback *s, grpc_call *call, const char *method)
 {
-    grpc_byte_buffer *payload = NULL;
     int cancelled = 0;
-    grpc_op ops[2] = {{.op = GRPC_OP_SEND_INITIAL_METADATA}, {.op = GRPC_OP_RECV_MESSAGE}};
-    ops[1].data.recv_message.recv_message = &payload;
+    grpc_op start = {.op = GRPC_OP_SEND_INITIAL_METADATA};
     grpc_op close = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     close.data.recv_close_on_server.cancelled = &cancelled;
     batch(call, &close, 1, TAG_CLOSE);
-    batch(call, ops, 2, TAG_RECV);
-    if (wait_for(s, TAG_RECV) && payload != NULL)
-        respond(s, call, method, payload);
+    batch(call, &start, 1, TAG_SEND);
+    (void)wait_for(s, TAG_SEND);
+    respond(s, call, method);
     (void)wait_for(s, TAG_CLOSE);
     if (cancelled)
         atomic_fetch_add(&s->n_cancelled, 1);
-    if (payload != NULL)
-        grpc_byte_buffer_destroy(payload);
     grpc_call_unref(call);
+}
+
+static void take_metadata(struct loopback *s, const grpc_metadata_array *metadata)
+{
+    s->authorization[0] = '\0';
+    for (size_t i = 0; i < metadata->count; i++) {
+        const grpc_metadata *m = &metadata->metadata[i];
+        if (grpc_slice_str_cmp(m->key, "authorization") == 0)
+            (void)snprintf(s->authorization, sizeof(s->authorization), "%.*s",
+                           (int)GRPC_SLICE_LENGTH(m->value),
+                           (const char *)GRPC_SLICE_START_PTR(m->value));
+    }
 }
 
 static void *serve(void *ctx)
@@ -129,6 +167,7 @@ static void *serve(void *ctx)
         run = e == GRPC_CALL_OK && wait_for(s, TAG_CALL);
         if (run) {
             char *method = grpc_slice_to_c_string(details.method);
+            take_metadata(s, &metadata);
             serve_call(s, call, method);
             gpr_free(method);
         }
@@ -176,6 +215,11 @@ void loopback_stop(struct loopback *s)
 const char *loopback_address(const struct loopback *s)
 {
     return s->address;
+}
+
+const char *loopback_authorization(const struct loopback *s)
+{
+    return s->authorization;
 }
 
 unsigned loopback_cancelled(struct loopback *s)

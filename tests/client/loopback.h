@@ -19,8 +19,10 @@ struct loopback_answer {
     int code;
     const char *text;
     bool hang; /* after the messages: no status until the client goes away */
+    bool more; /* after the messages: read the client's next message and ask again */
 };
 
+/* request: NULL when the client has half-closed, which only follows `more`. */
 typedef void loopback_fn(void *ctx, const char *method, const uint8_t *request, size_t len,
                          struct loopback_answer *answer);
 
@@ -29,6 +31,8 @@ struct loopback;
 struct loopback *loopback_start(loopback_fn *respond, void *ctx);
 void loopback_stop(struct loopback *server);
 const char *loopback_address(const struct loopback *server);
+/* The call's `authorization` metadata, "" without; for respond. */
+const char *loopback_authorization(const struct loopback *server);
 unsigned loopback_cancelled(struct loopback *server); /* calls that the client cancelled */
 
 #endif

@@ -149,6 +149,68 @@ static void a_repeatable_option_has_a_limit(void **state)
     assert_non_null(strstr(err.text, "more than 64 times"));
 }
 
+static void a_pin_takes_its_time_only_behind_an_equals_sign(void **state)
+{
+    (void)state;
+    struct sc_args args;
+    struct sc_err err = SC_ERR_INIT;
+    assert_int_equal(PARSE(&args, &err, s("ingest"), s("--pin"), s("60"), s("b")), SC_OK);
+    assert_true(sc_arg(&args, SC_OPT_PIN)->set);
+    assert_int_equal(sc_arg(&args, SC_OPT_PIN)->u, 0);
+    assert_int_equal(args.n_words, 2);
+    assert_string_equal(args.words[0], "60");
+    sc_args_fini(&args);
+    assert_int_equal(PARSE(&args, &err, s("ingest"), s("--pin=60"), s("b")), SC_OK);
+    assert_int_equal(sc_arg(&args, SC_OPT_PIN)->u, 60);
+    sc_args_fini(&args);
+    assert_int_equal(PARSE(&args, &err, s("ingest"), s("--pin=soon"), s("b")), SC_EINVAL);
+    assert_non_null(strstr(err.text, "--pin: 'soon'"));
+}
+
+static void documents_and_priorities_are_read(void **state)
+{
+    (void)state;
+    struct sc_args args;
+    struct sc_err err = SC_ERR_INIT;
+    assert_int_equal(PARSE(&args, &err, s("ask"), s("--doc"), s("a"), s("--doc=b"), s("--priority"),
+                           s("-5"), s("Who?")),
+                     SC_OK);
+    assert_int_equal(sc_arg(&args, SC_OPT_DOC)->n_items, 2);
+    assert_string_equal(sc_arg(&args, SC_OPT_DOC)->texts[1], "b");
+    assert_int_equal(sc_arg(&args, SC_OPT_PRIORITY)->i, -5);
+    sc_args_fini(&args);
+    assert_int_equal(PARSE(&args, &err, s("ask"), s("--priority=101"), s("Who?")), SC_EINVAL);
+    assert_non_null(strstr(err.text, "-100..100"));
+    assert_int_equal(PARSE(&args, &err, s("ingest")), SC_EINVAL);
+    assert_int_equal(PARSE(&args, &err, s("info"), s("--api-key"), s("k")), SC_EINVAL);
+}
+
+static void a_command_of_two_words_and_its_ranges_are_read(void **state)
+{
+    (void)state;
+    struct sc_args args;
+    struct sc_err err = SC_ERR_INIT;
+    assert_int_equal(PARSE(&args, &err, s("bench"), s("serve"), s("--prompt-len"), s("5-9"),
+                           s("--output-len=7")),
+                     SC_OK);
+    assert_int_equal(args.cmd, SC_CMD_BENCH_SERVE);
+    assert_int_equal(args.n_words, 0);
+    assert_int_equal(sc_arg(&args, SC_OPT_PROMPT_LEN)->u, 5);
+    assert_int_equal(sc_arg(&args, SC_OPT_PROMPT_LEN)->u_high, 9);
+    assert_int_equal(sc_arg(&args, SC_OPT_OUTPUT_LEN)->u, 7);
+    assert_int_equal(sc_arg(&args, SC_OPT_OUTPUT_LEN)->u_high, 7);
+    sc_args_fini(&args);
+    static const char *const bad[] = {"9-5", "5-", "-5", "0-3", "5-9-11", "a", "", "1-9999999"};
+    for (size_t i = 0; i < SC_ARRAY_LEN(bad); i++)
+        assert_int_equal(PARSE(&args, &err, s("bench"), s("serve"), s("--prompt-len"), s(bad[i])),
+                         SC_EINVAL);
+    assert_int_equal(PARSE(&args, &err, s("bench")), SC_EINVAL);
+    assert_string_equal(err.text, "unknown command 'bench'");
+    assert_int_equal(PARSE(&args, &err, s("bench"), s("nothing")), SC_EINVAL);
+    assert_string_equal(err.text, "unknown command 'bench nothing'");
+    assert_int_equal(PARSE(&args, &err, s("ben"), s("serve")), SC_EINVAL);
+}
+
 static void help_needs_no_other_arguments(void **state)
 {
     (void)state;
@@ -179,6 +241,9 @@ int main(void)
         cmocka_unit_test(words_and_options_mix_and_two_dashes_end_options),
         cmocka_unit_test(wrong_usage_is_named),
         cmocka_unit_test(a_repeatable_option_has_a_limit),
+        cmocka_unit_test(a_pin_takes_its_time_only_behind_an_equals_sign),
+        cmocka_unit_test(documents_and_priorities_are_read),
+        cmocka_unit_test(a_command_of_two_words_and_its_ranges_are_read),
         cmocka_unit_test(help_needs_no_other_arguments),
         cmocka_unit_test(escapes_become_what_a_shell_user_means),
     };
