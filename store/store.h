@@ -9,9 +9,10 @@
  * checksum, files are written beside their place, synced and renamed. What is damaged, truncated,
  * of another label or of a later version is a miss; one line tells why, through the log function.
  *
- * Memory: the memory tier's limit plus what is in flight (SC_STORE_QUEUE_MAX). Threads: calls come
- * from any thread and never wait for a disk or a network; one worker thread does the input and
- * output, and runs the callbacks.
+ * Memory: the memory tier's limit plus what is in flight (SC_STORE_QUEUE_MAX puts of together
+ * SC_STORE_QUEUE_BYTES_MAX), plus one blob that is being read. Threads: calls come from any thread
+ * and, open, close and flush apart, never wait for a disk or a network; one worker thread does the
+ * input and output, and runs the callbacks. Gets go before puts.
  */
 #ifndef SC_STORE_STORE_H
 #define SC_STORE_STORE_H
@@ -22,7 +23,9 @@
 
 #define SC_STORE_VERSION   1u
 #define SC_STORE_QUEUE_MAX 1024u /* puts and gets that wait; more: SC_EFULL */
-#define SC_BLOB_BYTES_MAX  ((uint64_t)1 << 36)
+#define SC_STORE_QUEUE_BYTES_MAX                                                                   \
+    ((uint64_t)4 << 30) /* of puts that wait; one larger blob may wait alone */
+#define SC_BLOB_BYTES_MAX ((uint64_t)1 << 36)
 
 struct sc_store;
 
@@ -63,11 +66,13 @@ struct sc_store_opts {
  * SC_EINVAL. A Redis that does not answer is not an error: it is tried again later. */
 enum sc_status sc_store_open(const struct sc_store_opts *opts, struct sc_store **ret_store,
                              struct sc_err *err) SC_MUST_CHECK;
-/* Writes what was put, answers what was asked (SC_EUNAVAIL at worst), joins. NULL is fine. */
+/* Writes what was put, answers what was asked (with a miss, unless the bytes are at hand), joins.
+ * NULL is fine. No call may be under way or follow, except from the callbacks that this runs. */
 void sc_store_close(struct sc_store *store);
 
 /* Takes a reference to the blob. At once in memory; written to the other tiers later. A key that is
- * there already is only refreshed. SC_EFULL: too many wait; nothing was put. */
+ * there already under this label is only refreshed. SC_EFULL: too many wait; nothing was put.
+ * SC_ENOMEM; SC_EUNAVAIL while the store closes. */
 enum sc_status sc_store_put(struct sc_store *store, const struct sc_hash *key,
                             const struct sc_store_label *label, struct sc_blob *blob,
                             struct sc_err *err) SC_MUST_CHECK;
@@ -75,7 +80,8 @@ enum sc_status sc_store_put(struct sc_store *store, const struct sc_hash *key,
 /* Called once: with the blob (one reference, the callee's) or NULL: a miss. From the worker thread,
  * or, for what is in memory, from within sc_store_get itself. Must not block. */
 typedef void sc_store_got_fn(void *ctx, struct sc_blob *blob);
-/* SC_EFULL: too many wait; the callback will not be called. */
+/* The callback is called unless this fails. SC_EFULL: too many wait; SC_EUNAVAIL while the store
+ * closes. */
 enum sc_status sc_store_get(struct sc_store *store, const struct sc_hash *key,
                             const struct sc_store_label *label, sc_store_got_fn *got, void *ctx,
                             struct sc_err *err) SC_MUST_CHECK;
@@ -84,12 +90,19 @@ enum sc_status sc_store_get(struct sc_store *store, const struct sc_hash *key,
  * may have what this says no to. */
 bool sc_store_has(struct sc_store *store, const struct sc_hash *key);
 bool sc_store_is_remote(const struct sc_store *store); /* has a shared directory or Redis: ask it */
-void sc_store_remove(struct sc_store *store, const struct sc_hash *key); /* from all tiers, later */
-void sc_store_flush(struct sc_store *store); /* blocks until what was put before is written */
+/* From memory at once, from the other tiers later; a get that follows is a miss. Beyond
+ * SC_STORE_QUEUE_MAX removes that wait, the other tiers keep the blob, and one line says so. */
+void sc_store_remove(struct sc_store *store, const struct sc_hash *key);
+/* Blocks until what was put and removed before is written. Not from a callback. */
+void sc_store_flush(struct sc_store *store);
 
 struct sc_store_stats {
-    uint64_t memory_bytes, memory_blobs, dir_bytes, dir_blobs;
-    uint64_t puts, hits, misses, damaged, evicted, errors;
+    uint64_t memory_bytes, memory_blobs;
+    uint64_t dir_bytes, dir_blobs; /* bytes in whole blocks */
+    uint64_t puts, hits, misses;
+    uint64_t damaged; /* read and refused: damaged, of another label, of a later version */
+    uint64_t evicted; /* from memory or the directory, for their limits */
+    uint64_t errors;  /* of tiers: no space, no permission, no Redis */
     uint32_t waiting;
 };
 void sc_store_get_stats(struct sc_store *store, struct sc_store_stats *ret_stats);
