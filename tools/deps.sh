@@ -6,9 +6,9 @@ set -euo pipefail
 packages=(
     build-essential cmake ninja-build pkg-config
     libjansson-dev libsodium-dev libconfig-dev libpcre2-dev libutf8proc-dev zlib1g-dev libsystemd-dev
+    libhiredis-dev
     libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler grpc-proto
-    libhiredis-dev redis-server
-    libcmocka-dev libopenblas-dev
+    libcmocka-dev libopenblas-dev redis-server
     python3 python3-grpcio python3-protobuf
 )
 

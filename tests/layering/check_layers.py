@@ -13,13 +13,14 @@ import sys
 # daemon, which picks one, knows them. A kernel's CPU twin is its reference, not its header.
 LAYERS = {
     "base": (),
+    "store": ("base",),
     "proto": ("base",),
     "model": ("base",),
     "cpu": ("base",),
     "cuda": ("base",),
     "shard": ("base", "model"),
-    "scheduler": ("base", "model", "shard"),
-    "daemon": ("base", "proto", "model", "cpu", "shard", "scheduler"),
+    "scheduler": ("base", "store", "model", "shard"),
+    "daemon": ("base", "store", "proto", "model", "cpu", "shard", "scheduler"),
     "client": ("base", "proto"),
     # Programs beside the daemon: calibration runs the engine on the CPU backend.
     "tools": ("base", "model", "cpu", "shard"),
@@ -41,7 +42,8 @@ FOREIGN = [
     (r"pcre2|utf8proc", ("model",)),
     (r"sodium", ("base",)),
     (r"zlib", ("model", "shard", "daemon", "tools", "bench")),
-    (r"hiredis|gloo", ("shard",)),
+    (r"hiredis", ("store",)),
+    (r"gloo", ("shard",)),
     (r"cblas|openblas", ("bench",)),
     (r"cmocka", ()),
 ]

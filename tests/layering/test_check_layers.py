@@ -27,12 +27,19 @@ class Rules(unittest.TestCase):
         self.assertTrue(self.found("scheduler/admit.c", '#  include "cuda/cuda.h"'))
         self.assertFalse(self.found("daemon/app.c", '#include "cpu/cpu.h"'))
 
+    def test_the_store_is_a_leaf(self):
+        self.assertTrue(self.found("store/a.c", '#include "model/config.h"'))
+        self.assertFalse(self.found("store/a.c", '#include "base/hash.h"'))
+        self.assertFalse(self.found("scheduler/a.c", '#include "store/store.h"'))
+
     def test_foreign_headers_stay_home(self):
         self.assertTrue(self.found("shard/step.c", "#include <grpc/grpc.h>"))
         self.assertTrue(self.found("scheduler/a.c", "#include <protobuf-c/protobuf-c.h>"))
         self.assertTrue(self.found("daemon/a.c", "#include <cuda_runtime.h>"))
         self.assertTrue(self.found("client/a.c", "#include <libconfig.h>"))
         self.assertTrue(self.found("base/a.c", "#include <cmocka.h>"))
+        self.assertTrue(self.found("scheduler/a.c", "#include <hiredis/hiredis.h>"))
+        self.assertFalse(self.found("store/redis.c", "#include <hiredis/hiredis.h>"))
         self.assertFalse(self.found("cuda/a.cu", "#include <cuda_runtime.h>"))
         self.assertFalse(self.found("base/a.c", "#include <stdio.h>"))
 
