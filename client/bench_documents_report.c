@@ -46,6 +46,11 @@ void sc_documents_print(FILE *out, struct sc_documents_result *r)
                   r->warm.n_completed, r->warm.wall_s,
                   sc_share((double)r->warm.n_completed, r->warm.wall_s), r->warm.n_failed,
                   100 * sc_share((double)r->warm.cached_tokens, (double)r->warm.prompt_tokens));
+    if (r->cold.cached_tokens > 0)
+        (void)fprintf(out,
+                      "warning     %.1f%% of the cold prompts' tokens were cached: take another "
+                      "--seed\n",
+                      100 * sc_share((double)r->cold.cached_tokens, (double)r->cold.prompt_tokens));
     sc_stats_print_head(out);
     sc_stats_print_row(out, "ingest", &r->ingest);
     sc_stats_print_row(out, "TTFT cold", &r->cold.ttft);

@@ -45,6 +45,8 @@ class Fake:
         self.calls = []  # (method, request, metadata)
         self.room = 1 << 30  # documents beyond it push out the oldest
         self.key = None
+        self.full_at = None  # documents; more are refused
+        self.always_cached = 0  # tokens of a prompt
         self.prompt_tokens = 0
         self.lock = threading.Lock()
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(32))
@@ -120,6 +122,8 @@ class Fake:
                 header = part.header
                 if header.document_id in self.documents and not header.replace:
                     context.abort(grpc.StatusCode.ALREADY_EXISTS, f"document_id: '{header.document_id}' exists")
+                if self.full_at is not None and len(self.documents) >= self.full_at:
+                    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "pages: full")
                 continue
             if not 1 <= len(part.data) <= PART_BYTES:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"data: {len(part.data)} bytes")
@@ -186,7 +190,7 @@ class Fake:
 
     def GenerateStream(self, request, context):
         which = request.WhichOneof("prompt")
-        cached = 0
+        cached = self.always_cached
         if which == "documents":
             cached = sum(self.find(name, context).tokens for name in request.documents.document_ids)
             total = cached + len(words(request.documents.question))
@@ -393,6 +397,29 @@ class Documents(unittest.TestCase):
         self.assertIn("TTFT cold", text)
         self.assertIn("90.9% of prompt tokens cached", text)
         self.assertEqual(len(self.fake.documents), 4)
+
+    def test_bench_documents_tells_of_a_full_server_and_of_warm_cold_prompts(self):
+        bench = ["bench", "documents", "--documents", "3", "--document-len", "20", "--question-len", "5"]
+        self.fake.full_at = 2
+        done = self.run_semcache(*bench, status=1)
+        self.assertIn("2 put in", done.stdout)
+        self.assertIn("1 of 3 documents were not put, the first for RESOURCE_EXHAUSTED: pages: full", done.stderr)
+        self.assertNotIn("warning", done.stdout)
+        self.fake.full_at = 0
+        done = self.run_semcache(*bench, status=1)
+        self.assertEqual(done.stderr, "semcache: no document could be put: RESOURCE_EXHAUSTED: pages: full\n")
+        self.fake.full_at = None
+        self.fake.always_cached = 5
+        self.assertIn("warning     20.0% of the cold prompts' tokens were cached", self.run_semcache(*bench).stdout)
+
+    def test_help_explains_commands_of_two_words(self):
+        def explain(*words):
+            return subprocess.run([SEMCACHE, "help", *words], capture_output=True, text=True)
+        both = explain("bench").stdout
+        self.assertIn("usage: semcache bench serve", both)
+        self.assertIn("usage: semcache bench documents", both)
+        self.assertNotIn("bench documents", explain("bench", "serve").stdout)
+        self.assertEqual(explain("ben").returncode, 2)
 
     def on_a_terminal(self, *args, interrupt_after=None):
         """The exit status and all that was shown. interrupt_after: SIGINT once the text matches that."""
