@@ -284,6 +284,30 @@ enum sc_status sc_load_run(struct sc_rpc *rpc, const struct sc_load_opts *opts,
     return run.interrupted ? sc_fail(err, SC_ECANCELED, "interrupted") : SC_OK;
 }
 
+void sc_load_result_add(struct sc_load_result *sum, const struct sc_load_result *r)
+{
+    sc_stats_add_all(&sum->ttft, &r->ttft);
+    sc_stats_add_all(&sum->gap, &r->gap);
+    sc_stats_add_all(&sum->total, &r->total);
+    sum->n_started += r->n_started;
+    sum->n_completed += r->n_completed;
+    sum->n_cancelled += r->n_cancelled;
+    sum->n_interrupted += r->n_interrupted;
+    sum->n_failed += r->n_failed;
+    for (int code = 0; code < SC_LOAD_CODES; code++)
+        sum->errors[code] += r->errors[code];
+    if (r->first_error.status != SC_OK)
+        (void)sc_fail(&sum->first_error, r->first_error.status, "%s", r->first_error.text);
+    sum->prompt_tokens += r->prompt_tokens;
+    sum->cached_tokens += r->cached_tokens;
+    sum->completion_tokens += r->completion_tokens;
+    sum->preemptions += r->preemptions;
+    sum->tokens_received += r->tokens_received;
+    if (r->peak_streams > sum->peak_streams)
+        sum->peak_streams = r->peak_streams;
+    sum->wall_s += r->wall_s;
+}
+
 void sc_load_result_fini(struct sc_load_result *result)
 {
     sc_stats_fini(&result->ttft);

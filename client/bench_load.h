@@ -56,6 +56,8 @@ struct sc_load_result {
 enum sc_status sc_load_run(struct sc_rpc *rpc, const struct sc_load_opts *opts,
                            sc_load_make_fn *make, void *ctx, struct sc_load_result *ret_result,
                            struct sc_err *err) SC_MUST_CHECK;
+/* Runs that followed each other, as one. */
+void sc_load_result_add(struct sc_load_result *sum, const struct sc_load_result *result);
 void sc_load_result_fini(struct sc_load_result *result);
 
 #endif

@@ -60,6 +60,9 @@ void sc_load_print(FILE *out, struct sc_load_result *r)
                   " failed in %.2f s (%.2f/s), at most %u at once\n",
                   r->n_completed, r->n_cancelled, r->n_failed, r->wall_s,
                   sc_share((double)r->n_completed, r->wall_s), r->peak_streams);
+    if (r->n_interrupted > 0)
+        (void)fprintf(out, "interrupted %" PRIu64 " that ran when the signal came\n",
+                      r->n_interrupted);
     for (int code = 0; code < SC_LOAD_CODES; code++)
         if (r->errors[code] > 0)
             (void)fprintf(out, "errors      %" PRIu64 " %s\n", r->errors[code],

@@ -15,12 +15,20 @@ enum sc_exit sc_cmd_help(struct sc_cli *cli, struct sc_err *err)
     (void)snprintf(name, sizeof(name), "%s%s%s", cli->args->words[0],
                    cli->args->n_words > 1 ? " " : "",
                    cli->args->n_words > 1 ? cli->args->words[1] : "");
+    const size_t len = strlen(name);
+    bool known = false;
     for (int id = 0; id < SC_CMD_COUNT; id++) {
-        if (strcmp(sc_cmd_spec((enum sc_cmd_id)id)->name, name) == 0) {
-            sc_help_cmd(stdout, (enum sc_cmd_id)id);
-            return SC_EXIT_OK;
-        }
+        const char *cmd = sc_cmd_spec((enum sc_cmd_id)id)->name;
+        /* `help bench` explains all that start with it. */
+        if (strncmp(cmd, name, len) != 0 || (cmd[len] != '\0' && cmd[len] != ' '))
+            continue;
+        if (known)
+            (void)putchar('\n');
+        known = true;
+        sc_help_cmd(stdout, (enum sc_cmd_id)id);
     }
+    if (known)
+        return SC_EXIT_OK;
     (void)sc_fail(err, SC_EINVAL, "unknown command '%.64s'", name);
     return SC_EXIT_USAGE;
 }
@@ -49,6 +57,8 @@ static enum sc_exit run(struct sc_cli *cli, struct sc_err *err)
         return sc_cmd_top(cli, err);
     case SC_CMD_BENCH_SERVE:
         return sc_cmd_bench_serve(cli, err);
+    case SC_CMD_BENCH_DOCUMENTS:
+        return sc_cmd_bench_documents(cli, err);
     case SC_CMD_HELP:
     case SC_CMD_COUNT:
         break;

@@ -14,7 +14,9 @@
 #define PROMPT    BIT(SC_CMD_GENERATE)
 #define TOP       BIT(SC_CMD_TOP)
 #define SERVE     BIT(SC_CMD_BENCH_SERVE)
-#define MODE      (GEN | INGEST | SERVE) /* --kv, where inspect always compresses */
+#define QA        BIT(SC_CMD_BENCH_DOCUMENTS)
+#define BENCH     (SERVE | QA)
+#define MODE      (GEN | INGEST | BENCH) /* --kv, where inspect always compresses */
 #define KV        (MODE | INSPECT)
 #define SPECIAL   (GEN | INSPECT | TOK)
 #define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS | TOP)
@@ -75,6 +77,13 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
          "run at once, each followed by the next; with --rate they arrive on their own, and "
          "--streams\n"
          "only bounds them. Outputs are as long as asked for: the end-of-text token is ignored.\n",
+         0, 0},
+    [SC_CMD_BENCH_DOCUMENTS] =
+        {"bench documents", "[options]", "measure questions about documents that were put once",
+         "Reads a few prompts of a document's length cold, puts --documents random ones, asks\n"
+         "--questions in each of --passes passes, in turn over the documents in random order, and\n"
+         "compares. Peak: of pages that are not free, looked at between the steps. Documents are\n"
+         "deleted at the end.\n",
          0, 0},
     [SC_CMD_HELP] = {"help", "[COMMAND]", "explain a command", "", 0, 2},
 };
@@ -147,13 +156,13 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_TTL] = {"ttl", "SECONDS", NULL, SC_ARG_UINT, DOCUMENTS, 0, TTL_MAX_S,
         {0}, "pin for so long (default 0: until it is deleted)"},
 
-    [SC_OPT_STREAMS] = {"streams", "N", NULL, SC_ARG_UINT, SERVE, 1, 65536,
+    [SC_OPT_STREAMS] = {"streams", "N", NULL, SC_ARG_UINT, BENCH, 1, 65536,
         {0}, "requests at once (default 1; with --rate 4096)"},
     [SC_OPT_REQUESTS] = {"requests", "N", NULL, SC_ARG_UINT, SERVE, 1, 1e9,
         {0}, "requests in all (default: one a stream; with --duration no limit)"},
     [SC_OPT_PROMPT_LEN] = {"prompt-len", "A[-B]", NULL, SC_ARG_RANGE, SERVE, 1, LEN_MAX,
         {0}, "tokens of a prompt, evenly from A to B (default 512)"},
-    [SC_OPT_OUTPUT_LEN] = {"output-len", "A[-B]", NULL, SC_ARG_RANGE, SERVE, 1, LEN_MAX,
+    [SC_OPT_OUTPUT_LEN] = {"output-len", "A[-B]", NULL, SC_ARG_RANGE, BENCH, 1, LEN_MAX,
         {0}, "tokens of an output (default 64)"},
     [SC_OPT_RATE] = {"rate", "X", NULL, SC_ARG_REAL, SERVE, 1e-3, 1e6,
         {0}, "Poisson arrivals, so many a second"},
@@ -165,6 +174,18 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "wait so long before each further message is read (default 0)"},
     [SC_OPT_DURATION] = {"duration", "SECONDS", NULL, SC_ARG_REAL, SERVE, 0.001, 1e6,
         {0}, "start no request later than that"},
+    [SC_OPT_DOCUMENTS] = {"documents", "N", NULL, SC_ARG_UINT, QA, 1, 1000000,
+        {0}, "documents (default 8)"},
+    [SC_OPT_QUESTIONS] = {"questions", "N", NULL, SC_ARG_UINT, QA, 1, 10000000,
+        {0}, "questions of a pass (default: one a document)"},
+    [SC_OPT_PASSES] = {"passes", "N", NULL, SC_ARG_UINT, QA, 1, 10000,
+        {0}, "passes over the documents (default 1)"},
+    [SC_OPT_DOCUMENT_LEN] = {"document-len", "N", NULL, SC_ARG_UINT, QA, 1, LEN_MAX,
+        {0}, "tokens of a document (default 4096)"},
+    [SC_OPT_QUESTION_LEN] = {"question-len", "N", NULL, SC_ARG_UINT, QA, 1, LEN_MAX,
+        {0}, "tokens of a question (default 32)"},
+    [SC_OPT_KEEP] = {"keep", NULL, NULL, SC_ARG_FLAG, QA, 0, 0,
+        {0}, "leave the documents on the server"},
 
     [SC_OPT_MAX_TOKENS] = {"max-tokens", "N", "max_tokens", SC_ARG_UINT, GEN, 1, INT_MAX,
         {0}, "generate at most N tokens (default: what the context holds; ask: 256)"},
@@ -189,7 +210,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "the same, once for every time they were"},
     [SC_OPT_LOGIT_BIAS] = {"logit-bias", "ID:BIAS,...", NULL, SC_ARG_BIAS, GEN, -100, 100,
         {0}, "added to the logits of these tokens"},
-    [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN | SERVE, 0, 18446744073709551615.0,
+    [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN | BENCH, 0, 18446744073709551615.0,
         {0}, "makes sampling repeatable; bench: the inputs (default 0)"},
     [SC_OPT_STOP] = {"stop", "TEXT", NULL, SC_ARG_TEXTS, GEN, 0, 0,
         {0}, "end before this text; may be repeated (knows \\n \\t \\\\)"},

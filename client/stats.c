@@ -25,6 +25,13 @@ void sc_stats_add(struct sc_stats *stats, double us)
     stats->sorted = false;
 }
 
+void sc_stats_add_all(struct sc_stats *stats, const struct sc_stats *other)
+{
+    for (size_t i = 0; i < other->n; i++)
+        sc_stats_add(stats, other->us[i]);
+    stats->n_lost += other->n_lost;
+}
+
 void sc_stats_fini(struct sc_stats *stats)
 {
     free(stats->us);

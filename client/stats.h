@@ -23,6 +23,7 @@ struct sc_stats {
 };
 
 void sc_stats_add(struct sc_stats *stats, double us); /* zeroed is empty; below 0 counts as 0 */
+void sc_stats_add_all(struct sc_stats *stats, const struct sc_stats *other);
 void sc_stats_fini(struct sc_stats *stats);
 
 /* By nearest rank: the smallest sample that at least `permille` thousandths of all do not exceed.

@@ -222,6 +222,8 @@ static void a_signal_cancels_all_and_keeps_what_was_measured(void **state)
 {
     struct fixture *f = *state;
     struct sc_load_result r;
+    char *text = NULL;
+    size_t len = 0;
     f->hang = true;
     f->interrupt = true;
     assert_int_equal(run(f, (struct sc_load_opts){.n_streams = 4, .n_requests = 100}, &r),
@@ -229,7 +231,35 @@ static void a_signal_cancels_all_and_keeps_what_was_measured(void **state)
     assert_int_equal(r.n_started, 4);
     assert_int_equal(r.n_interrupted, 4);
     assert_int_equal(r.n_failed, 0);
+    FILE *out = open_memstream(&text, &len);
+    assert_non_null(out);
+    sc_load_print(out, &r);
+    assert_int_equal(fclose(out), 0);
+    assert_non_null(strstr(text, "\ninterrupted 4 "));
+    free(text);
     sc_load_result_fini(&r);
+}
+
+static void runs_that_follow_each_other_add_up(void **state)
+{
+    struct fixture *f = *state;
+    struct sc_load_result sum = {0}, r;
+    f->refuse_every = 5;
+    for (int i = 0; i < 2; i++) {
+        const struct sc_load_opts opts = {.n_streams = 2 + (uint32_t)i, .n_requests = 10};
+        assert_int_equal(run(f, opts, &r), SC_OK);
+        sc_load_result_add(&sum, &r);
+        sc_load_result_fini(&r);
+    }
+    assert_int_equal(sum.n_started, 20);
+    assert_int_equal(sum.n_completed, 16);
+    assert_int_equal(sum.errors[8], 4);
+    assert_int_equal(sum.total.n, 16);
+    assert_int_equal(sum.prompt_tokens, 1600);
+    assert_int_equal(sum.peak_streams, 3);
+    assert_true(sum.wall_s > 0);
+    assert_string_equal(sum.first_error.text, "RESOURCE_EXHAUSTED: queue: 8, limit 8");
+    sc_load_result_fini(&sum);
 }
 
 static void a_request_that_cannot_be_made_ends_the_run(void **state)
@@ -255,6 +285,7 @@ int main(void)
         CASE(slow_readers_can_be_cancelled),
         CASE(arrivals_come_at_their_rate_and_end_with_the_duration),
         CASE(a_signal_cancels_all_and_keeps_what_was_measured),
+        CASE(runs_that_follow_each_other_add_up),
         CASE(a_request_that_cannot_be_made_ends_the_run),
     };
     /* The server's threads start before the client opens: they, too, must not take the signal. */
