@@ -33,6 +33,7 @@
     X(SC_EPEER, "peer lost")                                                                       \
     X(SC_EDIVERGED, "ranks disagree")                                                              \
     X(SC_EPERM, "permission denied")                                                               \
+    X(SC_EUNAUTH, "not authenticated")                                                             \
     X(SC_EINTERNAL, "internal error")
 
 enum sc_status {

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "cpu/cpu.h"
 #include "daemon/clock.h"
+#include "daemon/documents.h"
+#include "daemon/keys.h"
 #include "daemon/plugin.h"
 #include "daemon/services.h"
 #include "daemon/symbols.h"
@@ -31,6 +33,12 @@ enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app, s
     atomic_init(&app->drain_wanted, false);
     atomic_init(&app->drain_timeout_us, config->drain_timeout_us);
     sc_registry_init(&app->registry);
+    app->wake_fd = -1;
+    if (config->keys_file[0] != '\0') {
+        st = sc_keys_open(config->keys_file, &app->keys, err);
+        if (st != SC_OK)
+            return st;
+    }
     app->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (app->wake_fd < 0)
         return sc_fail(err, SC_EIO, "eventfd: %s", strerror(errno));
@@ -84,6 +92,19 @@ static uint32_t threads_of_rank(const struct sc_config *config)
     return threads > 0 ? threads : 1;
 }
 
+/* A resume point every four pages: a block of 512 tokens in one layer has sixteen. */
+static uint32_t snapshots_of(const struct sc_config *config, const struct sc_model *model)
+{
+    const struct sc_model_config *c = &model->config;
+    uint64_t page = (uint64_t)SC_PAGE_ENTRIES * 2 * c->head_dim * c->n_kv_heads *
+                    sc_dtype_bytes(config->kv_dtype) / config->tensor_parallel;
+    uint64_t n = config->kv_memory_bytes / (page > 0 ? page : 1) / 4;
+
+    if (config->max_snapshots > 0)
+        return config->max_snapshots;
+    return n < 64 ? 64 : n > 16384 ? 16384 : (uint32_t)n;
+}
+
 static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
 {
     const struct sc_config *config = app->config;
@@ -93,6 +114,7 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         .n_threads = threads_of_rank(config),
         .pin_threads = config->pin_threads,
         .max_seqs = config->max_seqs,
+        .max_snaps = config->kv_sharing ? snapshots_of(config, app->model) : 0,
         .max_step_tokens = config->prefill_tokens + config->max_seqs,
         .max_logit_rows = config->max_seqs,
         .max_context = config->max_context,
@@ -197,11 +219,43 @@ static void open_chat(struct sc_app *app)
                 app->no_chat.text);
 }
 
+static void log_store(void *ctx, const char *event, const char *detail)
+{
+    (void)ctx;
+    sc_warn(event, "%s", detail);
+}
+
+static const char *or_null(const char *path)
+{
+    return path[0] != '\0' ? path : NULL;
+}
+
+static enum sc_status open_store(struct sc_app *app, struct sc_err *err)
+{
+    const struct sc_config *c = app->config;
+    const struct sc_store_opts opts = {
+        .memory_bytes = c->store_memory_bytes,
+        .dir = or_null(c->store_dir),
+        .dir_bytes = c->store_dir_bytes,
+        .shared_dir = or_null(c->store_shared_dir),
+        .redis = or_null(c->store_redis),
+        .redis_ttl_s = (uint32_t)(c->store_redis_ttl_us / 1000000),
+        .io_timeout_ms = 2000,
+        .log = log_store,
+    };
+
+    if (opts.memory_bytes == 0 && opts.dir == NULL && opts.shared_dir == NULL && opts.redis == NULL)
+        return SC_OK;
+    return sc_store_open(&opts, &app->store, err);
+}
+
 enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
 {
     struct sc_sched_opts opts = {.queue_max = app->config->queue_max,
                                  .prefill_tokens = app->config->prefill_tokens,
-                                 .auto_min_tokens = app->config->auto_min_tokens};
+                                 .auto_min_tokens = app->config->auto_min_tokens,
+                                 .prefix_ttl_us = app->config->prefix_ttl_us,
+                                 .no_sharing = !app->config->kv_sharing};
     enum sc_status st = sc_model_open(app->config->model_dir, &app->model, err);
 
     if (st == SC_OK)
@@ -210,13 +264,18 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
         st = open_engine(app, err);
     if (st == SC_OK)
         st = calibrate(app, err);
+    if (st == SC_OK)
+        st = open_store(app, err);
     if (st == SC_OK) {
+        opts.store = app->store;
         opts.engine = app->engine;
         opts.model = app->model;
         st = sc_sched_open(&opts, &app->sched, err);
     }
     if (st == SC_OK)
         st = warm_up(app, err);
+    if (st == SC_OK)
+        st = sc_documents_open(app, &app->documents, err);
     if (st == SC_OK)
         atomic_store(&app->loaded, true);
     return st;
@@ -228,6 +287,8 @@ void sc_app_stop(struct sc_app *app)
 {
     sc_sched_close(app->sched);
     app->sched = NULL;
+    sc_store_close(app->store); /* writes what was put */
+    app->store = NULL;
     sc_engine_close(app->engine);
     app->engine = NULL;
 }
@@ -236,6 +297,8 @@ void sc_app_close(struct sc_app *app)
 {
     sc_app_stop(app);
     sc_dispatch_close(app->dispatch);
+    sc_documents_close(app->documents);
+    sc_keys_close(app->keys);
     sc_watchers_close(app->watchers);
     sc_symbols_close(app->symbols);
     sc_chat_template_close(app->chat);

@@ -20,6 +20,8 @@
 struct sc_server;
 struct sc_watchers;
 struct sc_symbols;
+struct sc_documents;
+struct sc_keys;
 
 struct sc_app {
     const struct sc_config *config;
@@ -37,7 +39,10 @@ struct sc_app {
     struct sc_chat_template *chat; /* NULL: no_chat.text says why; all else works */
     struct sc_err no_chat;
     struct sc_engine *engine;
+    struct sc_store *store; /* NULL: none is configured */
     struct sc_sched *sched;
+    struct sc_documents *documents;
+    struct sc_keys *keys;              /* who may call; NULL: everybody */
     struct sc_engine_info engine_info; /* as of load; live numbers are in the scheduler's stats */
     bool calibration_builtin;
     struct sc_hash calibration_hash;

@@ -50,6 +50,22 @@ struct sc_config {
     uint32_t auto_min_tokens;
     float target_ratio;
 
+    bool kv_sharing;
+    uint32_t max_snapshots; /* 0: chosen from the pages */
+    uint64_t prefix_ttl_us; /* 0: none */
+
+    uint64_t store_memory_bytes, store_dir_bytes, store_redis_ttl_us;
+    char store_dir[SC_CONFIG_PATH_BYTES], store_shared_dir[SC_CONFIG_PATH_BYTES];
+    char store_redis[SC_CONFIG_PATH_BYTES];
+
+    char documents_dir[SC_CONFIG_PATH_BYTES]; /* "": documents are forgotten at the end */
+    uint32_t documents_max;
+    uint64_t document_max_bytes;
+    char documents_warm[SC_CONFIG_PATH_BYTES];
+
+    char keys_file[SC_CONFIG_PATH_BYTES]; /* "": everybody is an admin of one namespace */
+    char shared_namespace[SC_CONFIG_PATH_BYTES];
+
     uint64_t stuck_after_us; /* no step for that long while work is queued: not healthy */
 
     enum sc_log_level log_level;

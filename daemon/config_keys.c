@@ -51,6 +51,28 @@ const struct sc_config_key sc_config_keys[] = {
      false},
     {"kv.target_ratio", SC_CONFIG_FLOAT, AT(target_ratio), 0.01, 1, NULL, "0.25", false},
 
+    {"kv.sharing", SC_CONFIG_BOOL, AT(kv_sharing), 0, 0, NULL, "true", false},
+    {"kv.max_snapshots", SC_CONFIG_UINT, AT(max_snapshots), 0, SC_SNAPS_MAX, NULL, "0", false},
+    {"kv.prefix_ttl", SC_CONFIG_DURATION, AT(prefix_ttl_us), 0, 365 * DAY, NULL, "0s", false},
+
+    {"store.memory", SC_CONFIG_SIZE, AT(store_memory_bytes), 0, 1024 * 1024 * GIB, NULL, "0",
+     false},
+    {"store.dir", SC_CONFIG_STRING, AT(store_dir), 0, 0, NULL, "", false},
+    {"store.dir_quota", SC_CONFIG_SIZE, AT(store_dir_bytes), KIB *KIB, 1024 * 1024 * GIB, NULL,
+     "16GiB", false},
+    {"store.shared_dir", SC_CONFIG_STRING, AT(store_shared_dir), 0, 0, NULL, "", false},
+    {"store.redis", SC_CONFIG_STRING, AT(store_redis), 0, 0, NULL, "", false},
+    {"store.redis_ttl", SC_CONFIG_DURATION, AT(store_redis_ttl_us), 0, 365 * DAY, NULL, "0s",
+     false},
+
+    {"documents.dir", SC_CONFIG_STRING, AT(documents_dir), 0, 0, NULL, "", false},
+    {"documents.max", SC_CONFIG_UINT, AT(documents_max), 1, 1e6, NULL, "10000", false},
+    {"documents.max_bytes", SC_CONFIG_SIZE, AT(document_max_bytes), KIB, GIB, NULL, "64MiB", false},
+    {"documents.warm", SC_CONFIG_STRING, AT(documents_warm), 0, 0, NULL, "", false},
+
+    {"auth.keys_file", SC_CONFIG_STRING, AT(keys_file), 0, 0, NULL, "", false},
+    {"auth.shared_namespace", SC_CONFIG_STRING, AT(shared_namespace), 0, 0, NULL, "", false},
+
     {"log.level", SC_CONFIG_CHOICE, AT(log_level), 0, 0, levels, "notice", true},
     {"log.format", SC_CONFIG_CHOICE, AT(log_format), 0, 0, formats, "text", false},
 };

@@ -1,4 +1,5 @@
 #include "daemon/convert.h"
+#include "daemon/convert_documents.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -375,9 +376,8 @@ static enum sc_status take_prompt(const struct sc_convert *c,
         st = take_messages(c, request->messages, params, err);
         break;
     case SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS:
-        return sc_fail(err, SC_ENOTSUP,
-                       "documents: prompts made of stored documents are not available yet; send "
-                       "text or token_ids");
+        st = sc_convert_documents(c, request->documents, params, err);
+        break;
     default:
         return sc_fail(err, SC_EINVAL,
                        "prompt: none of text, token_ids, messages, documents is set");
@@ -400,15 +400,44 @@ enum sc_status sc_convert_request_id(const char *id, struct sc_err *err)
     return SC_OK;
 }
 
-enum sc_status sc_convert_generate(const struct sc_convert *c,
-                                   const Semanticache__V1__GenerateRequest *request,
-                                   struct sc_params *ret_params, struct sc_err *err)
+enum sc_kv_choice sc_convert_default_choice(const struct sc_convert *c)
 {
     static const enum sc_kv_choice defaults[] = {
         [SC_KV_DEFAULT_AUTO] = SC_KV_CHOICE_AUTO,
         [SC_KV_DEFAULT_EXACT] = SC_KV_CHOICE_EXACT,
         [SC_KV_DEFAULT_COMPRESSED] = SC_KV_CHOICE_COMPRESSED,
     };
+    return defaults[c->config->kv_mode];
+}
+
+/* What is asked for, or what the first document was put with: only so are its entries found. */
+static enum sc_status take_kv(const struct sc_convert *c,
+                              const Semanticache__V1__GenerateRequest *request,
+                              struct sc_params *params, struct sc_err *err)
+{
+    bool given =
+        request->kv != NULL && request->kv->mode != SEMANTICACHE__V1__KV_MODE__KV_MODE_UNSPECIFIED;
+
+    if (request->prompt_case == SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS && !given &&
+        c->documents != NULL && request->documents->n_document_ids > 0)
+        return sc_convert_document_kv(c, request->documents->document_ids[0], &params->opts, err);
+    return sc_convert_kv(c, request->kv, sc_convert_default_choice(c), &params->opts, err);
+}
+
+static void take_identity(const struct sc_convert *c, struct sc_request_opts *opts)
+{
+    const char *shared = c->config->shared_namespace;
+
+    opts->ns = c->identity != NULL ? c->identity->ns : SC_NAMESPACE_DEFAULT;
+    if (shared[0] != '\0' && strcmp(shared, opts->ns) != 0)
+        opts->shared_ns = shared;
+}
+
+enum sc_status sc_convert_generate(const struct sc_convert *c,
+                                   const Semanticache__V1__GenerateRequest *request,
+                                   struct sc_params *ret_params, struct sc_err *err)
+{
+    int32_t priority = SC_PB_GET(request, priority, 0);
     enum sc_status st;
 
     memset(ret_params, 0, sizeof(*ret_params));
@@ -416,9 +445,14 @@ enum sc_status sc_convert_generate(const struct sc_convert *c,
     if (st == SC_OK)
         st = sc_convert_sampling(c, request->sampling, ret_params, err);
     if (st == SC_OK)
-        st = sc_convert_kv(c, request->kv, defaults[c->config->kv_mode], &ret_params->opts, err);
+        st = take_kv(c, request, ret_params, err);
     if (st == SC_OK)
         st = take_prompt(c, request, ret_params, err);
+    if (st == SC_OK && (priority < -SC_PRIORITY_MAX || priority > SC_PRIORITY_MAX))
+        st = sc_fail(err, SC_EINVAL, "priority: %d, limits %d..%d", priority, -SC_PRIORITY_MAX,
+                     SC_PRIORITY_MAX);
+    ret_params->opts.priority = priority;
+    take_identity(c, &ret_params->opts);
     if (st != SC_OK)
         sc_params_fini(ret_params);
     return st;
@@ -447,6 +481,7 @@ enum sc_status sc_convert_inspect(const struct sc_convert *c,
         st = finish_prompt(c, ret_params, err);
     ret_params->opts.prefill_only = true;
     ret_params->n_outputs = 1;
+    take_identity(c, &ret_params->opts);
     if (st != SC_OK)
         sc_params_fini(ret_params);
     return st;

@@ -8,6 +8,7 @@
 #define SC_DAEMON_CONVERT_H
 
 #include "daemon/config.h"
+#include "daemon/keys.h"
 #include "model/chat_template.h"
 #include "scheduler/scheduler.h"
 #include "semanticache/v1/control.pb-c.h"
@@ -18,6 +19,8 @@
 #define SC_PIECES_MAX         (1u << 20) /* Tokenize with return_pieces */
 #define SC_DETOKENIZE_IDS_MAX (1u << 22)
 
+struct sc_documents;
+
 /* What conversion needs to know; facts of the loaded model. */
 struct sc_convert {
     const struct sc_model *model;
@@ -25,7 +28,11 @@ struct sc_convert {
     uint32_t max_context;
     const struct sc_chat_template *chat; /* NULL: messages are refused, for this reason: */
     const char *no_chat;
+    struct sc_documents *documents;     /* NULL: prompts made of documents are refused */
+    const struct sc_identity *identity; /* whose namespace; NULL: none */
 };
+
+enum sc_kv_choice sc_convert_default_choice(const struct sc_convert *c);
 
 struct sc_params {
     struct sc_request_opts opts; /* without on_event, ctx, on_chunk, deadline */

@@ -14,6 +14,7 @@
 #include "daemon/app.h"
 #include "daemon/clock.h"
 #include "daemon/generation.h"
+#include "daemon/keys.h"
 #include "daemon/probe.h"
 #include "daemon/reload.h"
 #include "daemon/sdnotify.h"
@@ -138,6 +139,18 @@ static void watch_health(struct daemon *d, bool draining)
 
 /* ---- signals ---- */
 
+static void reload_keys(struct daemon *d)
+{
+    struct sc_err err = SC_ERR_INIT;
+
+    if (d->app.keys == NULL)
+        return;
+    if (sc_keys_reload(d->app.keys, &err) == SC_OK)
+        sc_notice("reload", "key=auth.keys_file applied=yes");
+    else
+        sc_warn("reload failed", "error=\"%s\" does=\"go on with the old keys\"", err.text);
+}
+
 static void read_signals(struct daemon *d)
 {
     struct signalfd_siginfo info;
@@ -146,6 +159,7 @@ static void read_signals(struct daemon *d)
         if (info.ssi_signo == SIGHUP) {
             sc_notify_reloading();
             sc_reload(d->options, &d->current);
+            reload_keys(d);
             if (atomic_load(&d->app.state) == SC_HEALTH_READY)
                 sc_notify_ready();
         } else {

@@ -10,11 +10,13 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/log.h"
 #include "daemon/app.h"
 #include "daemon/clock.h"
 #include "daemon/inflate.h"
+#include "daemon/keys.h"
 #include "daemon/server.h"
 #include "daemon/status_map.h"
 #include "daemon/tsan.h"
@@ -32,6 +34,7 @@ struct sc_rpc {
     grpc_call_details details;
     grpc_metadata_array metadata;
     const struct sc_method *method; /* NULL: unknown */
+    struct sc_identity identity;
     uint64_t deadline_us;
     bool counted; /* in the server's numbers of open calls */
 
@@ -59,6 +62,11 @@ struct sc_rpc {
 struct sc_app *sc_rpc_app(struct sc_rpc *rpc)
 {
     return sc_server_app(rpc->server);
+}
+
+const struct sc_identity *sc_rpc_identity(const struct sc_rpc *rpc)
+{
+    return &rpc->identity;
 }
 
 const char *sc_rpc_path(const struct sc_rpc *rpc)
@@ -117,6 +125,19 @@ void sc_rpc_set_hooks(struct sc_rpc *rpc, const struct sc_rpc_hooks *hooks, void
     (void)pthread_mutex_unlock(&rpc->mu);
     if (closed) /* the client left before the handler got here */
         hooks->on_closed(rpc, state, cancelled);
+}
+
+void *sc_rpc_hold_state(struct sc_rpc *rpc, void (*hold)(void *state), bool *ret_closed)
+{
+    void *state;
+
+    (void)pthread_mutex_lock(&rpc->mu);
+    state = rpc->hooks != NULL ? rpc->state : NULL;
+    *ret_closed = rpc->closed;
+    if (state != NULL && !rpc->closed)
+        hold(state);
+    (void)pthread_mutex_unlock(&rpc->mu);
+    return state;
 }
 
 /* ---- sending ---- */
@@ -413,6 +434,32 @@ static uint64_t deadline_to_us(gpr_timespec deadline)
     return sc_now_us() + (us > 0 ? (uint64_t)us : 1);
 }
 
+/* From "authorization: Bearer KEY". Nothing of the message has been received yet. */
+static enum sc_status identify(struct sc_rpc *rpc, struct sc_err *err)
+{
+    static const char scheme[] = "Bearer ";
+    const size_t skip = sizeof(scheme) - 1;
+    struct sc_app *app = sc_rpc_app(rpc);
+
+    if (app->keys == NULL) {
+        rpc->identity = (struct sc_identity){.ns = SC_NAMESPACE_DEFAULT, .admin = true};
+        return SC_OK;
+    }
+    for (size_t i = 0; i < rpc->metadata.count; i++) {
+        const grpc_metadata *m = &rpc->metadata.metadata[i];
+        const char *value = (const char *)GRPC_SLICE_START_PTR(m->value);
+        size_t len = GRPC_SLICE_LENGTH(m->value);
+        if (grpc_slice_str_cmp(m->key, "authorization") != 0)
+            continue;
+        if (len <= skip || strncasecmp(value, scheme, skip) != 0)
+            return sc_fail(err, SC_EUNAUTH, "authorization: wanted \"Bearer KEY\"");
+        if (!sc_keys_find(app->keys, value + skip, len - skip, &rpc->identity))
+            return sc_fail(err, SC_EUNAUTH, "authorization: nobody has this key");
+        return SC_OK;
+    }
+    return sc_fail(err, SC_EUNAUTH, "no API key; send it as metadata authorization: Bearer KEY");
+}
+
 /* Why this call is not served, or SC_OK. */
 static enum sc_status admit(struct sc_rpc *rpc, struct sc_err *err)
 {
@@ -421,6 +468,13 @@ static enum sc_status admit(struct sc_rpc *rpc, struct sc_err *err)
     if (rpc->method == NULL)
         return sc_fail(err, SC_ENOTSUP, "no such method");
     impl = rpc->method->impl;
+    if (!impl->open_to_all) {
+        enum sc_status st = identify(rpc, err);
+        if (st != SC_OK)
+            return st;
+    }
+    if (impl->admin && !rpc->identity.admin)
+        return sc_fail(err, SC_EPERM, "%s is for keys of the role admin", rpc->method->path + 1);
     if (impl->handler == NULL)
         return sc_fail(err, SC_ENOTSUP, "%s is not available yet: %s", rpc->method->path + 1,
                        impl->missing);

@@ -27,6 +27,7 @@
 #define SC_METHOD_PATH_BYTES 128
 
 struct sc_app;
+struct sc_identity;
 struct sc_rpc;
 struct sc_server;
 
@@ -41,6 +42,8 @@ struct sc_service_method {
     bool streams_in;
     bool background;                         /* does not hold up a drain: subscriptions */
     bool work;                               /* starts work of the engine: refused while draining */
+    bool open_to_all;                        /* no API key is asked for */
+    bool admin;                              /* only for keys of that role */
     bool always;                             /* served before the model is loaded, too */
     const ProtobufCMessageDescriptor *input; /* NULL: the service descriptor's */
 };
@@ -66,11 +69,16 @@ struct sc_rpc_hooks {
 };
 
 struct sc_app *sc_rpc_app(struct sc_rpc *rpc);
+/* Who calls, by its API key; valid as long as the rpc. */
+const struct sc_identity *sc_rpc_identity(const struct sc_rpc *rpc);
 const char *sc_rpc_path(const struct sc_rpc *rpc);
 uint64_t sc_rpc_deadline_us(const struct sc_rpc *rpc); /* CLOCK_MONOTONIC; 0: none */
 
 /* For handlers that answer later. hooks and state must stay valid until on_closed has returned. */
 void sc_rpc_set_hooks(struct sc_rpc *rpc, const struct sc_rpc_hooks *hooks, void *state);
+/* For handlers of streams: hold is called with the state, under the call's lock, before on_closed
+ * can come. NULL: no hooks are set. ret_closed: the call is over; hold was not called. */
+void *sc_rpc_hold_state(struct sc_rpc *rpc, void (*hold)(void *state), bool *ret_closed);
 void sc_rpc_ref(struct sc_rpc *rpc);
 void sc_rpc_unref(struct sc_rpc *rpc);
 

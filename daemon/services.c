@@ -1,23 +1,6 @@
 #include "daemon/services.h"
 
 #include "daemon/convert.h"
-#include "semanticache/v1/documents.pb-c.h"
-
-#define NO_DOCUMENTS "documents are not kept yet; send text or token_ids to Inference"
-
-static const struct sc_service_method documents[] = {
-    {.name = "PutDocument", .missing = NO_DOCUMENTS},
-    {.name = "GetDocument", .missing = NO_DOCUMENTS},
-    {.name = "ListDocuments", .missing = NO_DOCUMENTS},
-    {.name = "PinDocument", .missing = NO_DOCUMENTS},
-    {.name = "DeleteDocument", .missing = NO_DOCUMENTS},
-};
-
-const struct sc_service sc_service_documents = {
-    &semanticache__v1__documents__descriptor,
-    documents,
-    SC_ARRAY_LEN(documents),
-};
 
 const struct sc_service *const sc_services[] = {
     &sc_service_inference, &sc_service_documents,     &sc_service_control,
@@ -34,7 +17,7 @@ bool sc_service_is_served(const struct sc_service *service)
     return false;
 }
 
-struct sc_convert sc_app_convert(const struct sc_app *app)
+struct sc_convert sc_app_convert(const struct sc_app *app, const struct sc_identity *identity)
 {
     return (struct sc_convert){
         .model = app->model,
@@ -42,5 +25,7 @@ struct sc_convert sc_app_convert(const struct sc_app *app)
         .max_context = app->engine_info.max_context,
         .chat = app->chat,
         .no_chat = app->no_chat.text,
+        .documents = app->documents,
+        .identity = identity,
     };
 }

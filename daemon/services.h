@@ -28,6 +28,8 @@ void sc_watchers_tell(struct sc_watchers *watchers, enum sc_health_state state);
 
 /* For handlers that tokenise. */
 struct sc_convert;
-struct sc_convert sc_app_convert(const struct sc_app *app);
+struct sc_identity;
+/* identity: the caller's; NULL where only facts of the model are wanted. */
+struct sc_convert sc_app_convert(const struct sc_app *app, const struct sc_identity *identity);
 
 #endif

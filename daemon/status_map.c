@@ -20,6 +20,7 @@ static const grpc_status_code codes[] = {
     [SC_EPEER] = GRPC_STATUS_UNAVAILABLE,
     [SC_EDIVERGED] = GRPC_STATUS_INTERNAL,
     [SC_EPERM] = GRPC_STATUS_PERMISSION_DENIED,
+    [SC_EUNAUTH] = GRPC_STATUS_UNAUTHENTICATED,
     [SC_EINTERNAL] = GRPC_STATUS_INTERNAL,
 };
 _Static_assert(SC_ARRAY_LEN(codes) == SC_STATUS_COUNT, "a status has no gRPC code");

@@ -231,8 +231,8 @@ void sc_watchers_tell(struct sc_watchers *list, enum sc_health_state state)
 }
 
 static const struct sc_service_method methods[] = {
-    {.name = "Check", .handler = check, .always = true},
-    {.name = "Watch", .handler = watch, .always = true, .background = true},
+    {.name = "Check", .handler = check, .open_to_all = true, .always = true},
+    {.name = "Watch", .handler = watch, .open_to_all = true, .always = true, .background = true},
 };
 
 const struct sc_service sc_service_health = {

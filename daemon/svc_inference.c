@@ -14,7 +14,7 @@ static void generate(struct sc_rpc *rpc, const ProtobufCMessage *message,
     const Semanticache__V1__GenerateRequest *request =
         (const Semanticache__V1__GenerateRequest *)message;
     struct sc_app *app = sc_rpc_app(rpc);
-    struct sc_convert convert = sc_app_convert(app);
+    struct sc_convert convert = sc_app_convert(app, sc_rpc_identity(rpc));
     struct sc_err err = SC_ERR_INIT;
     struct sc_params params;
     struct sc_generation_opts opts = {
@@ -50,7 +50,7 @@ static void tokenize(struct sc_rpc *rpc, const ProtobufCMessage *message)
         (const Semanticache__V1__TokenizeRequest *)message;
     Semanticache__V1__TokenizeResponse m = SEMANTICACHE__V1__TOKENIZE_RESPONSE__INIT;
     struct sc_app *app = sc_rpc_app(rpc);
-    struct sc_convert convert = sc_app_convert(app);
+    struct sc_convert convert = sc_app_convert(app, sc_rpc_identity(rpc));
     struct sc_err err = SC_ERR_INIT;
     struct sc_ids ids = {0};
     struct sc_arena arena;

@@ -116,6 +116,7 @@ static void server_reflection_info(struct sc_rpc *rpc, const ProtobufCMessage *m
 static const struct sc_service_method methods[] = {
     {.name = "ServerReflectionInfo",
      .handler = server_reflection_info,
+     .open_to_all = true,
      .streams_in = true,
      .background = true,
      .always = true,

@@ -160,9 +160,10 @@ void sc_share_answer(struct sc_sched *s, struct sc_order *order);
 /* tier.c: documents to the store and back. */
 enum sc_status sc_tier_open(struct sc_sched *s, struct sc_err *err) SC_MUST_CHECK;
 void sc_tier_close(struct sc_sched *s);
-/* Starts to load tokens [0, n) of the request's prompt. False: not to be had. */
-bool sc_tier_load(struct sc_sched *s, const struct sc_request *r, const struct sc_hash *key,
-                  uint32_t n);
+/* Starts to load tokens [0, n) of the request's prompt, under one of its roots. False: not to be
+ * had. */
+bool sc_tier_load(struct sc_sched *s, const struct sc_request *r, const struct sc_prefix_root *root,
+                  const struct sc_hash *key, uint32_t n);
 bool sc_tier_is_loading(const struct sc_sched *s, const struct sc_hash *key);
 void sc_tier_save(struct sc_sched *s, uint32_t node); /* live; written in slices, one a step */
 bool sc_tier_has_work(const struct sc_sched *s);      /* moves for the next plan */

@@ -110,8 +110,12 @@ void sc_share_attach(struct sc_sched *s, struct sc_request *r)
     find_hit(s, r, now);
     if (s->tier != NULL && r->breakpoint > r->n_fed + SC_PREFIX_MIN && !r->load_tried) {
         r->load_tried = true;
-        r->load_key = sc_prefix_key(&r->root, r->tokens, r->breakpoint);
-        r->loading = sc_tier_load(s, r, &r->load_key, r->breakpoint);
+        const struct sc_prefix_root *roots[] = {&r->root,
+                                                r->has_shared_root ? &r->shared_root : NULL};
+        for (size_t i = 0; i < SC_ARRAY_LEN(roots) && roots[i] != NULL && !r->loading; i++) {
+            r->load_key = sc_prefix_key(roots[i], r->tokens, r->breakpoint);
+            r->loading = sc_tier_load(s, r, roots[i], &r->load_key, r->breakpoint);
+        }
     }
     if (!r->loading)
         find_leader(s, r);

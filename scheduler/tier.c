@@ -315,8 +315,8 @@ bool sc_tier_is_loading(const struct sc_sched *s, const struct sc_hash *key)
     return loading;
 }
 
-bool sc_tier_load(struct sc_sched *s, const struct sc_request *r, const struct sc_hash *key,
-                  uint32_t n)
+bool sc_tier_load(struct sc_sched *s, const struct sc_request *r, const struct sc_prefix_root *root,
+                  const struct sc_hash *key, uint32_t n)
 {
     struct sc_tier *t = s->tier;
     struct sc_err err = SC_ERR_INIT;
@@ -337,7 +337,7 @@ bool sc_tier_load(struct sc_sched *s, const struct sc_request *r, const struct s
     l->key = *key;
     l->recipe = r->recipe;
     l->n = n;
-    l->node = sc_prefix_hold(s->prefix, &r->root, r->tokens, n, sc_request_clock(&s->limits));
+    l->node = sc_prefix_hold(s->prefix, root, r->tokens, n, sc_request_clock(&s->limits));
     const struct sc_store_label label = {.model = s->limits.model->fingerprint,
                                          .recipe = r->recipe_id};
     if (l->node == SC_NODE_NONE || sc_store_get(s->store, key, &label, on_got, l, &err) != SC_OK) {

@@ -1,0 +1,94 @@
+#include "daemon/convert_documents.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/document_put.h"
+
+/* The caller's own, else the shared namespace's. */
+static enum sc_status find(const struct sc_convert *c, const char *id,
+                           struct sc_document **ret_document, struct sc_err *err)
+{
+    const char *ns = c->identity != NULL ? c->identity->ns : SC_NAMESPACE_DEFAULT;
+    const char *shared = c->config->shared_namespace;
+
+    if (c->documents == NULL)
+        return sc_fail(err, SC_EUNAVAIL, "documents: not available");
+    *ret_document = sc_documents_find(c->documents, ns, id);
+    if (*ret_document == NULL && shared[0] != '\0')
+        *ret_document = sc_documents_find(c->documents, shared, id);
+    if (*ret_document == NULL)
+        return sc_fail(err, SC_ENOENT, "documents: there is no document \"%.128s\"", id);
+    return SC_OK;
+}
+
+static enum sc_status append(struct sc_ids *ids, const int32_t *more, size_t n, uint32_t limit,
+                             struct sc_err *err)
+{
+    int32_t *bigger;
+
+    if (n > limit - ids->n)
+        return sc_fail(err, SC_ERANGE, "documents: %zu tokens and more, the context holds %u",
+                       ids->n + n, limit);
+    bigger = realloc(ids->ids, (ids->n + n + 1) * sizeof(*bigger));
+    if (bigger == NULL)
+        return sc_fail(err, SC_ENOMEM, "documents: no memory for %zu tokens", ids->n + n);
+    ids->ids = bigger;
+    if (n > 0)
+        memcpy(ids->ids + ids->n, more, n * sizeof(*bigger));
+    ids->n = ids->cap = ids->n + n;
+    return SC_OK;
+}
+
+enum sc_status sc_convert_documents(const struct sc_convert *c,
+                                    const Semanticache__V1__DocumentPrompt *prompt,
+                                    struct sc_params *params, struct sc_err *err)
+{
+    enum sc_status st = SC_OK;
+
+    if (prompt->n_document_ids == 0 || prompt->n_document_ids > SC_PROMPT_DOCUMENTS_MAX)
+        return sc_fail(err, SC_EINVAL, "documents.document_ids: %zu, limits 1..%u",
+                       prompt->n_document_ids, SC_PROMPT_DOCUMENTS_MAX);
+    for (size_t i = 0; i < prompt->n_document_ids && st == SC_OK; i++) {
+        struct sc_document *d = NULL;
+        st = find(c, prompt->document_ids[i], &d, err);
+        if (st != SC_OK)
+            break;
+        uint32_t skip = i > 0 ? d->n_prefix : 0;
+        st = append(&params->prompt, d->tokens + skip, d->n_tokens - skip, c->max_context, err);
+        atomic_store(&d->used_us, sc_unix_us());
+        sc_document_unref(d);
+    }
+    if (st != SC_OK)
+        return st;
+    params->opts.breakpoint = (uint32_t)params->prompt.n;
+    return sc_convert_text(c, "documents.question", &prompt->question, false, true, &params->prompt,
+                           err);
+}
+
+enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id,
+                                      struct sc_request_opts *opts, struct sc_err *err)
+{
+    struct sc_document *d = NULL;
+    struct sc_unpacked kv = {0};
+    enum sc_status st = find(c, id, &d, err);
+
+    if (st == SC_OK)
+        st = sc_document_options(d, &kv, err);
+    if (st == SC_OK) {
+        enum sc_kv_choice choice = sc_convert_default_choice(c);
+        /* AUTO came out by the document's length then: a question behind it must not change that.
+         */
+        if (choice == SC_KV_CHOICE_AUTO)
+            choice =
+                d->receipt.mode == SC_KV_COMPRESSED ? SC_KV_CHOICE_COMPRESSED : SC_KV_CHOICE_EXACT;
+        st = sc_convert_kv(c, (const Semanticache__V1__KvOptions *)kv.message, choice, opts, err);
+        if (st == SC_OK && opts->kv == SC_KV_CHOICE_AUTO)
+            opts->kv = choice == SC_KV_CHOICE_COMPRESSED || d->receipt.mode == SC_KV_COMPRESSED
+                           ? SC_KV_CHOICE_COMPRESSED
+                           : SC_KV_CHOICE_EXACT;
+    }
+    sc_unpacked_fini(&kv);
+    sc_document_unref(d);
+    return st;
+}

@@ -1,0 +1,28 @@
+/* daemon/document_put.h - what svc_documents.c and document_put.c share. */
+#ifndef SC_DAEMON_DOCUMENT_PUT_H
+#define SC_DAEMON_DOCUMENT_PUT_H
+
+#include "daemon/documents.h"
+#include "daemon/reply.h"
+#include "daemon/rpc.h"
+#include "daemon/unpack.h"
+#include "semanticache/v1/documents.pb-c.h"
+
+#define SC_PIN_SECONDS_MAX (366u * 86400u)
+
+/* A Document on the wire; holds pointers into itself and the document. */
+struct sc_document_message {
+    Semanticache__V1__Document document;
+    struct sc_ending_messages parts;
+};
+void sc_document_fill(const struct sc_document *document, enum sc_prefix_state state,
+                      struct sc_document_message *ret);
+
+/* The KV options it was put with; message NULL: none were given. */
+enum sc_status sc_document_options(const struct sc_document *document, struct sc_unpacked *ret,
+                                   struct sc_err *err) SC_MUST_CHECK;
+
+/* The handler of PutDocument. */
+void sc_document_put(struct sc_rpc *rpc, const ProtobufCMessage *message);
+
+#endif

@@ -1,0 +1,286 @@
+#include "daemon/documents.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/utf8.h"
+
+struct sc_documents {
+    const char *dir; /* NULL: nothing is kept */
+    uint32_t max;
+    struct sc_hash model;
+    pthread_mutex_t mu;        /* guards what follows */
+    struct sc_document **list; /* [max], sorted by namespace, then id */
+    size_t n;
+};
+
+int64_t sc_unix_us(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_REALTIME, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+void sc_document_unref(struct sc_document *d)
+{
+    if (d == NULL || atomic_fetch_sub_explicit(&d->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    free(d->tokens);
+    free(d->kv);
+    free(d);
+}
+
+static void ref(struct sc_document *d)
+{
+    (void)atomic_fetch_add_explicit(&d->refs, 1, memory_order_relaxed);
+}
+
+enum sc_status sc_document_check_id(const char *id, struct sc_err *err)
+{
+    size_t len = strlen(id);
+
+    if (len == 0 || len > SC_DOCUMENT_ID_MAX)
+        return sc_fail(err, SC_EINVAL, "document_id: %zu bytes, limits 1..%u", len,
+                       SC_DOCUMENT_ID_MAX);
+    for (size_t i = 0; i < len; i++)
+        if (id[i] < 0x21 || id[i] > 0x7e)
+            return sc_fail(err, SC_EINVAL,
+                           "document_id: byte 0x%02x at %zu, must be printable ASCII without "
+                           "spaces",
+                           (unsigned char)id[i], i);
+    return SC_OK;
+}
+
+/* The tokenizer's own special tokens around a text, found by encoding one with and without. */
+enum sc_status sc_document_tokenize(const struct sc_model *model, const char *text, size_t len,
+                                    struct sc_ids *ids, uint32_t *ret_n_prefix, struct sc_err *err)
+{
+    static const struct sc_encode_opts special = {.add_special_tokens = true}, plain = {0};
+    struct sc_ids with = {0}, without = {0}, body = {0};
+    size_t n_prefix = 0;
+    enum sc_status st = sc_tokenizer_encode(model->tok, "a", 1, &special, &with, err);
+
+    if (st == SC_OK)
+        st = sc_tokenizer_encode(model->tok, "a", 1, &plain, &without, err);
+    if (st == SC_OK)
+        st = sc_tokenizer_encode(model->tok, text, len, &plain, &body, err);
+    while (st == SC_OK && n_prefix + without.n < with.n &&
+           memcmp(with.ids + n_prefix, without.ids, without.n * sizeof(*with.ids)) != 0)
+        n_prefix++;
+    if (st == SC_OK) {
+        ids->ids = malloc((n_prefix + body.n + 1) * sizeof(*ids->ids));
+        if (ids->ids == NULL)
+            st = sc_fail(err, SC_ENOMEM, "no memory for %zu tokens", n_prefix + body.n);
+    }
+    if (st == SC_OK) {
+        memcpy(ids->ids, with.ids, n_prefix * sizeof(*ids->ids));
+        if (body.n > 0)
+            memcpy(ids->ids + n_prefix, body.ids, body.n * sizeof(*ids->ids));
+        ids->n = ids->cap = n_prefix + body.n;
+        *ret_n_prefix = (uint32_t)n_prefix;
+    }
+    sc_ids_fini(&with);
+    sc_ids_fini(&without);
+    sc_ids_fini(&body);
+    return st;
+}
+
+/* ---- the registry ---- */
+
+static int compare(const struct sc_document *d, const char *ns, const char *id)
+{
+    int c = strcmp(d->ns, ns);
+    return c != 0 ? c : strcmp(d->id, id);
+}
+
+/* The first that is not below. */
+static size_t place_locked(const struct sc_documents *ds, const char *ns, const char *id)
+{
+    size_t lo = 0, hi = ds->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (compare(ds->list[mid], ns, id) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static bool is_at_locked(const struct sc_documents *ds, size_t at, const char *ns, const char *id)
+{
+    return at < ds->n && compare(ds->list[at], ns, id) == 0;
+}
+
+static void insert_locked(struct sc_documents *ds, size_t at, struct sc_document *d)
+{
+    memmove(ds->list + at + 1, ds->list + at, (ds->n - at) * sizeof(*ds->list));
+    ds->list[at] = d;
+    ds->n++;
+}
+
+static void take_read(void *ctx, struct sc_document *d)
+{
+    struct sc_documents *ds = ctx;
+    size_t at = place_locked(ds, d->ns, d->id);
+
+    if (memcmp(&d->model, &ds->model, sizeof(d->model)) != 0) {
+        sc_warn("document skipped", "id=%s reason=\"it was put for another model\"", d->id);
+        sc_document_unref(d);
+    } else if (ds->n == ds->max || is_at_locked(ds, at, d->ns, d->id)) {
+        sc_warn("document skipped", "id=%s reason=\"documents.max is %u\"", d->id, ds->max);
+        sc_document_unref(d);
+    } else {
+        insert_locked(ds, at, d);
+    }
+}
+
+enum sc_status sc_documents_open(struct sc_app *app, struct sc_documents **ret_documents,
+                                 struct sc_err *err)
+{
+    const struct sc_config *c = app->config;
+    struct sc_documents *ds = calloc(1, sizeof(*ds));
+    enum sc_status st = SC_OK;
+
+    if (ds == NULL || (ds->list = calloc(c->documents_max, sizeof(struct sc_document *))) == NULL) {
+        free(ds);
+        return sc_fail(err, SC_ENOMEM, "no memory for %u documents", c->documents_max);
+    }
+    (void)pthread_mutex_init(&ds->mu, NULL);
+    ds->max = c->documents_max;
+    ds->dir = c->documents_dir[0] != '\0' ? c->documents_dir : NULL;
+    ds->model = app->model->fingerprint;
+    if (ds->dir != NULL)
+        st = sc_document_read_dir(ds->dir, take_read, ds, err);
+    if (st != SC_OK) {
+        sc_documents_close(ds);
+        return st;
+    }
+    if (ds->n > 0)
+        sc_notice("documents", "known=%zu dir=%s", ds->n, ds->dir);
+    *ret_documents = ds;
+    return SC_OK;
+}
+
+void sc_documents_close(struct sc_documents *ds)
+{
+    if (ds == NULL)
+        return;
+    for (size_t i = 0; i < ds->n; i++)
+        sc_document_unref(ds->list[i]);
+    (void)pthread_mutex_destroy(&ds->mu);
+    free(ds->list);
+    free(ds);
+}
+
+uint32_t sc_documents_count(struct sc_documents *ds)
+{
+    (void)pthread_mutex_lock(&ds->mu);
+    size_t n = ds->n;
+    (void)pthread_mutex_unlock(&ds->mu);
+    return (uint32_t)n;
+}
+
+struct sc_document *sc_documents_find(struct sc_documents *ds, const char *ns, const char *id)
+{
+    struct sc_document *d = NULL;
+
+    (void)pthread_mutex_lock(&ds->mu);
+    size_t at = place_locked(ds, ns, id);
+    if (is_at_locked(ds, at, ns, id)) {
+        d = ds->list[at];
+        ref(d);
+    }
+    (void)pthread_mutex_unlock(&ds->mu);
+    return d;
+}
+
+/* The file first: a document that a client was told of is there after a crash. */
+enum sc_status sc_documents_add(struct sc_documents *ds, struct sc_document *d, bool replace,
+                                struct sc_err *err)
+{
+    struct sc_document *old = NULL;
+    enum sc_status st = SC_OK;
+
+    (void)pthread_mutex_lock(&ds->mu);
+    size_t at = place_locked(ds, d->ns, d->id);
+    if (is_at_locked(ds, at, d->ns, d->id) && !replace)
+        st = sc_fail(err, SC_EEXIST, "document_id: \"%s\" exists; say replace to put it anew",
+                     d->id);
+    else if (!is_at_locked(ds, at, d->ns, d->id) && ds->n == ds->max)
+        st = sc_fail(err, SC_EFULL, "documents: %u are known, limit %u (documents.max)", ds->max,
+                     ds->max);
+    if (st == SC_OK && ds->dir != NULL) /* rare, and a document's name must not be taken twice */
+        st = sc_document_write(ds->dir, d, err);
+    if (st == SC_OK) {
+        ref(d);
+        if (is_at_locked(ds, at, d->ns, d->id)) {
+            old = ds->list[at];
+            ds->list[at] = d;
+        } else {
+            insert_locked(ds, at, d);
+        }
+    }
+    (void)pthread_mutex_unlock(&ds->mu);
+    sc_document_unref(old);
+    return st;
+}
+
+enum sc_status sc_documents_remove(struct sc_documents *ds, const char *ns, const char *id,
+                                   struct sc_document **ret_document, bool *ret_shared,
+                                   struct sc_err *err)
+{
+    struct sc_document *d = NULL;
+
+    *ret_shared = false;
+    (void)pthread_mutex_lock(&ds->mu);
+    size_t at = place_locked(ds, ns, id);
+    if (is_at_locked(ds, at, ns, id)) {
+        d = ds->list[at];
+        memmove(ds->list + at, ds->list + at + 1, (ds->n - at - 1) * sizeof(*ds->list));
+        ds->n--;
+        for (size_t i = 0; i < ds->n && !*ret_shared; i++)
+            *ret_shared =
+                memcmp(&ds->list[i]->prefix_key, &d->prefix_key, sizeof(d->prefix_key)) == 0;
+        if (ds->dir != NULL)
+            sc_document_unlink(ds->dir, d);
+    }
+    (void)pthread_mutex_unlock(&ds->mu);
+    if (d == NULL)
+        return sc_fail(err, SC_ENOENT, "document_id: there is no \"%s\"", id);
+    *ret_document = d;
+    return SC_OK;
+}
+
+void sc_documents_save(struct sc_documents *ds, struct sc_document *d)
+{
+    struct sc_err err = SC_ERR_INIT;
+
+    if (ds->dir == NULL)
+        return;
+    (void)pthread_mutex_lock(&ds->mu);
+    size_t at = place_locked(ds, d->ns, d->id);
+    if (is_at_locked(ds, at, d->ns, d->id) && ds->list[at] == d &&
+        sc_document_write(ds->dir, d, &err) != SC_OK)
+        sc_warn("document not written", "id=%s error=\"%s\"", d->id, err.text);
+    (void)pthread_mutex_unlock(&ds->mu);
+}
+
+size_t sc_documents_list(struct sc_documents *ds, const char *ns, const char *after,
+                         struct sc_document **list, size_t max)
+{
+    size_t n = 0;
+
+    (void)pthread_mutex_lock(&ds->mu);
+    size_t at = place_locked(ds, ns, after);
+    if (is_at_locked(ds, at, ns, after))
+        at++;
+    for (; at < ds->n && n < max && strcmp(ds->list[at]->ns, ns) == 0; at++) {
+        ref(ds->list[at]);
+        list[n++] = ds->list[at];
+    }
+    (void)pthread_mutex_unlock(&ds->mu);
+    return n;
+}

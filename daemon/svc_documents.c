@@ -1,0 +1,233 @@
+#include "daemon/services.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/clock.h"
+#include "daemon/document_put.h"
+#include "proto/optional.h"
+
+static char *text(const char *s)
+{
+    return (char *)(uintptr_t)s;
+}
+
+void sc_document_fill(const struct sc_document *d, enum sc_prefix_state state,
+                      struct sc_document_message *m)
+{
+    const struct sc_ending ending = {.receipt = d->receipt, .stop_id = -1};
+    int64_t pinned = atomic_load(&d->pinned_until_us);
+
+    semanticache__v1__document__init(&m->document);
+    sc_reply_ending(&ending, &m->parts);
+    m->document.document_id = text(d->id);
+    m->document.title = text(d->title);
+    m->document.state = state == SC_PREFIX_ABSENT
+                            ? SEMANTICACHE__V1__DOCUMENT_STATE__DOCUMENT_STATE_EVICTED
+                            : SEMANTICACHE__V1__DOCUMENT_STATE__DOCUMENT_STATE_READY;
+    m->document.bytes = d->bytes;
+    m->document.tokens = d->n_tokens;
+    m->document.receipt = &m->parts.receipt;
+    m->document.created_unix_us = d->created_us;
+    m->document.last_used_unix_us = atomic_load(&d->used_us);
+    if (pinned > sc_unix_us())
+        SC_PB_SET(&m->document, pinned_until_unix_us, pinned);
+}
+
+enum sc_status sc_document_options(const struct sc_document *d, struct sc_unpacked *ret,
+                                   struct sc_err *err)
+{
+    if (d->kv == NULL)
+        return SC_OK;
+    return sc_unpack(&semanticache__v1__kv_options__descriptor, d->kv, d->kv_bytes, ret, err);
+}
+
+static struct sc_prefix_item one(struct sc_app *app, enum sc_prefix_op op,
+                                 const struct sc_document *d, uint64_t until_us)
+{
+    struct sc_prefix_item item = {.op = op, .key = d->prefix_key, .until_us = until_us};
+    struct sc_err err = SC_ERR_INIT;
+
+    item.status = sc_sched_prefixes(app->sched, &item, 1, &err);
+    return item;
+}
+
+static struct sc_document *find(struct sc_rpc *rpc, const char *id)
+{
+    struct sc_app *app = sc_rpc_app(rpc);
+    struct sc_document *d = sc_documents_find(app->documents, sc_rpc_identity(rpc)->ns, id);
+    struct sc_err err = SC_ERR_INIT;
+
+    if (d == NULL)
+        sc_rpc_fail(rpc, sc_fail(&err, SC_ENOENT, "document_id: there is no \"%.128s\"", id),
+                    err.text);
+    return d;
+}
+
+static void reply(struct sc_rpc *rpc, const struct sc_document *d, enum sc_prefix_state state)
+{
+    struct sc_document_message m;
+
+    sc_document_fill(d, state, &m);
+    sc_rpc_reply(rpc, &m.document.base);
+}
+
+static void get_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
+{
+    const Semanticache__V1__GetDocumentRequest *request =
+        (const Semanticache__V1__GetDocumentRequest *)message;
+    struct sc_document *d = find(rpc, request->document_id);
+
+    if (d == NULL)
+        return;
+    reply(rpc, d, one(sc_rpc_app(rpc), SC_PREFIX_QUERY, d, 0).state);
+    sc_document_unref(d);
+}
+
+static void send_list(struct sc_rpc *rpc, struct sc_document **list, size_t n, bool more)
+{
+    Semanticache__V1__ListDocumentsResponse m = SEMANTICACHE__V1__LIST_DOCUMENTS_RESPONSE__INIT;
+    struct sc_document_message *messages = calloc(n + 1, sizeof(*messages));
+    Semanticache__V1__Document **pointers = calloc(n + 1, sizeof(*pointers));
+    struct sc_prefix_item *items = calloc(n + 1, sizeof(*items));
+    struct sc_err err = SC_ERR_INIT;
+    enum sc_status st = messages != NULL && pointers != NULL && items != NULL
+                            ? SC_OK
+                            : sc_fail(&err, SC_ENOMEM, "no memory for %zu documents", n);
+
+    for (size_t i = 0; i < n && st == SC_OK; i++)
+        items[i] = (struct sc_prefix_item){.op = SC_PREFIX_QUERY, .key = list[i]->prefix_key};
+    if (st == SC_OK && n > 0)
+        st = sc_sched_prefixes(sc_rpc_app(rpc)->sched, items, n, &err);
+    for (size_t i = 0; i < n && st == SC_OK; i++) {
+        sc_document_fill(list[i], items[i].state, &messages[i]);
+        pointers[i] = &messages[i].document;
+    }
+    m.n_documents = n;
+    m.documents = pointers;
+    if (more)
+        m.next_page_token = list[n - 1]->id;
+    if (st == SC_OK)
+        sc_rpc_reply(rpc, &m.base);
+    else
+        sc_rpc_fail(rpc, st, err.text);
+    free(messages);
+    free(pointers);
+    free(items);
+}
+
+/* A page's token is the last id before it. */
+static void list_documents(struct sc_rpc *rpc, const ProtobufCMessage *message)
+{
+    const Semanticache__V1__ListDocumentsRequest *request =
+        (const Semanticache__V1__ListDocumentsRequest *)message;
+    uint32_t size = SC_PB_GET(request, page_size, 100);
+    struct sc_document **list;
+    struct sc_err err = SC_ERR_INIT;
+    size_t n;
+
+    if (size == 0 || size > SC_DOCUMENT_PAGE_MAX) {
+        sc_rpc_fail(
+            rpc,
+            sc_fail(&err, SC_EINVAL, "page_size: %u, limits 1..%u", size, SC_DOCUMENT_PAGE_MAX),
+            err.text);
+        return;
+    }
+    list = calloc(size + 1, sizeof(struct sc_document *));
+    if (list == NULL) {
+        sc_rpc_fail(rpc, SC_ENOMEM, "no memory for a page of documents");
+        return;
+    }
+    n = sc_documents_list(sc_rpc_app(rpc)->documents, sc_rpc_identity(rpc)->ns, request->page_token,
+                          list, size + 1);
+    send_list(rpc, list, n > size ? size : n, n > size);
+    for (size_t i = 0; i < n; i++)
+        sc_document_unref(list[i]);
+    free(list);
+}
+
+static enum sc_status pin(struct sc_app *app, struct sc_document *d, uint64_t ttl_s,
+                          struct sc_prefix_item *item, struct sc_err *err)
+{
+    if (ttl_s > SC_PIN_SECONDS_MAX)
+        return sc_fail(err, SC_EINVAL, "ttl_seconds: %" PRIu64 ", limit %u", ttl_s,
+                       SC_PIN_SECONDS_MAX);
+    *item = one(app, SC_PREFIX_PIN, d, ttl_s == 0 ? UINT64_MAX : sc_now_us() + ttl_s * 1000000);
+    if (item->status == SC_EFULL)
+        return sc_fail(err, SC_EFULL, "pins: more than %u %% of the pages would be pinned",
+                       SC_PINNED_PERCENT_MAX);
+    if (item->status == SC_ENOENT) /* FAILED_PRECONDITION */
+        return sc_fail(err, SC_ERANGE,
+                       "document \"%s\" is not on the device; ask about it once, or put it again "
+                       "with a pin",
+                       d->id);
+    if (item->status != SC_OK)
+        return sc_fail(err, item->status, "%s", sc_status_text(item->status));
+    atomic_store(&d->pinned_until_us,
+                 ttl_s == 0 ? INT64_MAX : sc_unix_us() + (int64_t)ttl_s * 1000000);
+    return SC_OK;
+}
+
+static void pin_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
+{
+    const Semanticache__V1__PinDocumentRequest *request =
+        (const Semanticache__V1__PinDocumentRequest *)message;
+    struct sc_app *app = sc_rpc_app(rpc);
+    struct sc_document *d = find(rpc, request->document_id);
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_prefix_item item;
+    enum sc_status st = SC_OK;
+
+    if (d == NULL)
+        return;
+    if (SC_PB_HAS(request, ttl_seconds)) {
+        st = pin(app, d, request->ttl_seconds, &item, &err);
+    } else {
+        item = one(app, SC_PREFIX_UNPIN, d, 0);
+        atomic_store(&d->pinned_until_us, 0);
+    }
+    if (st == SC_OK) {
+        sc_documents_save(app->documents, d);
+        reply(rpc, d, item.state);
+    } else {
+        sc_rpc_fail(rpc, st, err.text);
+    }
+    sc_document_unref(d);
+}
+
+static void delete_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
+{
+    const Semanticache__V1__DeleteDocumentRequest *request =
+        (const Semanticache__V1__DeleteDocumentRequest *)message;
+    Semanticache__V1__DeleteDocumentResponse m = SEMANTICACHE__V1__DELETE_DOCUMENT_RESPONSE__INIT;
+    struct sc_app *app = sc_rpc_app(rpc);
+    struct sc_document *d = NULL;
+    struct sc_err err = SC_ERR_INIT;
+    bool shared = false;
+    enum sc_status st = sc_documents_remove(app->documents, sc_rpc_identity(rpc)->ns,
+                                            request->document_id, &d, &shared, &err);
+
+    if (st != SC_OK) {
+        sc_rpc_fail(rpc, st, err.text);
+        return;
+    }
+    if (!shared)
+        (void)one(app, SC_PREFIX_FORGET, d, 0);
+    sc_document_unref(d);
+    sc_rpc_reply(rpc, &m.base);
+}
+
+static const struct sc_service_method methods[] = {
+    {.name = "PutDocument", .handler = sc_document_put, .streams_in = true, .work = true},
+    {.name = "GetDocument", .handler = get_document},
+    {.name = "ListDocuments", .handler = list_documents},
+    {.name = "PinDocument", .handler = pin_document},
+    {.name = "DeleteDocument", .handler = delete_document},
+};
+
+const struct sc_service sc_service_documents = {
+    &semanticache__v1__documents__descriptor,
+    methods,
+    SC_ARRAY_LEN(methods),
+};
