@@ -1,5 +1,6 @@
 #include "base/hash.h"
 
+#include <sodium/utils.h>
 #include <string.h>
 
 void sc_hasher_init(struct sc_hasher *h)
@@ -45,6 +46,11 @@ struct sc_hash sc_hasher_end(struct sc_hasher *h)
     struct sc_hash out;
     SC_ASSERT(crypto_generichash_final(&h->state, out.bytes, SC_HASH_BYTES) == 0);
     return out;
+}
+
+bool sc_hash_equal(const struct sc_hash *a, const struct sc_hash *b)
+{
+    return sodium_memcmp(a->bytes, b->bytes, SC_HASH_BYTES) == 0;
 }
 
 void sc_hash_hex(const struct sc_hash *hash, char ret_hex[2 * SC_HASH_BYTES + 1])

@@ -7,6 +7,7 @@
 #define SC_BASE_HASH_H
 
 #include <sodium/crypto_generichash.h>
+#include <stdbool.h>
 
 #include "base/status.h"
 
@@ -28,6 +29,8 @@ void sc_hasher_u64(struct sc_hasher *h, uint64_t v);
 void sc_hasher_f32(struct sc_hasher *h, float v);
 struct sc_hash sc_hasher_end(struct sc_hasher *h);
 
+/* Takes the same time wherever they differ: for secrets. */
+bool sc_hash_equal(const struct sc_hash *a, const struct sc_hash *b);
 void sc_hash_hex(const struct sc_hash *hash, char ret_hex[2 * SC_HASH_BYTES + 1]);
 
 /* A cheap 64-bit mix (splitmix64) for seeds and table probes; not cryptographic. */

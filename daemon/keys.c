@@ -3,10 +3,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sodium/utils.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -183,7 +183,7 @@ static enum sc_status load(const char *path, struct key **ret_list, size_t *ret_
     if (st == SC_OK)
         st = parse(path, text, len, ret_list, ret_n, err);
     if (text != NULL)
-        sodium_memzero(text, len);
+        explicit_bzero(text, len);
     free(text);
     return st;
 }
@@ -241,7 +241,7 @@ bool sc_keys_find(struct sc_keys *k, const char *key, size_t len, struct sc_iden
 
     (void)pthread_mutex_lock(&k->mu);
     for (size_t i = 0; i < k->n; i++)
-        if (sodium_memcmp(&hash, &k->list[i].hash, sizeof(hash)) == 0) {
+        if (sc_hash_equal(&hash, &k->list[i].hash)) {
             *ret_identity = k->list[i].identity;
             found = true;
         }

@@ -308,8 +308,11 @@ static void what_is_not_there_yet_says_so(void **state)
     assert_int_equal(convert(*state, &r, &p, &err), SC_ENOTSUP);
     assert_text_has(err.text, "messages: no chat template; send text");
     init(&r);
+    Semanticache__V1__DocumentPrompt documents = SEMANTICACHE__V1__DOCUMENT_PROMPT__INIT;
     r.m.prompt_case = SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS;
-    assert_int_equal(convert(*state, &r, &p, &err), SC_ENOTSUP);
+    r.m.documents = &documents;
+    assert_int_equal(convert(*state, &r, &p, &err), SC_EINVAL);
+    assert_text_has(err.text, "documents.document_ids: 0, limits 1..64");
     init(&r);
     SC_PB_SET(&r.sampling, prompt_logprobs, 1);
     assert_int_equal(convert(*state, &r, &p, &err), SC_ENOTSUP);

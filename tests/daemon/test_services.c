@@ -292,9 +292,10 @@ static void bad_calls_get_one_clear_status(void **state)
     refused(w, "/semanticache.v1.Inference/Nothing", "", 0, GRPC_STATUS_UNIMPLEMENTED, "no such");
     refused(w, "/semanticache.v1.Inference/Generat", "", 0, GRPC_STATUS_UNIMPLEMENTED, "no such");
     refused(w, "/semanticache.v1.Inference/GenerateX", "", 0, GRPC_STATUS_UNIMPLEMENTED, "no such");
-    refused(w, "/semanticache.v1.Documents/GetDocument", "", 0, GRPC_STATUS_UNIMPLEMENTED,
+    refused(w, "/semanticache.v1.Inference/Score", "", 0, GRPC_STATUS_UNIMPLEMENTED,
             "not available yet");
-    refused(w, "/semanticache.v1.Control/FlushCache", "", 0, GRPC_STATUS_UNIMPLEMENTED, "not");
+    refused(w, "/semanticache.v1.Control/SubscribeKvEvents", "", 0, GRPC_STATUS_UNIMPLEMENTED,
+            "not");
     refused(w, "/semanticache.v1.Inference/Generate", "", 0, GRPC_STATUS_INVALID_ARGUMENT,
             "prompt:");
     refused(w, "/semanticache.v1.Inference/Abort", "\x0a\x01x", 3, GRPC_STATUS_NOT_FOUND, "\"x\"");
