@@ -49,7 +49,10 @@ static struct sc_prefix_item one(struct sc_app *app, enum sc_prefix_op op,
     struct sc_prefix_item item = {.op = op, .key = d->prefix_key, .until_us = until_us};
     struct sc_err err = SC_ERR_INIT;
 
-    item.status = sc_sched_prefixes(app->sched, &item, 1, &err);
+    enum sc_status st = sc_sched_prefixes(app->sched, &item, 1, &err);
+
+    if (st != SC_OK)
+        item.status = st;
     return item;
 }
 
