@@ -58,6 +58,10 @@ static enum sc_status check_snapshots(const struct sc_sched *s, struct sc_err *e
     if (taken != in_engine + s->n_keeps)
         return sc_fail(err, SC_EINTERNAL, "snapshots: %u ids taken, %u in the engine, %u to come",
                        taken, in_engine, s->n_keeps);
+    uint64_t pinned = sc_prefix_pinned_pages(s->prefix);
+    if (pinned > (uint64_t)s->n_pages * SC_PINNED_PERCENT_MAX / 100)
+        return sc_fail(err, SC_EINTERNAL, "%llu of %u pages are pinned", (unsigned long long)pinned,
+                       s->n_pages);
     return SC_OK;
 }
 

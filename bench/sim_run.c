@@ -129,7 +129,9 @@ static void on_done(struct client *c, const struct sc_event *ev)
     r->served += ev->status == SC_OK;
     r->canceled += ev->status == SC_ECANCELED;
     r->late += ev->status == SC_ETIMEDOUT;
-    r->failed += ev->status != SC_OK && ev->status != SC_ECANCELED && ev->status != SC_ETIMEDOUT;
+    if (ev->status != SC_OK && ev->status != SC_ECANCELED && ev->status != SC_ETIMEDOUT &&
+        r->failed++ == 0)
+        (void)snprintf(r->failure, sizeof(r->failure), "%s", ev->error);
     if (ev->status != SC_OK || c->shares_nothing)
         return;
     s->prompt_tokens += ev->prompt_tokens;
@@ -219,13 +221,14 @@ static enum sc_status turn(struct group *g, bool *ret_idle, struct sc_err *err)
 /* Until the given time, or (UINT64_MAX) until all is done. */
 static enum sc_status advance(struct group *g, uint64_t until_us, struct sc_err *err)
 {
-    uint32_t idle_turns = 0;
+    uint32_t idle_turns = 0, live = g->live;
     while (g->now_us < until_us) {
         bool idle;
         enum sc_status st = turn(g, &idle, err);
         if (st != SC_OK)
             return st;
-        idle_turns = idle ? idle_turns + 1 : 0;
+        idle_turns = idle && g->live == live ? idle_turns + 1 : 0;
+        live = g->live;
         if (!idle || idle_turns < 2)
             continue;
         if (g->live == 0)
@@ -289,9 +292,9 @@ static void draw_end(struct sim *s, struct client *c, struct sc_request_opts *ro
     if (!draw_percent(s, s->opts->cancel_percent))
         return;
     if (draw(s) < 0.5)
-        c->cancel_us = c->arrival_us + 1 + (uint64_t)(draw(s) * CANCEL_US_MAX);
+        c->cancel_us = c->arrival_us + 1 + (uint64_t)(pow(draw(s), 4.0) * CANCEL_US_MAX);
     else
-        ro->deadline_us = c->arrival_us + 1 + (uint64_t)(draw(s) * DEADLINE_US_MAX);
+        ro->deadline_us = c->arrival_us + 1 + (uint64_t)(pow(draw(s), 4.0) * DEADLINE_US_MAX);
 }
 
 static enum sc_status arrive(struct sim *s, uint64_t now_us, struct sc_err *err)
@@ -535,6 +538,9 @@ static enum sc_status check_end(struct sim *s, struct sc_err *err)
     for (const struct client *c = s->clients; c != NULL && st == SC_OK; c = c->next)
         if (c->n_done != 1)
             st = sc_fail(err, SC_EINTERNAL, "a request had %u DONEs", c->n_done);
+    if (st == SC_OK && s->result.failed > 0 && s->opts->retain_percent == 0) /* nothing is pinned */
+        st = sc_fail(err, SC_EINTERNAL, "%llu requests failed, the first: %s",
+                     (unsigned long long)s->result.failed, s->result.failure);
     return st;
 }
 

@@ -47,6 +47,7 @@ struct sim_result {
     uint64_t evictions, preemptions, steps;
     double pages_peak_percent; /* held by sequences, of the fullest group */
     uint64_t ns_tokens[SIM_NAMESPACES_MAX];
+    char failure[160]; /* of the first that failed */
 };
 
 /* SC_EINTERNAL: a check failed. */

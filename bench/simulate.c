@@ -235,6 +235,9 @@ int main(int argc, char **argv)
             fprintf(stderr, "bench-simulate: %s\n", err.text);
             return 1;
         }
+        if (r.failed > 0)
+            fprintf(stderr, "bench-simulate: %llu requests failed, the first: %s\n",
+                    (unsigned long long)r.failed, r.failure);
         if (json)
             print_json(&o, &r, first);
         else
