@@ -14,6 +14,7 @@
 #define IDLE_TURNS_MAX  4u /* turns in a row that find nothing to do while requests are there */
 #define CANCEL_US_MAX   2000000u
 #define DEADLINE_US_MAX 4000000u
+#define SPREAD_FROM     8u /* requests that a document's own group holds in any case */
 #define PIN_US          500000u
 
 struct client {
@@ -54,6 +55,7 @@ struct sim {
     uint64_t draws; /* random numbers drawn */
     struct samples ttft, queue;
     bool arrivals_over;
+    uint64_t live; /* of all groups */
     struct sim_result result;
     uint64_t prompt_tokens, output_tokens;
 };
@@ -124,6 +126,7 @@ static void on_done(struct client *c, const struct sc_event *ev)
     if (c->n_done++ > 0)
         return;
     c->group->live--;
+    s->live--;
     sc_request_unref(c->request);
     c->request = NULL;
     r->served += ev->status == SC_OK;
@@ -244,10 +247,21 @@ static enum sc_status advance(struct group *g, uint64_t until_us, struct sc_err 
 
 /* ---- requests ---- */
 
-static struct group *route(struct sim *s, uint32_t document)
+static enum sc_status route(struct sim *s, uint32_t document, uint64_t now_us,
+                            struct group **ret_group, struct sc_err *err)
 {
-    uint64_t h = s->opts->router == SIM_ROUTER_PREFIX ? sc_mix64(document) : s->result.requests;
-    return &s->groups[h % s->opts->groups];
+    const struct sim_opts *o = s->opts;
+    uint64_t h = o->router == SIM_ROUTER_RANDOM ? s->result.requests : sc_mix64(document);
+    for (uint32_t i = 0; i < o->groups; i++) {
+        struct group *g = &s->groups[(h + i) % o->groups];
+        enum sc_status st = advance(g, now_us, err);
+        if (st != SC_OK)
+            return st;
+        *ret_group = g;
+        if (o->router != SIM_ROUTER_BOUNDED || g->live <= 2 * s->live / o->groups + SPREAD_FROM)
+            break;
+    }
+    return SC_OK;
 }
 
 static enum sc_status submit(struct group *g, struct sc_request_opts *ro, struct client *c,
@@ -272,6 +286,7 @@ static enum sc_status submit(struct group *g, struct sc_request_opts *ro, struct
     if (st != SC_OK)
         return sc_fail(err, st, "submit: %s", why.text);
     g->live++;
+    s->live++;
     if (c->cancel_us != 0) {
         c->next_cancel = g->cancels;
         g->cancels = c;
@@ -301,13 +316,13 @@ static enum sc_status arrive(struct sim *s, uint64_t now_us, struct sc_err *err)
 {
     const struct sim_opts *o = s->opts;
     uint32_t document = draw_document(s), n = document_len(s, document);
-    struct group *g = route(s, document);
+    struct group *g = NULL;
     struct client *c = calloc(1, sizeof(*c));
     char ns[16];
     if (c == NULL)
         return sc_fail(err, SC_ENOMEM, "a client");
     s->result.requests++;
-    enum sc_status st = advance(g, now_us, err);
+    enum sc_status st = route(s, document, now_us, &g, err);
     if (st != SC_OK) {
         free(c);
         return st;

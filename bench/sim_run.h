@@ -12,7 +12,11 @@
 
 #define SIM_NAMESPACES_MAX 16u
 
-enum sim_router { SIM_ROUTER_PREFIX, SIM_ROUTER_RANDOM };
+enum sim_router {
+    SIM_ROUTER_RANDOM,  /* each in turn */
+    SIM_ROUTER_PREFIX,  /* by a hash of the document */
+    SIM_ROUTER_BOUNDED, /* the same, and on to the next where many more wait than elsewhere */
+};
 
 struct sim_opts {
     double rate, seconds; /* requests a second of all groups; time of arrivals */

@@ -1,6 +1,7 @@
 /* bench/simulate.c - the scheduler under load, without a model.
  *
- *   bench-simulate [--rate 20] [--kv exact,compressed] [--sharing on,off] [--router prefix,random]
+ *   bench-simulate [--rate 20] [--kv exact,compressed] [--sharing on,off] [--router
+ * random,prefix,bounded]
  *
  * Simulates seconds to hours of requests over documents in seconds: the scheduler, its prefix tree
  * and its page accounting are the real ones, steps take the time of a cost model (--cost-...,
@@ -14,6 +15,8 @@
 #include <string.h>
 
 #include "bench/sim_run.h"
+
+static const char *const router_names[] = {"random", "prefix", "bounded"};
 
 struct policies {
     const char *kv, *sharing, *router;
@@ -105,7 +108,7 @@ static int read_options(int argc, char **argv, struct sim_opts *o, struct polici
         {"retain-percent", "that only read a document", .u32 = &o->retain_percent},
         {"kv", "of exact,compressed", .text = &p->kv},
         {"sharing", "of on,off", .text = &p->sharing},
-        {"router", "of prefix,random", .text = &p->router},
+        {"router", "of random,prefix,bounded", .text = &p->router},
         {"seed", "", .u64 = &o->seed},
         {"cost-fixed", "us of a step", .real = &o->costs.fixed},
         {"cost-prefill", "us of a token of prefill", .real = &o->costs.prefill_token},
@@ -134,39 +137,40 @@ static int read_options(int argc, char **argv, struct sim_opts *o, struct polici
     return help ? 1 : 0;
 }
 
-static bool check_options(const struct sim_opts *o)
+/* The longest request has to fit alone: compressed, at a cut, an epoch is there twice. */
+static bool check_options(const struct sim_opts *o, bool compressed)
 {
     uint64_t longest = 2ull * o->doc_len + 2ull * o->question_len + 2ull * o->output_len;
+    uint64_t most = (uint64_t)o->pages * SC_PAGE_ENTRIES;
     bool ok = o->rate > 0.0 && o->seconds > 0.0 && o->documents > 0 && o->doc_len > 0 &&
               o->question_len > 0 && o->output_len > 0 && o->groups > 0 && o->pages > 0 &&
               o->namespaces > 0 && o->namespaces <= SIM_NAMESPACES_MAX && o->pages <= 1u << 22;
+    if (compressed)
+        longest += 1024;
     if (!ok)
         fprintf(stderr, "bench-simulate: an option is out of its range\n");
-    else if (longest > (uint64_t)o->pages * SC_PAGE_ENTRIES) {
+    else if (longest > most)
         fprintf(stderr, "bench-simulate: requests of %llu tokens, pages for %llu\n",
-                (unsigned long long)longest, (unsigned long long)o->pages * SC_PAGE_ENTRIES);
-        ok = false;
-    }
-    return ok;
+                (unsigned long long)longest, (unsigned long long)most);
+    return ok && longest <= most;
 }
 
 static void print_row(const struct sim_opts *o, const struct sim_result *r)
 {
-    printf("%-10s %-3s %-6s %8llu %9.1f %9.0f %7.0f %5.1f %8.1f %8.1f %8.1f %8.1f %6u %8llu %7llu "
+    printf("%-10s %-3s %-7s %8llu %9.1f %9.0f %7.0f %5.1f %8.1f %8.1f %8.1f %8.1f %6u %8llu %7llu "
            "%5.0f %6.1f\n",
            o->kv == SC_KV_CHOICE_EXACT ? "exact" : "compressed", o->sharing ? "on" : "off",
-           o->router == SIM_ROUTER_PREFIX ? "prefix" : "random", (unsigned long long)r->served,
-           r->requests_per_s, r->prompt_per_s, r->output_per_s, r->hit_percent, r->ttft_ms.p50,
-           r->ttft_ms.p90, r->ttft_ms.p99, r->queue_ms.p99, r->waiting_max,
-           (unsigned long long)r->evictions, (unsigned long long)r->preemptions,
-           r->pages_peak_percent, r->wall_s);
+           router_names[o->router], (unsigned long long)r->served, r->requests_per_s,
+           r->prompt_per_s, r->output_per_s, r->hit_percent, r->ttft_ms.p50, r->ttft_ms.p90,
+           r->ttft_ms.p99, r->queue_ms.p99, r->waiting_max, (unsigned long long)r->evictions,
+           (unsigned long long)r->preemptions, r->pages_peak_percent, r->wall_s);
 }
 
 static void print_json(const struct sim_opts *o, const struct sim_result *r, bool first)
 {
     printf("%s{\"kv\":\"%s\",\"sharing\":%s,\"router\":\"%s\",\"groups\":%u,", first ? "[" : ",\n ",
            o->kv == SC_KV_CHOICE_EXACT ? "exact" : "compressed", o->sharing ? "true" : "false",
-           o->router == SIM_ROUTER_PREFIX ? "prefix" : "random", o->groups);
+           router_names[o->router], o->groups);
     printf("\"requests\":%llu,\"served\":%llu,\"canceled\":%llu,\"late\":%llu,\"refused\":%llu,"
            "\"failed\":%llu,",
            (unsigned long long)r->requests, (unsigned long long)r->served,
@@ -184,15 +188,17 @@ static void print_json(const struct sim_opts *o, const struct sim_result *r, boo
            (unsigned long long)r->steps, r->pages_peak_percent, r->simulated_s, r->wall_s);
 }
 
-/* Row i of the eight combinations. False: it is not wanted. */
+#define N_COMBINATIONS 12u
+
+/* Combination i. False: it is not wanted. */
 static bool choose(const struct policies *p, uint32_t i, struct sim_opts *o)
 {
-    o->kv = (i & 4) != 0 ? SC_KV_CHOICE_COMPRESSED : SC_KV_CHOICE_EXACT;
-    o->sharing = (i & 2) != 0;
-    o->router = (i & 1) != 0 ? SIM_ROUTER_PREFIX : SIM_ROUTER_RANDOM;
-    return has_word(p->kv, (i & 4) != 0 ? "compressed" : "exact") &&
-           has_word(p->sharing, (i & 2) != 0 ? "on" : "off") &&
-           has_word(p->router, (i & 1) != 0 ? "prefix" : "random");
+    o->router = (enum sim_router)(i % 3);
+    o->sharing = i / 3 % 2 == 1;
+    o->kv = i / 6 == 1 ? SC_KV_CHOICE_COMPRESSED : SC_KV_CHOICE_EXACT;
+    return has_word(p->kv, i / 6 == 1 ? "compressed" : "exact") &&
+           has_word(p->sharing, o->sharing ? "on" : "off") &&
+           has_word(p->router, router_names[o->router]);
 }
 
 int main(int argc, char **argv)
@@ -220,13 +226,13 @@ int main(int argc, char **argv)
     int rc = read_options(argc, argv, &o, &policies, &json);
     if (rc != 0)
         return rc - 1;
-    if (!check_options(&o))
+    if (!check_options(&o, has_word(policies.kv, "compressed")))
         return 2;
     if (!json)
-        printf("%-10s %-3s %-6s %8s %9s %9s %7s %5s %8s %8s %8s %8s %6s %8s %7s %5s %6s\n", "kv",
+        printf("%-10s %-3s %-7s %8s %9s %9s %7s %5s %8s %8s %8s %8s %6s %8s %7s %5s %6s\n", "kv",
                "sh.", "router", "served", "req/s", "prompt/s", "out/s", "hit%", "ttft50", "ttft90",
                "ttft99", "queue99", "wait^", "evicted", "preempt", "pages", "wall s");
-    for (uint32_t i = 0; i < 8; i++) {
+    for (uint32_t i = 0; i < N_COMBINATIONS; i++) {
         struct sim_result r = {0};
         struct sc_err err = SC_ERR_INIT;
         if (!choose(&policies, i, &o))

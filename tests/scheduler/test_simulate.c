@@ -167,7 +167,11 @@ static void a_router_by_prefix_hits_more(void **state)
     struct sim_result any = must_run(&o);
     o.router = SIM_ROUTER_PREFIX;
     struct sim_result known = must_run(&o);
+    o.router = SIM_ROUTER_BOUNDED;
+    struct sim_result bounded = must_run(&o);
     assert_true(known.hit_percent > any.hit_percent);
+    assert_true(bounded.hit_percent > any.hit_percent);
+    assert_true(bounded.ttft_ms.p99 <= known.ttft_ms.p99);
 }
 
 int main(void)
