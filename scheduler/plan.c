@@ -207,6 +207,13 @@ void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err)
     }
     SC_ASSERT(s->n_running == 1);
     struct sc_request *r = s->running[0];
+    if (!r->opened && r->hit.node != SC_NODE_NONE) {
+        /* What it would begin with is more than its own prefix, and locked: without, that can go.
+         */
+        sc_share_detach(s, r);
+        r->n_fed = 0;
+        return;
+    }
     struct sc_engine_info info;
     struct sc_err why = SC_ERR_INIT;
     sc_engine_get_info(s->engine, &info);

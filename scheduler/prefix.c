@@ -5,6 +5,10 @@
 
 #define NO_SNAP UINT32_MAX
 
+/* Children looked at where a prompt leaves the tree, the youngest first: thousands may begin alike,
+ * or not at all alike. */
+#define KIN_MAX 128u
+
 enum list {
     LIST_TAILS,
     LIST_RECENT,
@@ -17,7 +21,7 @@ enum list {
 struct node {
     struct sc_hash key, recipe_id;
     uint32_t parent, first_child, next, prev; /* siblings; next: also the free list */
-    uint32_t hash_next;
+    uint32_t hash_next, kin_next;
     uint32_t pos0, n; /* its tokens are [pos0, pos0 + n) of the prompt */
     uint32_t snap, min_logical, n_pages;
     uint32_t holds, locks, n_children;
@@ -35,6 +39,7 @@ struct sc_prefix {
     struct node *nodes;
     int32_t *tokens;   /* [max_nodes, SC_PREFIX_BLOCK]; what is never used is never touched */
     uint32_t *buckets; /* heads of hash chains */
+    uint32_t *kin;     /* [n_buckets]: the same of siblings that begin alike */
     uint32_t free_node;
     uint32_t *free_snaps, n_free_snaps;
     uint32_t n_live;
@@ -64,13 +69,15 @@ enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_
     p->nodes = calloc(max_nodes, sizeof(*p->nodes));
     p->tokens = calloc(max_nodes, SC_PREFIX_BLOCK * sizeof(*p->tokens));
     p->buckets = calloc(p->n_buckets, sizeof(*p->buckets));
+    p->kin = calloc(p->n_buckets, sizeof(*p->kin));
     p->free_snaps = calloc(max_snaps > 0 ? max_snaps : 1, sizeof(*p->free_snaps));
-    if (p->nodes == NULL || p->tokens == NULL || p->buckets == NULL || p->free_snaps == NULL) {
+    if (p->nodes == NULL || p->tokens == NULL || p->buckets == NULL || p->kin == NULL ||
+        p->free_snaps == NULL) {
         sc_prefix_close(p);
         return sc_fail(err, SC_ENOMEM, "a prefix tree of %u nodes", max_nodes);
     }
     for (uint32_t i = 0; i < p->n_buckets; i++)
-        p->buckets[i] = SC_NODE_NONE;
+        p->buckets[i] = p->kin[i] = SC_NODE_NONE;
     for (uint32_t i = 0; i < max_nodes; i++)
         p->nodes[i].next = i + 1 < max_nodes ? i + 1 : SC_NODE_NONE;
     for (uint32_t i = 0; i < max_snaps; i++)
@@ -89,6 +96,7 @@ void sc_prefix_close(struct sc_prefix *p)
     free(p->nodes);
     free(p->tokens);
     free(p->buckets);
+    free(p->kin);
     free(p->free_snaps);
     free(p);
 }
@@ -208,6 +216,15 @@ static void touch(struct sc_prefix *p, uint32_t i, uint64_t now_us)
 
 /* ---- nodes ---- */
 
+/* Children of one parent with the same first tokens; shorter ones are in no such list. */
+static uint32_t *kin_of(const struct sc_prefix *p, uint32_t parent, const int32_t *tokens)
+{
+    uint64_t h = parent;
+    for (uint32_t i = 0; i < SC_PREFIX_MIN; i++)
+        h = sc_mix64(h ^ (uint32_t)tokens[i]);
+    return &p->kin[h & (p->n_buckets - 1)];
+}
+
 static uint32_t new_node(struct sc_prefix *p, uint32_t parent, const struct sc_hash *key,
                          const int32_t *tokens, uint32_t pos0, uint32_t n,
                          const struct sc_prefix_root *root)
@@ -240,10 +257,26 @@ static uint32_t new_node(struct sc_prefix *p, uint32_t parent, const struct sc_h
             p->nodes[up->first_child].prev = i;
         up->first_child = i;
         up->n_children++;
+        if (n >= SC_PREFIX_MIN) {
+            uint32_t *kin = kin_of(p, parent, tokens);
+            node->kin_next = *kin;
+            *kin = i;
+        }
         if (up->n_children == 1 && up->list == LIST_RECENT)
             relist(p, parent); /* its tail is inside now */
     }
     return i;
+}
+
+static void unlink_kin(struct sc_prefix *p, uint32_t i)
+{
+    const struct node *n = &p->nodes[i];
+    if (n->n < SC_PREFIX_MIN)
+        return;
+    uint32_t *link = kin_of(p, n->parent, tokens_of(p, i));
+    while (*link != i)
+        link = &p->nodes[*link].kin_next;
+    *link = n->kin_next;
 }
 
 /* Frees the node when nothing needs it any more, and then its parents. */
@@ -260,6 +293,7 @@ static void prune(struct sc_prefix *p, uint32_t i)
         *link = n->hash_next;
         uint32_t parent = n->parent;
         if (parent != SC_NODE_NONE) {
+            unlink_kin(p, i);
             *(n->prev != SC_NODE_NONE ? &p->nodes[n->prev].next : &p->nodes[parent].first_child) =
                 n->next;
             if (n->next != SC_NODE_NONE)
@@ -297,6 +331,32 @@ static void consider(const struct sc_prefix *p, uint32_t i, uint32_t n, struct s
         *best = (struct sc_prefix_hit){.node = i, .snap = c->snap, .n = n};
 }
 
+static void consider_child(const struct sc_prefix *p, uint32_t i, const int32_t *tokens, uint32_t n,
+                           uint32_t n_max, struct sc_prefix_hit *best)
+{
+    uint32_t pos = p->nodes[i].pos0;
+    uint32_t most = p->nodes[i].n < n - pos ? p->nodes[i].n : n - pos;
+    uint32_t to = pos + common(tokens_of(p, i), tokens + pos, most);
+    consider(p, i, to < n_max ? to : n_max, best);
+}
+
+/* Those that begin as the rest of the prompt does, and some others: they are short, or serve the
+ * prefix before them. */
+static void consider_children(const struct sc_prefix *p, uint32_t at, const int32_t *tokens,
+                              uint32_t pos, uint32_t n, uint32_t n_max, struct sc_prefix_hit *best)
+{
+    uint32_t left = KIN_MAX;
+    if (n - pos >= SC_PREFIX_MIN)
+        for (uint32_t i = *kin_of(p, at, tokens + pos); i != SC_NODE_NONE && left > 0;
+             i = p->nodes[i].kin_next, left--)
+            if (p->nodes[i].parent == at)
+                consider_child(p, i, tokens, n, n_max, best);
+    left = KIN_MAX;
+    for (uint32_t i = p->nodes[at].first_child; i != SC_NODE_NONE && left > 0;
+         i = p->nodes[i].next, left--)
+        consider_child(p, i, tokens, n, n_max, best);
+}
+
 struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_root *root,
                                     const int32_t *tokens, uint32_t n, uint32_t n_max,
                                     uint64_t now_us)
@@ -316,11 +376,7 @@ struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_
         at = child;
         pos = end;
     }
-    for (uint32_t i = p->nodes[at].first_child; i != SC_NODE_NONE; i = p->nodes[i].next) {
-        uint32_t most = p->nodes[i].n < n - pos ? p->nodes[i].n : n - pos;
-        uint32_t to = pos + common(tokens_of(p, i), tokens + pos, most);
-        consider(p, i, to < n_max ? to : n_max, &best);
-    }
+    consider_children(p, at, tokens, pos, n, n_max, &best);
     for (uint32_t i = at; i != SC_NODE_NONE && p->nodes[i].pos0 + p->nodes[i].n > best.n;
          i = p->nodes[i].parent) {
         uint32_t end = p->nodes[i].pos0 + p->nodes[i].n;

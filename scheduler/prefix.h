@@ -54,8 +54,9 @@ struct sc_prefix_hit {
     uint32_t snap;
     uint32_t n; /* tokens it gives, <= n_max */
 };
-/* The longest prefix of tokens [n] that a snapshot serves, of at most n_max tokens. Refreshes what
- * it goes through. */
+/* The longest prefix of tokens [n] that a snapshot serves, of at most n_max tokens. Within the
+ * block where the prompt leaves the tree, only so many are compared of those that begin alike: time
+ * does not grow with the number of prompts. Refreshes what it goes through. */
 struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_root *root,
                                     const int32_t *tokens, uint32_t n, uint32_t n_max,
                                     uint64_t now_us);

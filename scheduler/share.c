@@ -173,6 +173,28 @@ uint32_t sc_share_pages_in_use(const struct sc_sched *s, const struct sc_request
 
 /* ---- what is kept ---- */
 
+static enum sc_status pin(struct sc_sched *s, uint32_t node, uint64_t until_us)
+{
+    struct sc_prefix_node_info info = sc_prefix_node(s->prefix, node);
+    uint64_t most = (uint64_t)s->n_pages * SC_PINNED_PERCENT_MAX / 100;
+    uint64_t now = sc_prefix_pinned_pages(s->prefix) - (info.pin_until_us != 0 ? info.n_pages : 0);
+    if (now + info.n_pages > most)
+        return SC_EFULL;
+    sc_prefix_retain(s->prefix, node, true, until_us);
+    return SC_OK;
+}
+
+/* A reader that pins for less, or not at all, takes nothing from one that did. Over the limit it is
+ * a document like any other. */
+static void retain_document(struct sc_sched *s, uint32_t node, uint64_t pin_until_us)
+{
+    uint64_t pinned_until_us = sc_prefix_node(s->prefix, node).pin_until_us;
+    if (pin_until_us < pinned_until_us)
+        pin_until_us = pinned_until_us;
+    if (pin_until_us == 0 || pin(s, node, pin_until_us) != SC_OK)
+        sc_prefix_retain(s->prefix, node, true, pinned_until_us);
+}
+
 static void schedule_keep(struct sc_sched *s, struct sc_request *r, uint32_t node)
 {
     struct sc_prefix_node_info info = sc_prefix_node(s->prefix, node);
@@ -183,7 +205,7 @@ static void schedule_keep(struct sc_sched *s, struct sc_request *r, uint32_t nod
     uint32_t snap;
     if (info.snap != UINT32_MAX) { /* somebody was faster */
         if (retain && info.live) {
-            sc_prefix_retain(s->prefix, node, true, r->pin_until_us);
+            retain_document(s, node, r->pin_until_us);
             if (s->tier != NULL)
                 sc_tier_save(s, node);
         }
@@ -254,7 +276,7 @@ void sc_share_commit(struct sc_sched *s)
         sc_engine_snap_info(s->engine, s->keeps[i].snap, &info);
         sc_prefix_snap_live(s->prefix, k->node, info.min_logical, info.n_pages, now);
         if (k->retain) {
-            sc_prefix_retain(s->prefix, k->node, true, k->pin_until_us);
+            retain_document(s, k->node, k->pin_until_us);
             if (s->tier != NULL)
                 sc_tier_save(s, k->node);
         }
@@ -328,17 +350,6 @@ void sc_share_lost(struct sc_sched *s)
 }
 
 /* ---- orders from other threads ---- */
-
-static enum sc_status pin(struct sc_sched *s, uint32_t node, uint64_t until_us)
-{
-    struct sc_prefix_node_info info = sc_prefix_node(s->prefix, node);
-    uint64_t most = (uint64_t)s->n_pages * SC_PINNED_PERCENT_MAX / 100;
-    uint64_t now = sc_prefix_pinned_pages(s->prefix) - (info.pin_until_us != 0 ? info.n_pages : 0);
-    if (now + info.n_pages > most)
-        return SC_EFULL;
-    sc_prefix_retain(s->prefix, node, true, until_us);
-    return SC_OK;
-}
 
 static void answer_item(struct sc_sched *s, struct sc_prefix_item *item)
 {
