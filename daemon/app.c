@@ -12,6 +12,7 @@
 #include "cpu/cpu.h"
 #include "daemon/clock.h"
 #include "daemon/documents.h"
+#include "daemon/documents_warm.h"
 #include "daemon/keys.h"
 #include "daemon/plugin.h"
 #include "daemon/services.h"
@@ -277,6 +278,8 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
     if (st == SC_OK)
         st = sc_documents_open(app, &app->documents, err);
     if (st == SC_OK)
+        st = sc_warm_start(app, &app->warm, err);
+    if (st == SC_OK)
         atomic_store(&app->loaded, true);
     return st;
 }
@@ -285,6 +288,8 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
 
 void sc_app_stop(struct sc_app *app)
 {
+    sc_warm_stop(app->warm);
+    app->warm = NULL;
     sc_sched_close(app->sched);
     app->sched = NULL;
     sc_store_close(app->store); /* writes what was put */

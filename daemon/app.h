@@ -22,6 +22,7 @@ struct sc_watchers;
 struct sc_symbols;
 struct sc_documents;
 struct sc_keys;
+struct sc_warm;
 
 struct sc_app {
     const struct sc_config *config;
@@ -42,6 +43,7 @@ struct sc_app {
     struct sc_store *store; /* NULL: none is configured */
     struct sc_sched *sched;
     struct sc_documents *documents;
+    struct sc_warm *warm;              /* NULL: nothing was to be read */
     struct sc_keys *keys;              /* who may call; NULL: everybody */
     struct sc_engine_info engine_info; /* as of load; live numbers are in the scheduler's stats */
     bool calibration_builtin;

@@ -268,7 +268,7 @@ void sc_documents_save(struct sc_documents *ds, struct sc_document *d)
     (void)pthread_mutex_unlock(&ds->mu);
 }
 
-size_t sc_documents_list(struct sc_documents *ds, const char *ns, const char *after,
+static size_t take_after(struct sc_documents *ds, const char *ns, const char *after, bool one_ns,
                          struct sc_document **list, size_t max)
 {
     size_t n = 0;
@@ -277,10 +277,22 @@ size_t sc_documents_list(struct sc_documents *ds, const char *ns, const char *af
     size_t at = place_locked(ds, ns, after);
     if (is_at_locked(ds, at, ns, after))
         at++;
-    for (; at < ds->n && n < max && strcmp(ds->list[at]->ns, ns) == 0; at++) {
+    for (; at < ds->n && n < max && (!one_ns || strcmp(ds->list[at]->ns, ns) == 0); at++) {
         ref(ds->list[at]);
         list[n++] = ds->list[at];
     }
     (void)pthread_mutex_unlock(&ds->mu);
     return n;
+}
+
+size_t sc_documents_list(struct sc_documents *ds, const char *ns, const char *after,
+                         struct sc_document **list, size_t max)
+{
+    return take_after(ds, ns, after, true, list, max);
+}
+
+size_t sc_documents_walk(struct sc_documents *ds, const char *ns, const char *id,
+                         struct sc_document **list, size_t max)
+{
+    return take_after(ds, ns, id, false, list, max);
 }

@@ -64,6 +64,10 @@ void sc_documents_save(struct sc_documents *documents, struct sc_document *docum
 size_t sc_documents_list(struct sc_documents *documents, const char *ns, const char *after,
                          struct sc_document **list, size_t max);
 
+/* The same over all namespaces, after (ns, id). */
+size_t sc_documents_walk(struct sc_documents *documents, const char *ns, const char *id,
+                         struct sc_document **list, size_t max);
+
 /* SC_EINVAL: 1..128 printable ASCII characters without blanks. */
 enum sc_status sc_document_check_id(const char *id, struct sc_err *err) SC_MUST_CHECK;
 /* Begin-of-text (if the tokenizer has one) and the text's tokens: what a prompt of this text and a

@@ -205,6 +205,27 @@ class Documents(Case):
         self.assertIn("document skipped", d.tail())
         self.assertTrue(list(self.dir.glob("docs/*.bad")))
 
+    def test_warm_documents_and_pins_are_there_after_a_start(self):
+        (self.dir / "one.txt").write_text(TEXT[:3000] + "\n")
+        (self.dir / "manifest").write_text(
+            f"# what everybody asks\none {self.dir}/one.txt pin\ntwo {self.dir}/absent.txt\nbroken\n"
+        )
+        settings = (
+            f'documents = {{ dir = "{self.dir}/docs"; warm = "{self.dir}/manifest"; }};'
+            'kv = { default_mode = "compressed"; };'
+        )
+        d = self.start(settings)
+        h.wait_until(lambda: "line=4" in d.tail(), "the manifest is read")
+        self.assertIn("document not read", d.tail())
+        one = get(d, "one")
+        self.assertEqual(one.pinned_until_unix_us, 2**63 - 1)
+        self.assertEqual(generate(d, question(["one"])).usage.cached_tokens, one.tokens)
+        self.assertEqual(d.stop(), 0)
+        d = self.start(settings.replace(f'warm = "{self.dir}/manifest";', ""))
+        h.wait_until(lambda: "document read" in d.tail(), "the pinned one is read again")
+        d.client.control.FlushCache(h.control.FlushCacheRequest())
+        self.assertEqual(get(d, "one").state, documents.DOCUMENT_STATE_READY)
+
     @unittest.skipUnless(shutil.which("redis-server"), "redis-server is not installed")
     def test_two_daemons_share_a_redis(self):
         path = self.dir / "redis.sock"
