@@ -126,7 +126,7 @@ static enum sc_status read_text(const char *path, uint64_t max, char **ret_text,
 static enum sc_status read_document(struct sc_warm *w, const char *id, const char *path, bool pin,
                                     struct sc_err *err)
 {
-    struct sc_document *d = calloc(1, sizeof(*d));
+    struct sc_document *d = calloc(1, sizeof(*d)), *old = NULL;
     struct sc_ids ids = {0};
     char *text = NULL;
     size_t len = 0;
@@ -154,7 +154,10 @@ static enum sc_status read_document(struct sc_warm *w, const char *id, const cha
         st = read_tokens(w, d, pin ? UINT64_MAX : 0, err);
     }
     if (st == SC_OK)
-        st = sc_documents_add(w->app->documents, d, true, err);
+        st = sc_documents_add(w->app->documents, d, true, &old, err);
+    if (old != NULL) /* its text is another one now */
+        sc_document_forget(w->app, old);
+    sc_document_unref(old);
     sc_document_unref(d);
     return st;
 }
