@@ -141,7 +141,7 @@ static enum sc_status parse(const char *path, const char *text, size_t len, stru
 static enum sc_status read_file(const char *path, char **ret_text, size_t *ret_len,
                                 struct sc_err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
     enum sc_status st = SC_OK;
     char *text = NULL;
     struct stat info;
