@@ -75,6 +75,8 @@ static void each_mistake_is_named_with_its_line(void **state)
         {ALICE " ~self user", ":1: ", "namespace \"~self\""},
         {long_ns_line, ":1: ", "must be 1..64"},
         {ALICE " a root", ":1: ", "must be user or admin"},
+        {ALICE " " BOB "/ user", ":1: ", "namespace \"\": must be"}, /* a key in a wrong column */
+        {ALICE " a " BOB, ":1: ", "role \"\": must be user or admin"},
         {ALICE " a Admin", ":1: ", "must be user or admin"},
         {BOB " b user\n" ALICE " a user\n" BOB " c user\n", ":3: ", "the key is there already"},
     };
