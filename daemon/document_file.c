@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/utf8.h"
 #include "daemon/documents.h"
 
 #define MAGIC   0x31434453u /* "SDC1" */
@@ -61,8 +62,10 @@ static void text(struct cursor *c, char *s, size_t max)
         c->bad = true;
     else
         raw(c, s, len);
-    if (c->in != NULL && !c->bad)
+    if (c->in != NULL && !c->bad) {
         s[len] = '\0';
+        c->bad = strlen(s) != len || sc_utf8_valid_prefix(s, len) != len;
+    }
 }
 
 /* An array that reading takes memory for. */
@@ -118,6 +121,7 @@ static void all_fields(struct cursor *c, struct sc_document *d)
     d->kv_bytes = kv_bytes;
     d->tokens = tokens;
     d->n_tokens = (uint32_t)n_tokens;
+    c->bad = c->bad || mode > SC_KV_COMPRESSED;
     d->receipt.mode = mode == SC_KV_COMPRESSED ? SC_KV_COMPRESSED : SC_KV_EXACT;
     atomic_store(&d->used_us, used);
     atomic_store(&d->pinned_until_us, pinned);
@@ -156,6 +160,18 @@ enum sc_status sc_document_pack(const struct sc_document *document, uint8_t **re
     return SC_OK;
 }
 
+/* What the rest of the daemon relies on. Whether the model has the tokens is for the registry. */
+static bool is_whole(const struct sc_document *d)
+{
+    if (d->n_tokens == 0 || d->n_prefix > d->n_tokens ||
+        sc_document_check_id(d->id, NULL) != SC_OK || !sc_namespace_is_valid(d->ns, strlen(d->ns)))
+        return false;
+    for (uint32_t i = 0; i < d->n_tokens; i++)
+        if (d->tokens[i] < 0)
+            return false;
+    return true;
+}
+
 enum sc_status sc_document_unpack(const uint8_t *bytes, size_t len,
                                   struct sc_document **ret_document, struct sc_err *err)
 {
@@ -181,8 +197,7 @@ enum sc_status sc_document_unpack(const uint8_t *bytes, size_t len,
         return sc_fail(err, SC_ENOMEM, "no memory for a document");
     atomic_init(&d->refs, 1);
     all_fields(&c, d);
-    if (c.bad || c.at != c.n || d->n_tokens == 0 || d->n_prefix > d->n_tokens ||
-        sc_document_check_id(d->id, NULL) != SC_OK) {
+    if (c.bad || c.at != c.n || !is_whole(d)) {
         sc_document_unref(d);
         return sc_fail(err, SC_EFORMAT, "its parts do not fit together");
     }

@@ -12,6 +12,7 @@ struct sc_documents {
     const char *dir; /* NULL: nothing is kept */
     uint32_t max;
     uint64_t memory_max;
+    uint32_t vocab;
     struct sc_hash model;
     pthread_mutex_t mu;        /* guards what follows */
     uint64_t memory;           /* of documents, and of texts that are being put */
@@ -177,6 +178,14 @@ static void insert_locked(struct sc_documents *ds, size_t at, struct sc_document
     ds->n++;
 }
 
+static bool has_tokens(const struct sc_documents *ds, const struct sc_document *d)
+{
+    for (uint32_t i = 0; i < d->n_tokens; i++)
+        if ((uint32_t)d->tokens[i] >= ds->vocab)
+            return false;
+    return true;
+}
+
 static void take_read(void *ctx, struct sc_document *d)
 {
     struct sc_documents *ds = ctx;
@@ -185,6 +194,9 @@ static void take_read(void *ctx, struct sc_document *d)
 
     if (memcmp(&d->model, &ds->model, sizeof(d->model)) != 0) {
         sc_warn("document skipped", "id=%s reason=\"it was put for another model\"", d->id);
+        sc_document_unref(d);
+    } else if (!has_tokens(ds, d)) {
+        sc_warn("document skipped", "id=%s reason=\"the model lacks some of its tokens\"", d->id);
         sc_document_unref(d);
     } else if (ds->n == ds->max || is_at_locked(ds, at, d->ns, d->id)) {
         sc_warn("document skipped", "id=%s reason=\"documents.max is %u\"", d->id, ds->max);
@@ -213,6 +225,7 @@ enum sc_status sc_documents_open(struct sc_app *app, struct sc_documents **ret_d
     ds->memory_max = c->documents_memory_bytes;
     ds->dir = c->documents_dir[0] != '\0' ? c->documents_dir : NULL;
     ds->model = app->model->fingerprint;
+    ds->vocab = app->model->config.vocab;
     if (ds->dir != NULL)
         st = sc_document_read_dir(ds->dir, take_read, ds, err);
     if (st != SC_OK) {
