@@ -27,6 +27,8 @@ struct cursor {
 
 static void raw(struct cursor *c, void *data, size_t bytes)
 {
+    if (bytes == 0) /* data may be NULL */
+        return;
     if (c->in != NULL) {
         if (c->bad || bytes > c->n - c->at) {
             c->bad = true;
