@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -308,6 +309,25 @@ static enum sc_status read_one(const char *path, struct sc_document **ret_docume
     return st;
 }
 
+enum sc_status sc_document_lock_dir(const char *dir, int *ret_fd, struct sc_err *err)
+{
+    char path[SC_CONFIG_PATH_BYTES + 8];
+    int fd;
+
+    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+        return sc_fail(err, SC_EIO, "documents.dir: %s: %s", dir, strerror(errno));
+    (void)snprintf(path, sizeof(path), "%s/lock", dir);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return sc_fail(err, SC_EIO, "documents.dir: %s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        (void)close(fd);
+        return sc_fail(err, SC_EEXIST, "documents.dir: %s: another daemon uses it", dir);
+    }
+    *ret_fd = fd;
+    return SC_OK;
+}
+
 enum sc_status sc_document_read_dir(const char *dir,
                                     void (*fn)(void *ctx, struct sc_document *document), void *ctx,
                                     struct sc_err *err)
@@ -316,8 +336,6 @@ enum sc_status sc_document_read_dir(const char *dir,
     const struct dirent *entry;
     DIR *d;
 
-    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
-        return sc_fail(err, SC_EIO, "documents.dir: %s: %s", dir, strerror(errno));
     d = opendir(dir);
     if (d == NULL)
         return sc_fail(err, SC_EIO, "documents.dir: %s: %s", dir, strerror(errno));

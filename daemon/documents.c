@@ -4,12 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/utf8.h"
 
 struct sc_documents {
     const char *dir; /* NULL: nothing is kept */
+    int lock_fd;     /* of it; -1: none */
     uint32_t max;
     uint64_t memory_max;
     uint32_t vocab;
@@ -226,7 +228,10 @@ enum sc_status sc_documents_open(struct sc_app *app, struct sc_documents **ret_d
     ds->dir = c->documents_dir[0] != '\0' ? c->documents_dir : NULL;
     ds->model = app->model->fingerprint;
     ds->vocab = app->model->config.vocab;
+    ds->lock_fd = -1;
     if (ds->dir != NULL)
+        st = sc_document_lock_dir(ds->dir, &ds->lock_fd, err);
+    if (ds->dir != NULL && st == SC_OK)
         st = sc_document_read_dir(ds->dir, take_read, ds, err);
     if (st != SC_OK) {
         sc_documents_close(ds);
@@ -244,6 +249,8 @@ void sc_documents_close(struct sc_documents *ds)
         return;
     for (size_t i = 0; i < ds->n; i++)
         sc_document_unref(ds->list[i]);
+    if (ds->lock_fd >= 0)
+        (void)close(ds->lock_fd);
     (void)pthread_mutex_destroy(&ds->mu);
     free(ds->list);
     free(ds);

@@ -97,6 +97,9 @@ enum sc_status sc_document_unpack(const uint8_t *bytes, size_t len,
 enum sc_status sc_document_write(const char *dir, const struct sc_document *document,
                                  struct sc_err *err) SC_MUST_CHECK;
 void sc_document_unlink(const char *dir, const struct sc_document *document);
+/* Makes the directory if it is missing, and locks it as long as *ret_fd is open. SC_EEXIST: another
+ * daemon has it; it would not know of what we put, nor we of what it deletes. */
+enum sc_status sc_document_lock_dir(const char *dir, int *ret_fd, struct sc_err *err) SC_MUST_CHECK;
 /* Calls fn for every document of the directory; what is not one is renamed to .bad, with a line. */
 enum sc_status sc_document_read_dir(const char *dir,
                                     void (*fn)(void *ctx, struct sc_document *document), void *ctx,
