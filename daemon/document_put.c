@@ -291,8 +291,12 @@ static enum sc_status begin(struct upload *u, struct sc_err *err)
 static enum sc_status add(struct upload *u, struct sc_err *err)
 {
     struct sc_document *old = NULL;
-    enum sc_status st = sc_documents_add(u->app->documents, u->document, u->replace, &old, err);
+    enum sc_status st = SC_OK;
 
+    if (u->has_pin) /* the request asked for it, and was not told whether there was room */
+        st = sc_document_pin(u->app, u->document, u->pin_ttl_s, err);
+    if (st == SC_OK)
+        st = sc_documents_add(u->app->documents, u->document, u->replace, &old, err);
     if (old != NULL)
         sc_document_forget(u->app, old);
     sc_document_unref(old);
@@ -317,10 +321,6 @@ static void run_work(struct sc_dispatch_item *item)
         struct sc_document *d = u->document;
         d->created_us = sc_unix_us();
         atomic_store(&d->used_us, d->created_us);
-        if (u->has_pin)
-            atomic_store(&d->pinned_until_us,
-                         u->pin_ttl_s == 0 ? INT64_MAX
-                                           : d->created_us + (int64_t)u->pin_ttl_s * 1000000);
         if (!gone)
             st = add(u, &err);
         if (gone || st != SC_OK) /* the client does not know it: nothing is left behind */

@@ -30,6 +30,9 @@ enum sc_status sc_document_options(const struct sc_document *document, struct sc
 /* The handler of PutDocument. */
 void sc_document_put(struct sc_rpc *rpc, const ProtobufCMessage *message);
 
+/* SC_EFULL: too much is pinned; SC_ERANGE: not on the device. Waits for the scheduler. */
+enum sc_status sc_document_pin(struct sc_app *app, struct sc_document *document,
+                               uint64_t ttl_seconds, struct sc_err *err) SC_MUST_CHECK;
 /* Drops its entries, on the device and in the store, unless a document that is known has the same.
  * Waits for the scheduler. */
 void sc_document_forget(struct sc_app *app, const struct sc_document *document);

@@ -219,6 +219,14 @@ static enum sc_status pin(struct sc_app *app, struct sc_document *d, uint64_t tt
     return SC_OK;
 }
 
+enum sc_status sc_document_pin(struct sc_app *app, struct sc_document *d, uint64_t ttl_s,
+                               struct sc_err *err)
+{
+    struct sc_prefix_item item;
+
+    return pin(app, d, ttl_s, &item, err);
+}
+
 static void pin_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
 {
     const Semanticache__V1__PinDocumentRequest *request =

@@ -8,6 +8,7 @@ import harness as h
 from harness import Code, ask, control, documents, inference
 from test_documents import (
     ADMIN,
+    DEMO,
     KV,
     QUESTION,
     TEXT,
@@ -193,6 +194,29 @@ class Uploads(Case):
         put(small, TEXT[:1500], document_id="one", kv=KV)
         self.refused(Code.RESOURCE_EXHAUSTED, "documents.max", put, small, TEXT[:1200])
         put(small, TEXT[:1200], document_id="one", replace=True, kv=KV)
+
+    def test_a_pin_that_finds_no_room_is_told(self):
+        config = self.dir / "small.conf"
+        config.write_text('store = { memory = "0"; };')
+        d = h.Daemon(DEMO, ["--config", str(config), "--set", "kv.memory=16MiB"])
+        self.daemons.append(d)
+        loads = d.client.control.GetLoads(control.GetLoadsRequest())
+        pinned = 0
+        for i in range(50):
+            name = f"d{i}"
+            try:
+                document, _ = put(d, f"{i}. {TEXT}", document_id=name, kv=KV, pin_ttl_seconds=0)
+            except h.grpc.RpcError as e:
+                self.assertEqual(e.code(), Code.RESOURCE_EXHAUSTED, e.details())
+                self.assertIn("pages", e.details())
+                break
+            pinned += document.receipt.pages
+            self.assertTrue(document.HasField("pinned_until_unix_us"))
+        self.assertTrue(0 < pinned < loads.pages_total)
+        self.refused(Code.NOT_FOUND, name, get, d, name)
+        put(d, f"not pinned. {TEXT}", document_id="other", kv=KV)
+        for j in range(i):  # all that said so are
+            self.assertEqual(get(d, f"d{j}").state, documents.DOCUMENT_STATE_READY)
 
     def test_a_question_keeps_the_mode_that_auto_became(self):
         """Short of auto_min_tokens when it was put, beyond it with the question."""
