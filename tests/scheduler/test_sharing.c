@@ -314,7 +314,11 @@ static void requests_that_arrive_together_read_a_prefix_once(void **state)
     server_close(&s);
 }
 
+#ifdef SC_TSAN /* slow */
+#define CROWD 30u
+#else
 #define CROWD 90u
+#endif
 
 /* Families of prompts, modes, seeds, cancels and a pool for a few of them: every answer that comes
  * is the one it gets alone. */
