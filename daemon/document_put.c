@@ -29,7 +29,8 @@ struct upload {
     uint64_t pin_ttl_s, start_us;
     char *text;
     size_t len, cap;
-    uint64_t reserved; /* of documents.memory, for text */
+    uint64_t reserved;          /* of documents.memory, for text */
+    enum sc_prefix_state state; /* set before added */
 
     pthread_mutex_t mu; /* guards what follows */
     struct sc_request *request;
@@ -94,7 +95,7 @@ static void send_document(struct upload *u)
     Semanticache__V1__PutDocumentResponse m = SEMANTICACHE__V1__PUT_DOCUMENT_RESPONSE__INIT;
     struct sc_document_message d;
 
-    sc_document_fill(u->document, SC_PREFIX_DEVICE, &d);
+    sc_document_fill(u->document, u->state, &d);
     m.event_case = SEMANTICACHE__V1__PUT_DOCUMENT_RESPONSE__EVENT_DOCUMENT;
     m.document = &d.document;
     sc_rpc_finish(u->rpc, &m.base);
@@ -300,6 +301,9 @@ static enum sc_status add(struct upload *u, struct sc_err *err)
     if (old != NULL)
         sc_document_forget(u->app, old);
     sc_document_unref(old);
+    /* The end of a request comes before its entries are kept: a question that the client sends at
+     * once has to find them. */
+    u->state = sc_document_state(u->app, u->document);
     return st;
 }
 

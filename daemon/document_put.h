@@ -30,6 +30,8 @@ enum sc_status sc_document_options(const struct sc_document *document, struct sc
 /* The handler of PutDocument. */
 void sc_document_put(struct sc_rpc *rpc, const ProtobufCMessage *message);
 
+/* Waits for the scheduler: what it was to keep before is kept then. */
+enum sc_prefix_state sc_document_state(struct sc_app *app, const struct sc_document *document);
 /* SC_EFULL: too much is pinned; SC_ERANGE: not on the device. Waits for the scheduler. */
 enum sc_status sc_document_pin(struct sc_app *app, struct sc_document *document,
                                uint64_t ttl_seconds, struct sc_err *err) SC_MUST_CHECK;

@@ -131,7 +131,7 @@ static void get_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
 
     if (d == NULL)
         return;
-    reply(rpc, d, one(sc_rpc_app(rpc), SC_PREFIX_QUERY, d, 0).state);
+    reply(rpc, d, sc_document_state(sc_rpc_app(rpc), d));
     sc_document_unref(d);
 }
 
@@ -225,6 +225,11 @@ enum sc_status sc_document_pin(struct sc_app *app, struct sc_document *d, uint64
     struct sc_prefix_item item;
 
     return pin(app, d, ttl_s, &item, err);
+}
+
+enum sc_prefix_state sc_document_state(struct sc_app *app, const struct sc_document *d)
+{
+    return one(app, SC_PREFIX_QUERY, d, 0).state;
 }
 
 static void pin_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
