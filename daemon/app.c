@@ -15,6 +15,7 @@
 #include "daemon/documents_warm.h"
 #include "daemon/keys.h"
 #include "daemon/plugin.h"
+#include "daemon/run_request.h"
 #include "daemon/services.h"
 #include "daemon/symbols.h"
 #include "proto/descriptors.h"
@@ -152,33 +153,8 @@ static enum sc_status calibrate(struct sc_app *app, struct sc_err *err)
 }
 
 /* One token through the whole path, so that READY means that it works. */
-struct warm_up {
-    pthread_mutex_t mu;
-    pthread_cond_t over;
-    bool done;
-    enum sc_status status;
-    char error[SC_ERR_TEXT_BYTES];
-};
-
-static void on_warm_up(void *ctx, const struct sc_event *event)
-{
-    struct warm_up *w = ctx;
-
-    if (event->kind != SC_EVENT_DONE)
-        return;
-    (void)pthread_mutex_lock(&w->mu);
-    w->done = true;
-    if (event->finish == SC_FINISH_ERROR) {
-        w->status = event->status;
-        (void)snprintf(w->error, sizeof(w->error), "%s", event->error != NULL ? event->error : "");
-    }
-    (void)pthread_cond_signal(&w->over);
-    (void)pthread_mutex_unlock(&w->mu);
-}
-
 static enum sc_status warm_up(struct sc_app *app, struct sc_err *err)
 {
-    struct warm_up w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, SC_OK, ""};
     int32_t first = app->model->config.bos_id >= 0 ? app->model->config.bos_id : 0;
     struct sc_request_opts opts = {
         .prompt = &first,
@@ -188,24 +164,16 @@ static enum sc_status warm_up(struct sc_app *app, struct sc_err *err)
         .sampling = SC_SAMPLING_GREEDY,
         .kv = SC_KV_CHOICE_EXACT,
         .deadline_us = sc_now_us() + WARM_UP_SECONDS * UINT64_C(1000000),
-        .on_event = on_warm_up,
-        .ctx = &w,
     };
-    struct sc_request *request;
+    struct sc_runner runner;
+    struct sc_event end;
     enum sc_status st;
 
     sc_recipe_default(&app->model->config, SC_KV_EXACT, &opts.recipe);
-    st = sc_sched_submit(app->sched, &opts, &request, err);
-    if (st != SC_OK)
-        return st;
-    (void)pthread_mutex_lock(&w.mu);
-    while (!w.done)
-        (void)pthread_cond_wait(&w.over, &w.mu);
-    (void)pthread_mutex_unlock(&w.mu);
-    sc_request_unref(request);
-    if (w.status != SC_OK)
-        return sc_fail(err, w.status, "the first request, of one token: %s", w.error);
-    return SC_OK;
+    sc_runner_init(&runner);
+    st = sc_runner_run(&runner, app->sched, &opts, &end, err);
+    sc_runner_fini(&runner);
+    return st == SC_OK ? SC_OK : sc_err_prefix(err, st, "the first request, of one token");
 }
 
 /* A model without a template, or with one that we do not understand, serves all but messages. */

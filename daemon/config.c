@@ -8,6 +8,7 @@
 
 #include "daemon/address.h"
 #include "daemon/config_scan.h"
+#include "daemon/keys.h"
 #include "shard/engine.h"
 
 /* ---- storing one value ---- */
@@ -372,6 +373,11 @@ enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *er
         return sc_fail(err, SC_ENOTSUP,
                        "tls.certificate, tls.key, tls.client_ca: TLS is not available yet; listen "
                        "on loopback or a unix socket, or put a proxy in front");
+    if (config->shared_namespace[0] != '\0' &&
+        !sc_namespace_is_valid(config->shared_namespace, strlen(config->shared_namespace)))
+        return sc_fail(err, SC_EINVAL,
+                       "auth.shared_namespace: \"%.64s\": must be 1..%u of A-Z a-z 0-9 . _ -",
+                       config->shared_namespace, SC_NAMESPACE_BYTES_MAX);
     if (config->prefill_tokens + config->max_seqs > SC_STEP_TOKENS_MAX)
         return sc_fail(err, SC_EINVAL,
                        "engine.prefill_tokens + engine.max_seqs: %u + %u tokens a step, limit %u",

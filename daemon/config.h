@@ -61,6 +61,7 @@ struct sc_config {
     char documents_dir[SC_CONFIG_PATH_BYTES]; /* "": documents are forgotten at the end */
     uint32_t documents_max;
     uint64_t document_max_bytes;
+    uint64_t documents_memory_bytes; /* of documents, and of texts that are being put */
     char documents_warm[SC_CONFIG_PATH_BYTES];
 
     char keys_file[SC_CONFIG_PATH_BYTES]; /* "": everybody is an admin of one namespace */

@@ -67,7 +67,10 @@ const struct sc_config_key sc_config_keys[] = {
 
     {"documents.dir", SC_CONFIG_STRING, AT(documents_dir), 0, 0, NULL, "", false},
     {"documents.max", SC_CONFIG_UINT, AT(documents_max), 1, 1e6, NULL, "10000", false},
-    {"documents.max_bytes", SC_CONFIG_SIZE, AT(document_max_bytes), KIB, GIB, NULL, "64MiB", false},
+    {"documents.max_bytes", SC_CONFIG_SIZE, AT(document_max_bytes), KIB,
+     (double)SC_TOKENIZE_TEXT_BYTES_MAX, NULL, "64MiB", false},
+    {"documents.memory", SC_CONFIG_SIZE, AT(documents_memory_bytes), KIB *KIB, 1024 * GIB, NULL,
+     "1GiB", false},
     {"documents.warm", SC_CONFIG_STRING, AT(documents_warm), 0, 0, NULL, "", false},
 
     {"auth.keys_file", SC_CONFIG_STRING, AT(keys_file), 0, 0, NULL, "", false},

@@ -75,18 +75,17 @@ enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id
 
     if (st == SC_OK)
         st = sc_document_options(d, &kv, err);
-    if (st == SC_OK) {
-        enum sc_kv_choice choice = sc_convert_default_choice(c);
-        /* AUTO came out by the document's length then: a question behind it must not change that.
-         */
-        if (choice == SC_KV_CHOICE_AUTO)
-            choice =
-                d->receipt.mode == SC_KV_COMPRESSED ? SC_KV_CHOICE_COMPRESSED : SC_KV_CHOICE_EXACT;
-        st = sc_convert_kv(c, (const Semanticache__V1__KvOptions *)kv.message, choice, opts, err);
-        if (st == SC_OK && opts->kv == SC_KV_CHOICE_AUTO)
-            opts->kv = choice == SC_KV_CHOICE_COMPRESSED || d->receipt.mode == SC_KV_COMPRESSED
-                           ? SC_KV_CHOICE_COMPRESSED
-                           : SC_KV_CHOICE_EXACT;
+    if (st == SC_OK)
+        st = sc_convert_kv(c, (const Semanticache__V1__KvOptions *)kv.message,
+                           sc_convert_default_choice(c), opts, err);
+    /* As it came out then: by the document's length, or by a default that has changed since. */
+    if (st == SC_OK && d->receipt.mode == SC_KV_EXACT) {
+        opts->kv = SC_KV_CHOICE_EXACT;
+        sc_default_recipe(c, SC_KV_EXACT, &opts->recipe);
+    } else if (st == SC_OK && opts->kv != SC_KV_CHOICE_COMPRESSED) {
+        opts->kv = SC_KV_CHOICE_COMPRESSED;
+        if (opts->recipe.mode == SC_KV_EXACT)
+            sc_default_recipe(c, SC_KV_COMPRESSED, &opts->recipe);
     }
     sc_unpacked_fini(&kv);
     sc_document_unref(d);

@@ -199,7 +199,8 @@ static bool calls_end_until(struct daemon *d, uint64_t deadline_us, bool foregro
 
 static void end_requests(struct daemon *d, const char *why)
 {
-    unsigned n = sc_generation_abort(&d->app, NULL, SC_EUNAVAIL, "the server is shutting down");
+    unsigned n =
+        sc_generation_abort(&d->app, NULL, NULL, SC_EUNAVAIL, "the server is shutting down");
 
     sc_warn("requests ended", "n=%u why=\"%s\"", n, why);
     if (!calls_end_until(d, sc_now_us() + ABORT_GRACE_US, true, UINT32_MAX))

@@ -7,10 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/utf8.h"
 #include "daemon/documents.h"
 
 #define MAGIC   0x31434453u /* "SDC1" */
@@ -63,8 +65,10 @@ static void text(struct cursor *c, char *s, size_t max)
         c->bad = true;
     else
         raw(c, s, len);
-    if (c->in != NULL && !c->bad)
+    if (c->in != NULL && !c->bad) {
         s[len] = '\0';
+        c->bad = strlen(s) != len || sc_utf8_valid_prefix(s, len) != len;
+    }
 }
 
 /* An array that reading takes memory for. */
@@ -120,6 +124,7 @@ static void all_fields(struct cursor *c, struct sc_document *d)
     d->kv_bytes = kv_bytes;
     d->tokens = tokens;
     d->n_tokens = (uint32_t)n_tokens;
+    c->bad = c->bad || mode > SC_KV_COMPRESSED;
     d->receipt.mode = mode == SC_KV_COMPRESSED ? SC_KV_COMPRESSED : SC_KV_EXACT;
     atomic_store(&d->used_us, used);
     atomic_store(&d->pinned_until_us, pinned);
@@ -158,6 +163,18 @@ enum sc_status sc_document_pack(const struct sc_document *document, uint8_t **re
     return SC_OK;
 }
 
+/* What the rest of the daemon relies on. Whether the model has the tokens is for the registry. */
+static bool is_whole(const struct sc_document *d)
+{
+    if (d->n_tokens == 0 || d->n_prefix > d->n_tokens ||
+        sc_document_check_id(d->id, NULL) != SC_OK || !sc_namespace_is_valid(d->ns, strlen(d->ns)))
+        return false;
+    for (uint32_t i = 0; i < d->n_tokens; i++)
+        if (d->tokens[i] < 0)
+            return false;
+    return true;
+}
+
 enum sc_status sc_document_unpack(const uint8_t *bytes, size_t len,
                                   struct sc_document **ret_document, struct sc_err *err)
 {
@@ -183,8 +200,7 @@ enum sc_status sc_document_unpack(const uint8_t *bytes, size_t len,
         return sc_fail(err, SC_ENOMEM, "no memory for a document");
     atomic_init(&d->refs, 1);
     all_fields(&c, d);
-    if (c.bad || c.at != c.n || d->n_tokens == 0 || d->n_prefix > d->n_tokens ||
-        sc_document_check_id(d->id, NULL) != SC_OK) {
+    if (c.bad || c.at != c.n || !is_whole(d)) {
         sc_document_unref(d);
         return sc_fail(err, SC_EFORMAT, "its parts do not fit together");
     }
@@ -293,6 +309,25 @@ static enum sc_status read_one(const char *path, struct sc_document **ret_docume
     return st;
 }
 
+enum sc_status sc_document_lock_dir(const char *dir, int *ret_fd, struct sc_err *err)
+{
+    char path[SC_CONFIG_PATH_BYTES + 8];
+    int fd;
+
+    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+        return sc_fail(err, SC_EIO, "documents.dir: %s: %s", dir, strerror(errno));
+    (void)snprintf(path, sizeof(path), "%s/lock", dir);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return sc_fail(err, SC_EIO, "documents.dir: %s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        (void)close(fd);
+        return sc_fail(err, SC_EEXIST, "documents.dir: %s: another daemon uses it", dir);
+    }
+    *ret_fd = fd;
+    return SC_OK;
+}
+
 enum sc_status sc_document_read_dir(const char *dir,
                                     void (*fn)(void *ctx, struct sc_document *document), void *ctx,
                                     struct sc_err *err)
@@ -301,8 +336,6 @@ enum sc_status sc_document_read_dir(const char *dir,
     const struct dirent *entry;
     DIR *d;
 
-    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
-        return sc_fail(err, SC_EIO, "documents.dir: %s: %s", dir, strerror(errno));
     d = opendir(dir);
     if (d == NULL)
         return sc_fail(err, SC_EIO, "documents.dir: %s: %s", dir, strerror(errno));

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/utf8.h"
 #include "daemon/clock.h"
@@ -30,15 +29,26 @@ struct upload {
     uint64_t pin_ttl_s, start_us;
     char *text;
     size_t len, cap;
+    uint64_t reserved;          /* of documents.memory, for text */
+    enum sc_prefix_state state; /* set before added */
 
     pthread_mutex_t mu; /* guards what follows */
     struct sc_request *request;
     bool closed, cancelled, sending, over; /* over: a status was sent, or is about to be */
     bool has_progress, done, added;
+    uint64_t received;
     uint32_t tokens_done, tokens_total;
     struct sc_ending ending;
     struct sc_err err; /* of the reading */
 };
+
+static void free_text(struct upload *u)
+{
+    free(u->text);
+    u->text = NULL;
+    sc_documents_release(u->app->documents, u->reserved);
+    u->reserved = 0;
+}
 
 static void unref(struct upload *u)
 {
@@ -47,9 +57,9 @@ static void unref(struct upload *u)
     if (u->request != NULL)
         sc_request_unref(u->request);
     sc_document_unref(u->document);
+    free_text(u);
     sc_rpc_unref(u->rpc);
     (void)pthread_mutex_destroy(&u->mu);
-    free(u->text);
     free(u);
 }
 
@@ -65,24 +75,14 @@ static void post(struct upload *u, struct sc_dispatch *to, struct sc_dispatch_it
         unref(u);
 }
 
-static void fail(struct upload *u, enum sc_status st, const char *text)
-{
-    (void)pthread_mutex_lock(&u->mu);
-    bool over = u->over;
-    u->over = true;
-    (void)pthread_mutex_unlock(&u->mu);
-    if (!over)
-        sc_rpc_fail(u->rpc, st, text);
-}
-
 /* ---- sending ---- */
 
-static void send_progress(struct upload *u, uint32_t done, uint32_t total)
+static void send_progress(struct upload *u, uint64_t received, uint32_t done, uint32_t total)
 {
     Semanticache__V1__PutDocumentResponse m = SEMANTICACHE__V1__PUT_DOCUMENT_RESPONSE__INIT;
     Semanticache__V1__DocumentProgress p = SEMANTICACHE__V1__DOCUMENT_PROGRESS__INIT;
 
-    p.bytes_received = u->document->bytes;
+    p.bytes_received = received;
     p.tokens_done = done;
     p.tokens_total = total;
     m.event_case = SEMANTICACHE__V1__PUT_DOCUMENT_RESPONSE__EVENT_PROGRESS;
@@ -95,7 +95,7 @@ static void send_document(struct upload *u)
     Semanticache__V1__PutDocumentResponse m = SEMANTICACHE__V1__PUT_DOCUMENT_RESPONSE__INIT;
     struct sc_document_message d;
 
-    sc_document_fill(u->document, SC_PREFIX_DEVICE, &d);
+    sc_document_fill(u->document, u->state, &d);
     m.event_case = SEMANTICACHE__V1__PUT_DOCUMENT_RESPONSE__EVENT_DOCUMENT;
     m.document = &d.document;
     sc_rpc_finish(u->rpc, &m.base);
@@ -107,6 +107,7 @@ static void pump(struct upload *u)
 {
     enum next next = NOTHING;
     uint32_t done = 0, total = 0;
+    uint64_t received = 0;
 
     (void)pthread_mutex_lock(&u->mu);
     if (!u->sending && !u->over && !u->closed) {
@@ -118,6 +119,7 @@ static void pump(struct upload *u)
             next = PROGRESS;
         done = u->tokens_done;
         total = u->tokens_total;
+        received = u->received;
         u->has_progress = false;
         u->sending = next != NOTHING;
         u->over = next == FINISH || next == FAIL;
@@ -125,12 +127,21 @@ static void pump(struct upload *u)
     (void)pthread_mutex_unlock(&u->mu);
     if (next == PROGRESS) {
         ref(u); /* dropped by on_sent */
-        send_progress(u, done, total);
+        send_progress(u, received, done, total);
     } else if (next == FINISH) {
         send_document(u);
     } else if (next == FAIL) {
         sc_rpc_fail(u->rpc, u->err.status, u->err.text);
     }
+}
+
+/* The status goes out when no message does: at once, or after on_sent. */
+static void fail(struct upload *u, enum sc_status st, const char *text)
+{
+    (void)pthread_mutex_lock(&u->mu);
+    (void)sc_fail(&u->err, st, "%s", text);
+    (void)pthread_mutex_unlock(&u->mu);
+    pump(u);
 }
 
 static void run_tell(struct sc_dispatch_item *item)
@@ -270,9 +281,30 @@ static enum sc_status begin(struct upload *u, struct sc_err *err)
     }
     d->tokens = ids.ids;
     d->n_tokens = (uint32_t)ids.n;
-    free(u->text);
-    u->text = NULL;
+    free_text(u);
+    (void)pthread_mutex_lock(&u->mu);
+    u->tokens_total = d->n_tokens;
+    u->has_progress = true;
+    (void)pthread_mutex_unlock(&u->mu);
     return submit(u, err);
+}
+
+static enum sc_status add(struct upload *u, struct sc_err *err)
+{
+    struct sc_document *old = NULL;
+    enum sc_status st = SC_OK;
+
+    if (u->has_pin) /* the request asked for it, and was not told whether there was room */
+        st = sc_document_pin(u->app, u->document, u->pin_ttl_s, err);
+    if (st == SC_OK)
+        st = sc_documents_add(u->app->documents, u->document, u->replace, &old, err);
+    if (old != NULL)
+        sc_document_forget(u->app, old);
+    sc_document_unref(old);
+    /* The end of a request comes before its entries are kept: a question that the client sends at
+     * once has to find them. */
+    u->state = sc_document_state(u->app, u->document);
+    return st;
 }
 
 /* Twice: to tokenise and submit, and to add what was read. */
@@ -293,13 +325,10 @@ static void run_work(struct sc_dispatch_item *item)
         struct sc_document *d = u->document;
         d->created_us = sc_unix_us();
         atomic_store(&d->used_us, d->created_us);
-        if (u->has_pin)
-            atomic_store(&d->pinned_until_us,
-                         u->pin_ttl_s == 0 ? INT64_MAX
-                                           : d->created_us + (int64_t)u->pin_ttl_s * 1000000);
-        /* A client that left does not know it: nothing is left behind. */
         if (!gone)
-            st = sc_documents_add(u->app->documents, d, u->replace, &err);
+            st = add(u, &err);
+        if (gone || st != SC_OK) /* the client does not know it: nothing is left behind */
+            sc_document_forget(u->app, d);
         (void)pthread_mutex_lock(&u->mu);
         u->added = st == SC_OK && !gone;
         (void)pthread_mutex_unlock(&u->mu);
@@ -315,43 +344,13 @@ static void run_work(struct sc_dispatch_item *item)
 
 /* ---- receiving ---- */
 
-static enum sc_status copy_field(char *to, size_t max, const char *from, const char *name,
-                                 struct sc_err *err)
-{
-    size_t len = strlen(from);
-
-    if (len > max)
-        return sc_fail(err, SC_EINVAL, "%s: %zu bytes, limit %zu", name, len, max);
-    memcpy(to, from, len + 1);
-    return SC_OK;
-}
-
 static enum sc_status take_header(struct upload *u, const Semanticache__V1__DocumentHeader *h,
                                   struct sc_err *err)
 {
     struct sc_document *d = u->document;
     struct sc_document *old;
-    uint64_t random[2] = {0};
-    enum sc_status st;
+    enum sc_status st = sc_document_take_header(d, h, err);
 
-    if (h->document_id[0] == '\0') {
-        (void)!getrandom(random, sizeof(random), 0);
-        (void)snprintf(d->id, sizeof(d->id), "d-%016" PRIx64 "%016" PRIx64, random[0], random[1]);
-    } else {
-        st = sc_document_check_id(h->document_id, err);
-        if (st != SC_OK)
-            return st;
-        (void)snprintf(d->id, sizeof(d->id), "%s", h->document_id);
-    }
-    st = copy_field(d->title, SC_DOCUMENT_TITLE_MAX, h->title, "title", err);
-    if (st == SC_OK && h->kv != NULL) {
-        d->kv_bytes = protobuf_c_message_get_packed_size(&h->kv->base);
-        d->kv = d->kv_bytes <= SC_DOCUMENT_OPTIONS_MAX ? malloc(d->kv_bytes + 1) : NULL;
-        if (d->kv == NULL)
-            return sc_fail(err, SC_EINVAL, "kv: %zu bytes, limit %u", d->kv_bytes,
-                           SC_DOCUMENT_OPTIONS_MAX);
-        (void)protobuf_c_message_pack(&h->kv->base, d->kv);
-    }
     if (st != SC_OK)
         return st;
     u->replace = SC_PB_GET(h, replace, false);
@@ -373,6 +372,7 @@ static enum sc_status take_data(struct upload *u, const ProtobufCBinaryData *dat
 {
     uint64_t max = u->app->config->document_max_bytes;
     size_t cap = u->cap > 0 ? u->cap : 4096;
+    enum sc_status st = SC_OK;
     char *bigger;
 
     if (data->len > max - u->len)
@@ -380,6 +380,11 @@ static enum sc_status take_data(struct upload *u, const ProtobufCBinaryData *dat
                        max);
     while (cap < u->len + data->len)
         cap *= 2;
+    if (cap > u->reserved)
+        st = sc_documents_reserve(u->app->documents, cap - u->reserved, err);
+    if (st != SC_OK)
+        return st;
+    u->reserved = cap;
     bigger = cap > u->cap ? realloc(u->text, cap) : u->text;
     if (bigger == NULL)
         return sc_fail(err, SC_ENOMEM, "no memory for a document of %zu bytes", u->len + data->len);
@@ -388,6 +393,10 @@ static enum sc_status take_data(struct upload *u, const ProtobufCBinaryData *dat
     if (data->len > 0)
         memcpy(u->text + u->len, data->data, data->len);
     u->len += data->len;
+    (void)pthread_mutex_lock(&u->mu);
+    u->received = u->len;
+    u->has_progress = true;
+    (void)pthread_mutex_unlock(&u->mu);
     return SC_OK;
 }
 
@@ -435,10 +444,12 @@ static void take_part(struct upload *u, const Semanticache__V1__PutDocumentReque
         st = take_data(u, &part->data, &err);
     else
         st = sc_fail(&err, SC_EINVAL, "part: a second header, or neither header nor data");
-    if (st == SC_OK)
+    if (st == SC_OK) {
         sc_rpc_receive(u->rpc);
-    else
+        pump(u);
+    } else {
         fail(u, st, err.text);
+    }
 }
 
 void sc_document_put(struct sc_rpc *rpc, const ProtobufCMessage *message)

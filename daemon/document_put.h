@@ -18,11 +18,25 @@ struct sc_document_message {
 void sc_document_fill(const struct sc_document *document, enum sc_prefix_state state,
                       struct sc_document_message *ret);
 
+/* Id (made up if there is none), title and KV options. */
+enum sc_status sc_document_take_header(struct sc_document *document,
+                                       const Semanticache__V1__DocumentHeader *header,
+                                       struct sc_err *err) SC_MUST_CHECK;
+
 /* The KV options it was put with; message NULL: none were given. */
 enum sc_status sc_document_options(const struct sc_document *document, struct sc_unpacked *ret,
                                    struct sc_err *err) SC_MUST_CHECK;
 
 /* The handler of PutDocument. */
 void sc_document_put(struct sc_rpc *rpc, const ProtobufCMessage *message);
+
+/* Waits for the scheduler: what it was to keep before is kept then. */
+enum sc_prefix_state sc_document_state(struct sc_app *app, const struct sc_document *document);
+/* SC_EFULL: too much is pinned; SC_ERANGE: not on the device. Waits for the scheduler. */
+enum sc_status sc_document_pin(struct sc_app *app, struct sc_document *document,
+                               uint64_t ttl_seconds, struct sc_err *err) SC_MUST_CHECK;
+/* Drops its entries, on the device and in the store, unless a document that is known has the same.
+ * Waits for the scheduler. */
+void sc_document_forget(struct sc_app *app, const struct sc_document *document);
 
 #endif

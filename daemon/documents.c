@@ -1,17 +1,23 @@
 #include "daemon/documents.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/utf8.h"
 
 struct sc_documents {
     const char *dir; /* NULL: nothing is kept */
+    int lock_fd;     /* of it; -1: none */
     uint32_t max;
+    uint64_t memory_max;
+    uint32_t vocab;
     struct sc_hash model;
     pthread_mutex_t mu;        /* guards what follows */
+    uint64_t memory;           /* of documents, and of texts that are being put */
     struct sc_document **list; /* [max], sorted by namespace, then id */
     size_t n;
 };
@@ -114,6 +120,59 @@ static bool is_at_locked(const struct sc_documents *ds, size_t at, const char *n
     return at < ds->n && compare(ds->list[at], ns, id) == 0;
 }
 
+static uint64_t memory_of(const struct sc_document *d)
+{
+    return sizeof(*d) + d->kv_bytes + (uint64_t)d->n_tokens * sizeof(*d->tokens);
+}
+
+static enum sc_status reserve_locked(struct sc_documents *ds, uint64_t bytes, struct sc_err *err)
+{
+    if (bytes > ds->memory_max || ds->memory > ds->memory_max - bytes)
+        return sc_fail(err, SC_EFULL,
+                       "documents take %" PRIu64 " bytes, %" PRIu64
+                       " more pass the limit of %" PRIu64 " (documents.memory)",
+                       ds->memory, bytes, ds->memory_max);
+    ds->memory += bytes;
+    return SC_OK;
+}
+
+static void release_locked(struct sc_documents *ds, uint64_t bytes)
+{
+    SC_ASSERT(bytes <= ds->memory);
+    ds->memory -= bytes;
+}
+
+enum sc_status sc_documents_reserve(struct sc_documents *ds, uint64_t bytes, struct sc_err *err)
+{
+    (void)pthread_mutex_lock(&ds->mu);
+    enum sc_status st = reserve_locked(ds, bytes, err);
+    (void)pthread_mutex_unlock(&ds->mu);
+    return st;
+}
+
+void sc_documents_release(struct sc_documents *ds, uint64_t bytes)
+{
+    (void)pthread_mutex_lock(&ds->mu);
+    release_locked(ds, bytes);
+    (void)pthread_mutex_unlock(&ds->mu);
+}
+
+static bool share_locked(const struct sc_documents *ds, const struct sc_hash *key)
+{
+    for (size_t i = 0; i < ds->n; i++)
+        if (memcmp(&ds->list[i]->prefix_key, key, sizeof(*key)) == 0)
+            return true;
+    return false;
+}
+
+bool sc_documents_share(struct sc_documents *ds, const struct sc_hash *prefix_key)
+{
+    (void)pthread_mutex_lock(&ds->mu);
+    bool yes = share_locked(ds, prefix_key);
+    (void)pthread_mutex_unlock(&ds->mu);
+    return yes;
+}
+
 static void insert_locked(struct sc_documents *ds, size_t at, struct sc_document *d)
 {
     memmove(ds->list + at + 1, ds->list + at, (ds->n - at) * sizeof(*ds->list));
@@ -121,16 +180,31 @@ static void insert_locked(struct sc_documents *ds, size_t at, struct sc_document
     ds->n++;
 }
 
+static bool has_tokens(const struct sc_documents *ds, const struct sc_document *d)
+{
+    for (uint32_t i = 0; i < d->n_tokens; i++)
+        if ((uint32_t)d->tokens[i] >= ds->vocab)
+            return false;
+    return true;
+}
+
 static void take_read(void *ctx, struct sc_document *d)
 {
     struct sc_documents *ds = ctx;
     size_t at = place_locked(ds, d->ns, d->id);
+    struct sc_err err = SC_ERR_INIT;
 
     if (memcmp(&d->model, &ds->model, sizeof(d->model)) != 0) {
         sc_warn("document skipped", "id=%s reason=\"it was put for another model\"", d->id);
         sc_document_unref(d);
+    } else if (!has_tokens(ds, d)) {
+        sc_warn("document skipped", "id=%s reason=\"the model lacks some of its tokens\"", d->id);
+        sc_document_unref(d);
     } else if (ds->n == ds->max || is_at_locked(ds, at, d->ns, d->id)) {
         sc_warn("document skipped", "id=%s reason=\"documents.max is %u\"", d->id, ds->max);
+        sc_document_unref(d);
+    } else if (reserve_locked(ds, memory_of(d), &err) != SC_OK) {
+        sc_warn("document skipped", "id=%s reason=\"%s\"", d->id, err.text);
         sc_document_unref(d);
     } else {
         insert_locked(ds, at, d);
@@ -150,9 +224,14 @@ enum sc_status sc_documents_open(struct sc_app *app, struct sc_documents **ret_d
     }
     (void)pthread_mutex_init(&ds->mu, NULL);
     ds->max = c->documents_max;
+    ds->memory_max = c->documents_memory_bytes;
     ds->dir = c->documents_dir[0] != '\0' ? c->documents_dir : NULL;
     ds->model = app->model->fingerprint;
+    ds->vocab = app->model->config.vocab;
+    ds->lock_fd = -1;
     if (ds->dir != NULL)
+        st = sc_document_lock_dir(ds->dir, &ds->lock_fd, err);
+    if (ds->dir != NULL && st == SC_OK)
         st = sc_document_read_dir(ds->dir, take_read, ds, err);
     if (st != SC_OK) {
         sc_documents_close(ds);
@@ -170,6 +249,8 @@ void sc_documents_close(struct sc_documents *ds)
         return;
     for (size_t i = 0; i < ds->n; i++)
         sc_document_unref(ds->list[i]);
+    if (ds->lock_fd >= 0)
+        (void)close(ds->lock_fd);
     (void)pthread_mutex_destroy(&ds->mu);
     free(ds->list);
     free(ds);
@@ -198,33 +279,45 @@ struct sc_document *sc_documents_find(struct sc_documents *ds, const char *ns, c
 }
 
 /* The file first: a document that a client was told of is there after a crash. */
-enum sc_status sc_documents_add(struct sc_documents *ds, struct sc_document *d, bool replace,
-                                struct sc_err *err)
+static enum sc_status add_locked(struct sc_documents *ds, struct sc_document *d, bool replace,
+                                 struct sc_document **ret_old, struct sc_err *err)
 {
-    struct sc_document *old = NULL;
-    enum sc_status st = SC_OK;
-
-    (void)pthread_mutex_lock(&ds->mu);
     size_t at = place_locked(ds, d->ns, d->id);
-    if (is_at_locked(ds, at, d->ns, d->id) && !replace)
-        st = sc_fail(err, SC_EEXIST, "document_id: \"%s\" exists; say replace to put it anew",
-                     d->id);
-    else if (!is_at_locked(ds, at, d->ns, d->id) && ds->n == ds->max)
-        st = sc_fail(err, SC_EFULL, "documents: %u are known, limit %u (documents.max)", ds->max,
-                     ds->max);
-    if (st == SC_OK && ds->dir != NULL) /* rare, and a document's name must not be taken twice */
+    bool known = is_at_locked(ds, at, d->ns, d->id);
+    enum sc_status st;
+
+    if (known && !replace)
+        return sc_fail(err, SC_EEXIST, "document_id: \"%s\" exists; say replace to put it anew",
+                       d->id);
+    if (!known && ds->n == ds->max)
+        return sc_fail(err, SC_EFULL, "documents: %u are known, limit %u (documents.max)", ds->max,
+                       ds->max);
+    st = reserve_locked(ds, memory_of(d), err);
+    if (st != SC_OK)
+        return st;
+    if (ds->dir != NULL) /* rare, and a document's name must not be taken twice */
         st = sc_document_write(ds->dir, d, err);
-    if (st == SC_OK) {
-        ref(d);
-        if (is_at_locked(ds, at, d->ns, d->id)) {
-            old = ds->list[at];
-            ds->list[at] = d;
-        } else {
-            insert_locked(ds, at, d);
-        }
+    if (st != SC_OK) {
+        release_locked(ds, memory_of(d));
+        return st;
     }
+    ref(d);
+    *ret_old = known ? ds->list[at] : NULL;
+    if (known) {
+        release_locked(ds, memory_of(ds->list[at]));
+        ds->list[at] = d;
+    } else {
+        insert_locked(ds, at, d);
+    }
+    return SC_OK;
+}
+
+enum sc_status sc_documents_add(struct sc_documents *ds, struct sc_document *d, bool replace,
+                                struct sc_document **ret_old, struct sc_err *err)
+{
+    (void)pthread_mutex_lock(&ds->mu);
+    enum sc_status st = add_locked(ds, d, replace, ret_old, err);
     (void)pthread_mutex_unlock(&ds->mu);
-    sc_document_unref(old);
     return st;
 }
 
@@ -241,9 +334,8 @@ enum sc_status sc_documents_remove(struct sc_documents *ds, const char *ns, cons
         d = ds->list[at];
         memmove(ds->list + at, ds->list + at + 1, (ds->n - at - 1) * sizeof(*ds->list));
         ds->n--;
-        for (size_t i = 0; i < ds->n && !*ret_shared; i++)
-            *ret_shared =
-                memcmp(&ds->list[i]->prefix_key, &d->prefix_key, sizeof(d->prefix_key)) == 0;
+        release_locked(ds, memory_of(d));
+        *ret_shared = share_locked(ds, &d->prefix_key);
         if (ds->dir != NULL)
             sc_document_unlink(ds->dir, d);
     }

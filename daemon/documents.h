@@ -50,10 +50,19 @@ uint32_t sc_documents_count(struct sc_documents *documents);
 struct sc_document *sc_documents_find(struct sc_documents *documents, const char *ns,
                                       const char *id);
 void sc_document_unref(struct sc_document *document); /* NULL is fine */
-/* Takes a reference of its own and writes the file. SC_EEXIST unless replace; SC_EFULL:
- * documents.max; SC_EIO: the file could not be written (nothing was added). */
+/* Takes a reference of its own and writes the file. *ret_old: what was replaced (the caller's
+ * reference), or NULL. SC_EEXIST unless replace; SC_EFULL: documents.max, documents.memory; SC_EIO:
+ * the file could not be written (nothing was added). */
 enum sc_status sc_documents_add(struct sc_documents *documents, struct sc_document *document,
-                                bool replace, struct sc_err *err) SC_MUST_CHECK;
+                                bool replace, struct sc_document **ret_old,
+                                struct sc_err *err) SC_MUST_CHECK;
+/* True: one that is known has these entries. */
+bool sc_documents_share(struct sc_documents *documents, const struct sc_hash *prefix_key);
+/* Memory of texts that are being put; documents.memory bounds them and the documents together.
+ * SC_EFULL. */
+enum sc_status sc_documents_reserve(struct sc_documents *documents, uint64_t bytes,
+                                    struct sc_err *err) SC_MUST_CHECK;
+void sc_documents_release(struct sc_documents *documents, uint64_t bytes);
 /* SC_ENOENT. ret_shared: another document has the same entries. */
 enum sc_status sc_documents_remove(struct sc_documents *documents, const char *ns, const char *id,
                                    struct sc_document **ret_document, bool *ret_shared,
@@ -88,6 +97,9 @@ enum sc_status sc_document_unpack(const uint8_t *bytes, size_t len,
 enum sc_status sc_document_write(const char *dir, const struct sc_document *document,
                                  struct sc_err *err) SC_MUST_CHECK;
 void sc_document_unlink(const char *dir, const struct sc_document *document);
+/* Makes the directory if it is missing, and locks it as long as *ret_fd is open. SC_EEXIST: another
+ * daemon has it; it would not know of what we put, nor we of what it deletes. */
+enum sc_status sc_document_lock_dir(const char *dir, int *ret_fd, struct sc_err *err) SC_MUST_CHECK;
 /* Calls fn for every document of the directory; what is not one is renamed to .bad, with a line. */
 enum sc_status sc_document_read_dir(const char *dir,
                                     void (*fn)(void *ctx, struct sc_document *document), void *ctx,

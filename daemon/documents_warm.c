@@ -10,6 +10,7 @@
 #include "daemon/clock.h"
 #include "daemon/convert.h"
 #include "daemon/document_put.h"
+#include "daemon/sdnotify.h"
 #include "daemon/services.h"
 
 #define LINE_BYTES_MAX (SC_CONFIG_PATH_BYTES + SC_DOCUMENT_ID_MAX + 32u)
@@ -18,7 +19,8 @@ struct sc_warm {
     struct sc_app *app;
     const char *ns;
     pthread_t thread;
-    pthread_mutex_t mu; /* guards what follows */
+    unsigned n_read, n_failed; /* the thread's */
+    pthread_mutex_t mu;        /* guards what follows */
     pthread_cond_t over;
     struct sc_request *request; /* being read */
     bool stopping, done;
@@ -126,7 +128,7 @@ static enum sc_status read_text(const char *path, uint64_t max, char **ret_text,
 static enum sc_status read_document(struct sc_warm *w, const char *id, const char *path, bool pin,
                                     struct sc_err *err)
 {
-    struct sc_document *d = calloc(1, sizeof(*d));
+    struct sc_document *d = calloc(1, sizeof(*d)), *old = NULL;
     struct sc_ids ids = {0};
     char *text = NULL;
     size_t len = 0;
@@ -153,15 +155,29 @@ static enum sc_status read_document(struct sc_warm *w, const char *id, const cha
         atomic_store(&d->pinned_until_us, pin ? INT64_MAX : 0);
         st = read_tokens(w, d, pin ? UINT64_MAX : 0, err);
     }
+    if (st == SC_OK && pin) {
+        st = sc_document_pin(w->app, d, 0, err);
+        if (st != SC_OK) { /* it is read all the same */
+            sc_warn("document not pinned", "id=%s reason=\"%s\"", id, err->text);
+            atomic_store(&d->pinned_until_us, 0);
+            sc_err_clear(err);
+            st = SC_OK;
+        }
+    }
     if (st == SC_OK)
-        st = sc_documents_add(w->app->documents, d, true, err);
+        st = sc_documents_add(w->app->documents, d, true, &old, err);
+    if (old != NULL) /* its text is another one now */
+        sc_document_forget(w->app, old);
+    sc_document_unref(old);
     sc_document_unref(d);
     return st;
 }
 
-static void told(const char *id, enum sc_status st, const struct sc_err *err,
-                 const struct sc_warm *w)
+static void told(const char *id, enum sc_status st, const struct sc_err *err, struct sc_warm *w)
 {
+    w->n_read += st == SC_OK ? 1 : 0;
+    w->n_failed += st == SC_OK ? 0 : 1;
+    sc_notify_status("ready, reading documents: %u read, %u failed", w->n_read, w->n_failed);
     if (st == SC_OK)
         sc_notice("document read", "id=%s tokens=%u cached=%u", id, w->receipt.kv.logical_tokens,
                   w->receipt.cached_tokens);
@@ -233,6 +249,8 @@ static void *thread_main(void *arg)
     read_pinned(w);
     if (w->app->config->documents_warm[0] != '\0' && !stopping(w))
         read_manifest(w, w->app->config->documents_warm);
+    if (w->n_read + w->n_failed > 0 && !stopping(w))
+        sc_notify_status("ready");
     return NULL;
 }
 

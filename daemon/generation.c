@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "daemon/clock.h"
+#include "daemon/keys.h"
 
 void sc_generation_ref(struct sc_generation *g)
 {
@@ -223,16 +224,16 @@ static void count(struct sc_registry_entry *entry, void *ctx)
     (void)ctx;
 }
 
-unsigned sc_generation_abort(struct sc_app *app, const char *request_id, enum sc_status st,
-                             const char *text)
+unsigned sc_generation_abort(struct sc_app *app, const char *ns, const char *request_id,
+                             enum sc_status st, const char *text)
 {
     struct abort_order order = {.st = st, .text = text};
 
-    order.cap = sc_registry_each(&app->registry, request_id, count, NULL);
+    order.cap = sc_registry_each(&app->registry, ns, request_id, count, NULL);
     order.list = calloc(order.cap > 0 ? order.cap : 1, sizeof(struct sc_generation *));
     if (order.list == NULL)
         return 0;
-    (void)sc_registry_each(&app->registry, request_id, collect, &order);
+    (void)sc_registry_each(&app->registry, ns, request_id, collect, &order);
     for (unsigned i = 0; i < order.n; i++) {
         struct sc_generation *g = order.list[i];
         (void)pthread_mutex_lock(&g->mu);
@@ -264,6 +265,7 @@ static struct sc_generation *create(struct sc_app *app, struct sc_rpc *rpc,
     g->app = app;
     g->rpc = rpc;
     sc_rpc_ref(rpc);
+    g->entry.ns = sc_rpc_identity(rpc)->ns; /* g holds the rpc */
     g->kind = opts->kind;
     g->progress = opts->progress;
     g->logprobs = opts->params->opts.sampling.logprobs;

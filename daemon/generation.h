@@ -32,8 +32,8 @@ struct sc_generation_opts {
 void sc_generation_start(struct sc_app *app, struct sc_rpc *rpc,
                          const struct sc_generation_opts *opts);
 
-/* Ends requests with that id (NULL: all). Returns how many there were. */
-unsigned sc_generation_abort(struct sc_app *app, const char *request_id, enum sc_status st,
-                             const char *text);
+/* Ends requests with that id in that namespace (id NULL: all). Returns how many there were. */
+unsigned sc_generation_abort(struct sc_app *app, const char *ns, const char *request_id,
+                             enum sc_status st, const char *text);
 
 #endif

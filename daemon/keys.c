@@ -72,6 +72,12 @@ static bool is(const struct word *w, const char *text)
     return w->len == strlen(text) && memcmp(w->at, text, w->len) == 0;
 }
 
+/* What is long enough to be a key in the wrong column is not shown. */
+static int shown(const struct word *w)
+{
+    return w->len < SC_KEY_BYTES_MIN ? (int)w->len : 0;
+}
+
 /* Never shows a key: errors name the line. */
 static enum sc_status parse_line(const char *path, unsigned no, const struct word *w, size_t n,
                                  struct key *ret_key, struct sc_err *err)
@@ -88,10 +94,10 @@ static enum sc_status parse_line(const char *path, unsigned no, const struct wor
     if (!sc_namespace_is_valid(w[1].at, w[1].len))
         return sc_fail(err, SC_EINVAL,
                        "%s:%u: namespace \"%.*s\": must be 1..%u of A-Z a-z 0-9 . _ -", path, no,
-                       (int)(w[1].len < 80 ? w[1].len : 80), w[1].at, SC_NAMESPACE_BYTES_MAX);
+                       shown(&w[1]), w[1].at, SC_NAMESPACE_BYTES_MAX);
     if (!is(&w[2], "user") && !is(&w[2], "admin"))
         return sc_fail(err, SC_EINVAL, "%s:%u: role \"%.*s\": must be user or admin", path, no,
-                       (int)(w[2].len < 80 ? w[2].len : 80), w[2].at);
+                       shown(&w[2]), w[2].at);
     *ret_key =
         (struct key){.hash = hash_key(w[0].at, w[0].len), .identity.admin = is(&w[2], "admin")};
     memcpy(ret_key->identity.ns, w[1].at, w[1].len);
@@ -141,7 +147,7 @@ static enum sc_status parse(const char *path, const char *text, size_t len, stru
 static enum sc_status read_file(const char *path, char **ret_text, size_t *ret_len,
                                 struct sc_err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
     enum sc_status st = SC_OK;
     char *text = NULL;
     struct stat info;

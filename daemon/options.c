@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "daemon/keys.h"
+
 const struct sc_option_flag sc_option_flags[] = {
     {"model", "model.dir", "DIR", "model directory in Hugging Face format"},
     {"listen", "server.listen", "ADDR:PORT[,...]", "where to listen (127.0.0.1:50051)"},
@@ -132,6 +134,16 @@ enum sc_status sc_options_parse(int argc, const char *const *argv, struct sc_opt
     return SC_OK;
 }
 
+/* So that --check-config and a reload name its file and line, before anything has changed. */
+static enum sc_status check_keys(const struct sc_config *config, struct sc_err *err)
+{
+    struct sc_keys *keys = NULL;
+    enum sc_status st = sc_keys_open(config->keys_file, &keys, err);
+
+    sc_keys_close(keys);
+    return st;
+}
+
 enum sc_status sc_options_load(const struct sc_options *o, struct sc_config *ret_config,
                                struct sc_err *err)
 {
@@ -151,6 +163,8 @@ enum sc_status sc_options_load(const struct sc_options *o, struct sc_config *ret
         if (st != SC_OK && o->config_path != NULL)
             st = sc_err_prefix(err, st, "%s", o->config_path);
     }
+    if (st == SC_OK && config.keys_file[0] != '\0')
+        st = check_keys(&config, err);
     if (st == SC_OK)
         *ret_config = config;
     return st;

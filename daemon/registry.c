@@ -21,7 +21,7 @@ enum sc_status sc_registry_add(struct sc_registry *r, struct sc_registry_entry *
 
     (void)pthread_mutex_lock(&r->mu);
     for (const struct sc_registry_entry *e = r->head; e != NULL; e = e->next) {
-        if (strcmp(e->id, entry->id) == 0)
+        if (strcmp(e->id, entry->id) == 0 && strcmp(e->ns, entry->ns) == 0)
             st = SC_EEXIST;
     }
     if (st == SC_OK) {
@@ -53,14 +53,14 @@ void sc_registry_remove(struct sc_registry *r, struct sc_registry_entry *entry)
     (void)pthread_mutex_unlock(&r->mu);
 }
 
-unsigned sc_registry_each(struct sc_registry *r, const char *id,
+unsigned sc_registry_each(struct sc_registry *r, const char *ns, const char *id,
                           void (*fn)(struct sc_registry_entry *entry, void *ctx), void *ctx)
 {
     unsigned n = 0;
 
     (void)pthread_mutex_lock(&r->mu);
     for (struct sc_registry_entry *e = r->head; e != NULL; e = e->next) {
-        if (id == NULL || strcmp(e->id, id) == 0) {
+        if (id == NULL || (strcmp(e->id, id) == 0 && strcmp(e->ns, ns) == 0)) {
             fn(e, ctx);
             n++;
         }

@@ -15,6 +15,7 @@
 
 struct sc_registry_entry {
     struct sc_registry_entry *prev, *next;
+    const char *ns; /* outlives the entry; ids of two namespaces do not meet */
     char id[SC_REQUEST_ID_MAX + 1];
     bool listed;
 };
@@ -27,14 +28,14 @@ struct sc_registry {
 void sc_registry_init(struct sc_registry *registry);
 void sc_registry_fini(struct sc_registry *registry); /* must be empty */
 
-/* SC_EEXIST: the id is in use. */
+/* SC_EEXIST: the id is in use in its namespace. */
 enum sc_status sc_registry_add(struct sc_registry *registry, struct sc_registry_entry *entry,
                                struct sc_err *err) SC_MUST_CHECK;
 void sc_registry_remove(struct sc_registry *registry, struct sc_registry_entry *entry);
 
-/* Calls fn for the entry of that id, or for all (id NULL), under the lock: fn must not call back.
- * Returns how many there were. */
-unsigned sc_registry_each(struct sc_registry *registry, const char *id,
+/* Calls fn for the entry of that id in that namespace, or for all (id NULL), under the lock: fn
+ * must not call back. Returns how many there were. */
+unsigned sc_registry_each(struct sc_registry *registry, const char *ns, const char *id,
                           void (*fn)(struct sc_registry_entry *entry, void *ctx), void *ctx);
 
 #endif

@@ -10,13 +10,12 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/log.h"
 #include "daemon/app.h"
 #include "daemon/clock.h"
+#include "daemon/envelope.h"
 #include "daemon/inflate.h"
-#include "daemon/keys.h"
 #include "daemon/server.h"
 #include "daemon/status_map.h"
 #include "daemon/tsan.h"
@@ -142,18 +141,6 @@ void *sc_rpc_hold_state(struct sc_rpc *rpc, void (*hold)(void *state), bool *ret
 
 /* ---- sending ---- */
 
-static grpc_byte_buffer *pack(const ProtobufCMessage *message)
-{
-    size_t bytes = protobuf_c_message_get_packed_size(message);
-    grpc_slice slice = grpc_slice_malloc(bytes);
-    grpc_byte_buffer *buffer;
-
-    (void)protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(slice));
-    buffer = grpc_raw_byte_buffer_create(&slice, 1);
-    grpc_slice_unref(slice);
-    return buffer;
-}
-
 static void on_send_done(struct sc_tag *tag, bool ok)
 {
     struct sc_rpc *rpc = ((struct rpc_tag *)tag)->rpc;
@@ -200,7 +187,7 @@ static size_t add_message(struct sc_rpc *rpc, const ProtobufCMessage *message, g
 {
     if (message == NULL)
         return n;
-    rpc->sending = pack(message);
+    rpc->sending = sc_envelope_pack(message);
     ops[n].op = GRPC_OP_SEND_MESSAGE;
     ops[n].data.send_message.send_message = rpc->sending;
     return n + 1;
@@ -247,31 +234,6 @@ void sc_rpc_reply(struct sc_rpc *rpc, const ProtobufCMessage *message)
     sc_rpc_finish(rpc, message);
 }
 
-/* google.rpc.Status { code = 1, message = 2, details = 3 { type_url = 1, value = 2 } } with one
- * RetryInfo { retry_delay = 1 { seconds = 1 } }: few enough bytes to write here. The text stays
- * out: it is in grpc-message. */
-static void add_retry_info(struct sc_rpc *rpc)
-{
-    static const char type[] = "type.googleapis.com/google.rpc.RetryInfo";
-    uint8_t buf[64];
-    size_t n = 0;
-
-    _Static_assert(sizeof(type) - 1 + 12 <= sizeof(buf), "RetryInfo does not fit");
-    buf[n++] = 0x08;
-    buf[n++] = GRPC_STATUS_RESOURCE_EXHAUSTED;
-    buf[n++] = 0x1a;
-    buf[n++] = (uint8_t)(2 + sizeof(type) - 1 + 2 + 4);
-    buf[n++] = 0x0a;
-    buf[n++] = (uint8_t)(sizeof(type) - 1);
-    memcpy(buf + n, type, sizeof(type) - 1);
-    n += sizeof(type) - 1;
-    memcpy(buf + n, (const uint8_t[]){0x12, 0x04, 0x0a, 0x02, 0x08, 0x01}, 6); /* one second */
-    n += 6;
-    rpc->details_bin.key = grpc_slice_from_static_string("grpc-status-details-bin");
-    rpc->details_bin.value = grpc_slice_from_copied_buffer((const char *)buf, n);
-    rpc->has_details_bin = true;
-}
-
 void sc_rpc_fail(struct sc_rpc *rpc, enum sc_status st, const char *text)
 {
     grpc_op ops[2] = {0};
@@ -281,8 +243,10 @@ void sc_rpc_fail(struct sc_rpc *rpc, enum sc_status st, const char *text)
         return;
     sc_debug("call failed", "method=%s status=%s", sc_rpc_path(rpc), sc_status_name(st));
     rpc->status_text = grpc_slice_from_copied_string(text);
-    if (st == SC_EFULL)
-        add_retry_info(rpc);
+    if (st == SC_EFULL) {
+        rpc->details_bin = sc_envelope_retry_info();
+        rpc->has_details_bin = true;
+    }
     n = add_initial(rpc, ops, 0);
     n = add_status(rpc, sc_status_to_grpc(st), ops, n);
     start_batch(rpc, ops, n, &rpc->send_tag);
@@ -347,7 +311,7 @@ static bool is_closed(struct sc_rpc *rpc)
     return closed;
 }
 
-/* On the thread of long messages; the reference is on_received's. */
+/* On the thread of long messages or of slow calls; the reference is on_received's. */
 static void run_long(struct sc_dispatch_item *item)
 {
     struct sc_rpc *rpc =
@@ -361,6 +325,19 @@ static void run_long(struct sc_dispatch_item *item)
     sc_rpc_unref(rpc);
 }
 
+static bool is_for_a_thread(const struct sc_rpc *rpc, grpc_byte_buffer *buffer)
+{
+    return rpc->method->impl->slow || is_compressed(buffer) ||
+           grpc_byte_buffer_length(buffer) > SC_SHORT_MESSAGE_BYTES;
+}
+
+/* A client that goes away looks like one that has said all; only the core knows. */
+static void half_closed(struct sc_rpc *rpc)
+{
+    if (grpc_call_failed_before_recv_message(rpc->call) == 0)
+        rpc->method->impl->handler(rpc, NULL);
+}
+
 static void on_received(struct sc_tag *tag, bool ok)
 {
     struct sc_rpc *rpc = ((struct rpc_tag *)tag)->rpc;
@@ -370,16 +347,17 @@ static void on_received(struct sc_tag *tag, bool ok)
     grpc_byte_buffer *buffer = rpc->received;
 
     rpc->received = NULL;
-    if (ok && buffer != NULL &&
-        (is_compressed(buffer) || grpc_byte_buffer_length(buffer) > SC_SHORT_MESSAGE_BYTES)) {
+    if (ok && buffer != NULL && is_for_a_thread(rpc, buffer)) {
         rpc->long_message = buffer;
-        (void)sc_dispatch_post(sc_server_long_messages(rpc->server), &rpc->long_item);
+        (void)sc_dispatch_post(rpc->method->impl->slow ? sc_server_slow_calls(rpc->server)
+                                                       : sc_server_long_messages(rpc->server),
+                               &rpc->long_item);
         return;
     }
     if (ok && buffer != NULL)
         handle_message(rpc, buffer);
     else if (rpc->method->impl->streams_in)
-        rpc->method->impl->handler(rpc, NULL);
+        half_closed(rpc);
     else /* half-closed without a message, or the message was too long: the core has said so */
         sc_rpc_fail(rpc, SC_EINVAL, "no request message");
     if (buffer != NULL)
@@ -422,44 +400,6 @@ static void watch_close(struct sc_rpc *rpc)
     start_batch(rpc, &op, 1, &rpc->close_tag);
 }
 
-static uint64_t deadline_to_us(gpr_timespec deadline)
-{
-    gpr_timespec left;
-    int64_t us;
-
-    if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) == 0)
-        return 0;
-    left = gpr_time_sub(deadline, gpr_now(deadline.clock_type));
-    us = left.tv_sec * 1000000 + left.tv_nsec / 1000;
-    return sc_now_us() + (us > 0 ? (uint64_t)us : 1);
-}
-
-/* From "authorization: Bearer KEY". Nothing of the message has been received yet. */
-static enum sc_status identify(struct sc_rpc *rpc, struct sc_err *err)
-{
-    static const char scheme[] = "Bearer ";
-    const size_t skip = sizeof(scheme) - 1;
-    struct sc_app *app = sc_rpc_app(rpc);
-
-    if (app->keys == NULL) {
-        rpc->identity = (struct sc_identity){.ns = SC_NAMESPACE_DEFAULT, .admin = true};
-        return SC_OK;
-    }
-    for (size_t i = 0; i < rpc->metadata.count; i++) {
-        const grpc_metadata *m = &rpc->metadata.metadata[i];
-        const char *value = (const char *)GRPC_SLICE_START_PTR(m->value);
-        size_t len = GRPC_SLICE_LENGTH(m->value);
-        if (grpc_slice_str_cmp(m->key, "authorization") != 0)
-            continue;
-        if (len <= skip || strncasecmp(value, scheme, skip) != 0)
-            return sc_fail(err, SC_EUNAUTH, "authorization: wanted \"Bearer KEY\"");
-        if (!sc_keys_find(app->keys, value + skip, len - skip, &rpc->identity))
-            return sc_fail(err, SC_EUNAUTH, "authorization: nobody has this key");
-        return SC_OK;
-    }
-    return sc_fail(err, SC_EUNAUTH, "no API key; send it as metadata authorization: Bearer KEY");
-}
-
 /* Why this call is not served, or SC_OK. */
 static enum sc_status admit(struct sc_rpc *rpc, struct sc_err *err)
 {
@@ -469,7 +409,8 @@ static enum sc_status admit(struct sc_rpc *rpc, struct sc_err *err)
         return sc_fail(err, SC_ENOTSUP, "no such method");
     impl = rpc->method->impl;
     if (!impl->open_to_all) {
-        enum sc_status st = identify(rpc, err);
+        enum sc_status st =
+            sc_envelope_identify(&rpc->metadata, sc_rpc_app(rpc)->keys, &rpc->identity, err);
         if (st != SC_OK)
             return st;
     }
@@ -500,7 +441,7 @@ static void on_new(struct sc_tag *tag, bool ok)
     rpc->method =
         sc_server_find(rpc->server, (const char *)GRPC_SLICE_START_PTR(rpc->details.method),
                        GRPC_SLICE_LENGTH(rpc->details.method));
-    rpc->deadline_us = deadline_to_us(rpc->details.deadline);
+    rpc->deadline_us = sc_envelope_deadline_us(rpc->details.deadline);
     sc_server_count(rpc->server, 1, rpc->method == NULL || rpc->method->impl->background ? 0 : 1);
     rpc->counted = true;
     watch_close(rpc);

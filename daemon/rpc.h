@@ -11,9 +11,9 @@
  *
  * References: the core holds one for each outstanding batch, sc_rpc_ref gives more.
  *
- * Threads: handlers and hooks run on poller threads, any of them, and handlers of long messages on
- * a thread of their own (SC_SHORT_MESSAGE_BYTES); answers may come from any thread, one at a time
- * for one call.
+ * Threads: handlers and hooks run on poller threads, any of them, and handlers of long messages,
+ * and slow ones, on a thread each (SC_SHORT_MESSAGE_BYTES); answers may come from any thread, one
+ * at a time for one call.
  */
 #ifndef SC_DAEMON_RPC_H
 #define SC_DAEMON_RPC_H
@@ -32,7 +32,8 @@ struct sc_rpc;
 struct sc_server;
 
 /* request lives until the handler returns. With streams_in: called for each message, then once with
- * NULL when the client has half-closed; call sc_rpc_receive for the next message. */
+ * NULL when the client has half-closed (not when it has gone: then only on_closed comes); call
+ * sc_rpc_receive for the next message. */
 typedef void sc_rpc_handler_fn(struct sc_rpc *rpc, const ProtobufCMessage *request);
 
 struct sc_service_method {
@@ -40,11 +41,12 @@ struct sc_service_method {
     sc_rpc_handler_fn *handler; /* NULL: not served, and then */
     const char *missing;        /* says what is not there */
     bool streams_in;
-    bool background;                         /* does not hold up a drain: subscriptions */
-    bool work;                               /* starts work of the engine: refused while draining */
-    bool open_to_all;                        /* no API key is asked for */
-    bool admin;                              /* only for keys of that role */
-    bool always;                             /* served before the model is loaded, too */
+    bool background;  /* does not hold up a drain: subscriptions */
+    bool work;        /* starts work of the engine: refused while draining */
+    bool open_to_all; /* no API key is asked for */
+    bool admin;       /* only for keys of that role */
+    bool always;      /* served before the model is loaded, too */
+    bool slow;        /* waits for the engine or a disk: runs on a thread of its own */
     const ProtobufCMessageDescriptor *input; /* NULL: the service descriptor's */
 };
 

@@ -31,7 +31,7 @@ struct sc_server {
     unsigned n_pollers;
     int ports[SC_LISTEN_MAX];
     int locks[SC_LISTEN_MAX]; /* of unix sockets; -1: none */
-    struct sc_dispatch *long_messages;
+    struct sc_dispatch *long_messages, *slow_calls;
     atomic_int calls, foreground;
     atomic_bool is_down;
     bool library;
@@ -92,6 +92,11 @@ size_t sc_server_max_message(const struct sc_server *s)
 struct sc_dispatch *sc_server_long_messages(struct sc_server *s)
 {
     return s->long_messages;
+}
+
+struct sc_dispatch *sc_server_slow_calls(struct sc_server *s)
+{
+    return s->slow_calls;
 }
 
 void sc_server_count(struct sc_server *s, int calls, int foreground)
@@ -257,6 +262,8 @@ enum sc_status sc_server_open(const struct sc_config *config, struct sc_app *app
     s->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(s->core, s->queue, NULL);
     st = sc_dispatch_open(&s->long_messages, err);
+    if (st == SC_OK)
+        st = sc_dispatch_open(&s->slow_calls, err);
     for (size_t i = 0; i < config->n_listen && st == SC_OK; i++)
         st = bind_one(s, i, err);
     if (st != SC_OK) {
@@ -358,6 +365,7 @@ void sc_server_close(struct sc_server *s)
     if (s == NULL)
         return;
     sc_dispatch_close(s->long_messages); /* empty: every call is over */
+    sc_dispatch_close(s->slow_calls);
     if (s->queue != NULL) {
         grpc_completion_queue_shutdown(s->queue);
         for (unsigned i = 0; i < s->n_pollers; i++)

@@ -2,8 +2,8 @@
  *
  * Life: open binds (so that a taken port is known before weights are loaded), start serves,
  * shutdown ends all calls, close frees. The order of a drain is in daemon/daemon.c. Threads:
- * SC_POLLERS poller threads run the handlers of short messages, one more those of long ones. open,
- * shutdown and close from the main thread.
+ * SC_POLLERS poller threads run the handlers of short messages, one more those of long ones, and
+ * one those that wait. open, shutdown and close from the main thread.
  */
 #ifndef SC_DAEMON_SERVER_H
 #define SC_DAEMON_SERVER_H
@@ -47,6 +47,7 @@ struct sc_app *sc_server_app(struct sc_server *server);
 uint32_t sc_server_max_streams(const struct sc_server *server);
 size_t sc_server_max_message(const struct sc_server *server);
 struct sc_dispatch *sc_server_long_messages(struct sc_server *server);
+struct sc_dispatch *sc_server_slow_calls(struct sc_server *server);
 void sc_server_count(struct sc_server *server, int calls, int foreground);
 bool sc_server_is_down(const struct sc_server *server);
 

@@ -7,6 +7,7 @@
 #include "daemon/documents.h"
 #include "daemon/generation.h"
 #include "daemon/server.h"
+#include "daemon/svc_cache.h"
 #include "proto/optional.h"
 #include "semanticache/v1/control.pb-c.h"
 
@@ -261,21 +262,6 @@ static void drain(struct sc_rpc *rpc, const ProtobufCMessage *message)
     sc_rpc_reply(rpc, &m.base);
 }
 
-static void flush_cache(struct sc_rpc *rpc, const ProtobufCMessage *message)
-{
-    Semanticache__V1__FlushCacheResponse m = SEMANTICACHE__V1__FLUSH_CACHE_RESPONSE__INIT;
-    struct sc_err err = SC_ERR_INIT;
-    uint64_t pages = 0;
-    enum sc_status st = sc_sched_flush(sc_rpc_app(rpc)->sched, &pages, &err);
-
-    (void)message;
-    m.pages_freed = pages;
-    if (st == SC_OK)
-        sc_rpc_reply(rpc, &m.base);
-    else
-        sc_rpc_fail(rpc, st, err.text);
-}
-
 static void inspect_cache(struct sc_rpc *rpc, const ProtobufCMessage *message)
 {
     const Semanticache__V1__InspectCacheRequest *request =
@@ -305,13 +291,16 @@ static const struct sc_service_method methods[] = {
     {.name = "GetServerInfo", .handler = get_server_info},
     {.name = "GetModelInfo", .handler = get_model_info},
     {.name = "GetLoads", .handler = get_loads},
-    {.name = "FlushCache", .handler = flush_cache, .admin = true},
+    {.name = "FlushCache", .handler = sc_control_flush_cache, .admin = true, .slow = true},
     {.name = "Drain", .handler = drain, .admin = true},
     {.name = "InspectCache", .handler = inspect_cache, .work = true},
     {.name = "SubscribeKvEvents",
      .missing = "events of the cache are not told yet; GetLoads has its numbers"},
     {.name = "SelfTestIsolation",
-     .missing = "two keys of two namespaces and the same prompt show it: see docs/operations.md"},
+     .handler = sc_control_self_test_isolation,
+     .admin = true,
+     .slow = true,
+     .work = true},
 };
 
 const struct sc_service sc_service_control = {

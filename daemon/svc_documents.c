@@ -1,8 +1,10 @@
 #include "daemon/services.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "daemon/clock.h"
 #include "daemon/document_put.h"
@@ -35,6 +37,45 @@ void sc_document_fill(const struct sc_document *d, enum sc_prefix_state state,
         SC_PB_SET(&m->document, pinned_until_unix_us, pinned);
 }
 
+static enum sc_status copy_field(char *to, size_t max, const char *from, const char *name,
+                                 struct sc_err *err)
+{
+    size_t len = strlen(from);
+
+    if (len > max)
+        return sc_fail(err, SC_EINVAL, "%s: %zu bytes, limit %zu", name, len, max);
+    memcpy(to, from, len + 1);
+    return SC_OK;
+}
+
+enum sc_status sc_document_take_header(struct sc_document *d,
+                                       const Semanticache__V1__DocumentHeader *h,
+                                       struct sc_err *err)
+{
+    uint64_t random[2] = {0};
+    enum sc_status st;
+
+    if (h->document_id[0] == '\0') {
+        (void)!getrandom(random, sizeof(random), 0);
+        (void)snprintf(d->id, sizeof(d->id), "d-%016" PRIx64 "%016" PRIx64, random[0], random[1]);
+    } else {
+        st = sc_document_check_id(h->document_id, err);
+        if (st != SC_OK)
+            return st;
+        (void)snprintf(d->id, sizeof(d->id), "%s", h->document_id);
+    }
+    st = copy_field(d->title, SC_DOCUMENT_TITLE_MAX, h->title, "title", err);
+    if (st == SC_OK && h->kv != NULL) {
+        d->kv_bytes = protobuf_c_message_get_packed_size(&h->kv->base);
+        d->kv = d->kv_bytes <= SC_DOCUMENT_OPTIONS_MAX ? malloc(d->kv_bytes + 1) : NULL;
+        if (d->kv == NULL)
+            return sc_fail(err, SC_EINVAL, "kv: %zu bytes, limit %u", d->kv_bytes,
+                           SC_DOCUMENT_OPTIONS_MAX);
+        (void)protobuf_c_message_pack(&h->kv->base, d->kv);
+    }
+    return st;
+}
+
 enum sc_status sc_document_options(const struct sc_document *d, struct sc_unpacked *ret,
                                    struct sc_err *err)
 {
@@ -54,6 +95,12 @@ static struct sc_prefix_item one(struct sc_app *app, enum sc_prefix_op op,
     if (st != SC_OK)
         item.status = st;
     return item;
+}
+
+void sc_document_forget(struct sc_app *app, const struct sc_document *d)
+{
+    if (!sc_documents_share(app->documents, &d->prefix_key))
+        (void)one(app, SC_PREFIX_FORGET, d, 0);
 }
 
 static struct sc_document *find(struct sc_rpc *rpc, const char *id)
@@ -84,7 +131,7 @@ static void get_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
 
     if (d == NULL)
         return;
-    reply(rpc, d, one(sc_rpc_app(rpc), SC_PREFIX_QUERY, d, 0).state);
+    reply(rpc, d, sc_document_state(sc_rpc_app(rpc), d));
     sc_document_unref(d);
 }
 
@@ -172,6 +219,19 @@ static enum sc_status pin(struct sc_app *app, struct sc_document *d, uint64_t tt
     return SC_OK;
 }
 
+enum sc_status sc_document_pin(struct sc_app *app, struct sc_document *d, uint64_t ttl_s,
+                               struct sc_err *err)
+{
+    struct sc_prefix_item item;
+
+    return pin(app, d, ttl_s, &item, err);
+}
+
+enum sc_prefix_state sc_document_state(struct sc_app *app, const struct sc_document *d)
+{
+    return one(app, SC_PREFIX_QUERY, d, 0).state;
+}
+
 static void pin_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
 {
     const Semanticache__V1__PinDocumentRequest *request =
@@ -223,10 +283,10 @@ static void delete_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
 
 static const struct sc_service_method methods[] = {
     {.name = "PutDocument", .handler = sc_document_put, .streams_in = true, .work = true},
-    {.name = "GetDocument", .handler = get_document},
-    {.name = "ListDocuments", .handler = list_documents},
-    {.name = "PinDocument", .handler = pin_document},
-    {.name = "DeleteDocument", .handler = delete_document},
+    {.name = "GetDocument", .handler = get_document, .slow = true},
+    {.name = "ListDocuments", .handler = list_documents, .slow = true},
+    {.name = "PinDocument", .handler = pin_document, .slow = true},
+    {.name = "DeleteDocument", .handler = delete_document, .slow = true},
 };
 
 const struct sc_service sc_service_documents = {

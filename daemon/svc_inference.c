@@ -119,8 +119,9 @@ static void abort_request(struct sc_rpc *rpc, const ProtobufCMessage *message)
 
     if (st == SC_OK && request->request_id[0] == '\0')
         st = sc_fail(&err, SC_EINVAL, "request_id: empty");
-    if (st == SC_OK && sc_generation_abort(sc_rpc_app(rpc), request->request_id, SC_ECANCELED,
-                                           "aborted by its id") == 0)
+    if (st == SC_OK &&
+        sc_generation_abort(sc_rpc_app(rpc), sc_rpc_identity(rpc)->ns, request->request_id,
+                            SC_ECANCELED, "aborted by its id") == 0)
         st = sc_fail(&err, SC_ENOENT, "request_id: no request \"%s\" runs", request->request_id);
     if (st == SC_OK)
         sc_rpc_reply(rpc, &m.base);

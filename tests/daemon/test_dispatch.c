@@ -72,7 +72,8 @@ static void count(struct sc_registry_entry *entry, void *ctx)
 static void an_id_is_taken_once_and_free_again_after(void **state)
 {
     struct sc_registry r;
-    struct sc_registry_entry a = {.id = "a"}, b = {.id = "b"}, again = {.id = "a"};
+    struct sc_registry_entry a = {.id = "a", .ns = "x"}, b = {.id = "b", .ns = "x"},
+                             again = {.id = "a", .ns = "x"}, other = {.id = "a", .ns = "y"};
     struct sc_err err = SC_ERR_INIT;
     unsigned n = 0;
 
@@ -83,10 +84,14 @@ static void an_id_is_taken_once_and_free_again_after(void **state)
     assert_int_equal(sc_registry_add(&r, &again, &err), SC_EEXIST);
     assert_text_has(err.text, "\"a\"");
     sc_registry_remove(&r, &again); /* not listed: nothing happens */
-    assert_int_equal(sc_registry_each(&r, NULL, count, &n), 2);
-    assert_int_equal(sc_registry_each(&r, "b", count, &n), 1);
-    assert_int_equal(sc_registry_each(&r, "c", count, &n), 0);
-    assert_int_equal(n, 3);
+    assert_int_equal(sc_registry_each(&r, NULL, NULL, count, &n), 2);
+    assert_int_equal(sc_registry_each(&r, "x", "b", count, &n), 1);
+    assert_int_equal(sc_registry_each(&r, "x", "c", count, &n), 0);
+    assert_int_equal(sc_registry_each(&r, "y", "b", count, &n), 0); /* another namespace */
+    assert_ok(sc_registry_add(&r, &other, &err));
+    assert_int_equal(sc_registry_each(&r, "x", "a", count, &n), 1);
+    sc_registry_remove(&r, &other);
+    assert_int_equal(n, 4);
     sc_registry_remove(&r, &a);
     sc_err_clear(&err);
     assert_ok(sc_registry_add(&r, &again, &err));
