@@ -221,26 +221,13 @@ static uint64_t pin_until(const struct upload *u)
 
 static enum sc_status submit(struct upload *u, struct sc_err *err)
 {
-    struct sc_convert convert = sc_app_convert(u->app, NULL);
-    struct sc_request_opts opts = {.sampling = SC_SAMPLING_GREEDY};
-    struct sc_document *d = u->document;
-    struct sc_unpacked kv = {0};
+    struct sc_request_opts opts;
     struct sc_request *request;
-    enum sc_status st = sc_document_options(d, &kv, err);
+    enum sc_status st = sc_document_reading(u->app, u->document, &opts, err);
 
-    if (st == SC_OK)
-        st = sc_convert_kv(&convert, (const Semanticache__V1__KvOptions *)kv.message,
-                           sc_convert_default_choice(&convert), &opts, err);
-    sc_unpacked_fini(&kv);
     if (st != SC_OK)
         return st;
-    opts.prompt = d->tokens;
-    opts.n_prompt = d->n_tokens;
-    opts.prefill_only = true;
-    opts.retain = true;
-    opts.breakpoint = d->n_tokens;
     opts.pin_until_us = pin_until(u);
-    opts.ns = d->ns;
     opts.deadline_us = sc_rpc_deadline_us(u->rpc);
     opts.on_event = on_event;
     opts.ctx = u;

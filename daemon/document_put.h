@@ -27,6 +27,12 @@ enum sc_status sc_document_take_header(struct sc_document *document,
 enum sc_status sc_document_options(const struct sc_document *document, struct sc_unpacked *ret,
                                    struct sc_err *err) SC_MUST_CHECK;
 
+/* The request that reads the document and retains its entries; the caller adds pin, deadline and
+ * events. It borrows the document. */
+enum sc_status sc_document_reading(const struct sc_app *app, const struct sc_document *document,
+                                   struct sc_request_opts *ret_opts,
+                                   struct sc_err *err) SC_MUST_CHECK;
+
 /* The handler of PutDocument. */
 void sc_document_put(struct sc_rpc *rpc, const ProtobufCMessage *message);
 

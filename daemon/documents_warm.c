@@ -50,23 +50,13 @@ static void on_event(void *ctx, const struct sc_event *e)
 static enum sc_status read_tokens(struct sc_warm *w, struct sc_document *d, uint64_t pin_until_us,
                                   struct sc_err *err)
 {
-    struct sc_convert convert = sc_app_convert(w->app, NULL);
-    struct sc_request_opts opts = {.sampling = SC_SAMPLING_GREEDY};
-    struct sc_unpacked kv = {0};
+    struct sc_request_opts opts;
     struct sc_request *request;
-    enum sc_status st = sc_document_options(d, &kv, err);
+    enum sc_status st = sc_document_reading(w->app, d, &opts, err);
 
-    if (st == SC_OK)
-        st = sc_convert_kv(&convert, (const Semanticache__V1__KvOptions *)kv.message,
-                           sc_convert_default_choice(&convert), &opts, err);
-    sc_unpacked_fini(&kv);
     if (st != SC_OK)
         return st;
-    opts.prompt = d->tokens;
-    opts.n_prompt = opts.breakpoint = d->n_tokens;
-    opts.prefill_only = opts.retain = true;
     opts.pin_until_us = pin_until_us;
-    opts.ns = d->ns;
     opts.on_event = on_event;
     opts.ctx = w;
     w->done = false;

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "daemon/clock.h"
+#include "daemon/convert.h"
 #include "daemon/document_put.h"
 #include "proto/optional.h"
 
@@ -82,6 +83,28 @@ enum sc_status sc_document_options(const struct sc_document *d, struct sc_unpack
     if (d->kv == NULL)
         return SC_OK;
     return sc_unpack(&semanticache__v1__kv_options__descriptor, d->kv, d->kv_bytes, ret, err);
+}
+
+enum sc_status sc_document_reading(const struct sc_app *app, const struct sc_document *d,
+                                   struct sc_request_opts *ret_opts, struct sc_err *err)
+{
+    struct sc_convert convert = sc_app_convert(app, NULL);
+    struct sc_request_opts opts = {.sampling = SC_SAMPLING_GREEDY};
+    struct sc_unpacked kv = {0};
+    enum sc_status st = sc_document_options(d, &kv, err);
+
+    if (st == SC_OK)
+        st = sc_convert_kv(&convert, (const Semanticache__V1__KvOptions *)kv.message,
+                           sc_convert_default_choice(&convert), &opts, err);
+    sc_unpacked_fini(&kv);
+    if (st != SC_OK)
+        return st;
+    opts.prompt = d->tokens;
+    opts.n_prompt = opts.breakpoint = d->n_tokens;
+    opts.prefill_only = opts.retain = true;
+    opts.ns = d->ns;
+    *ret_opts = opts;
+    return SC_OK;
 }
 
 static struct sc_prefix_item one(struct sc_app *app, enum sc_prefix_op op,
