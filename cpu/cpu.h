@@ -33,6 +33,7 @@ enum sc_cpu_isa {
     SC_CPU_ISA_AVX2,
     SC_CPU_ISA_AVX512,
     SC_CPU_ISA_AVX512BF16,
+    SC_CPU_ISA_AMX,
     SC_CPU_ISA_COUNT
 };
 
