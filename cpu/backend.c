@@ -133,6 +133,24 @@ static bool amx_usable(void)
 }
 #endif
 
+/* Intel's cores multiply f32 at least as fast as they take bf16 dot products; AMD's take these
+ * twice as fast (docs/results/cpu-kernels.md). */
+static bool slow_dot(void)
+{
+#if defined(SC_CPU_X86)
+    return __builtin_cpu_is("intel");
+#else
+    return false;
+#endif
+}
+
+/* AVX2 and AVX512 give the same bits. */
+static uint32_t arithmetic_of(enum sc_cpu_isa isa)
+{
+    static const uint32_t of[SC_CPU_ISA_COUNT] = {1, 2, 2, 3, 4};
+    return of[isa];
+}
+
 enum sc_cpu_isa sc_cpu_isa_best(void)
 {
 #if defined(SC_CPU_X86)
@@ -194,6 +212,7 @@ enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum 
     if (dev == NULL)
         return sc_fail(err, SC_ENOMEM, "cpu backend: %zu bytes", sizeof(*dev));
     dev->base.ops = &cpu_ops;
+    dev->base.arithmetic = arithmetic_of(isa);
     dev->isa = isa;
     choose_kernels(dev);
     for (uint32_t n = 1; n <= SC_CHUNK_MAX; n++)
@@ -231,6 +250,13 @@ enum sc_status sc_cpu_backend_open(const struct sc_backend_opts *opts, struct sc
                                    struct sc_err *err)
 {
     enum sc_cpu_isa isa = sc_cpu_isa_best();
-    return sc_cpu_backend_open_isa(opts, isa > SC_CPU_ISA_AVX512 ? SC_CPU_ISA_AVX512 : isa, ret_be,
-                                   err);
+    bool rounds = isa >= SC_CPU_ISA_AVX512BF16;
+
+    if (opts->math == SC_MATH_BF16 && !rounds)
+        return sc_fail(err, SC_ENOTSUP, "math bf16: this machine or build has %s, which lacks it",
+                       sc_cpu_isa_name(isa));
+    if (rounds && (opts->math == SC_MATH_F32 ||
+                   (opts->math == SC_MATH_AUTO && isa == SC_CPU_ISA_AVX512BF16 && slow_dot())))
+        isa = SC_CPU_ISA_AVX512;
+    return sc_cpu_backend_open_isa(opts, isa, ret_be, err);
 }
