@@ -24,8 +24,9 @@ struct sc_cpu_device {
     size_t scratch_bytes;
     uint32_t *rounded; /* SC_CPU_ROUNDED_BYTES, or NULL */
     float *parts;      /* SC_CPU_PARTS_BYTES, or NULL with one thread */
-    /* cos and sin of -i * inv_freq for tokens of a chunk, and the inv_freq that they are for */
-    float unrotate[SC_CHUNK_MAX][SC_CPU_HEAD_DIM_MAX];
+    /* cos (first half of the rows) and sin of -i * inv_freq for tokens i of a chunk, and the
+     * inv_freq that they are for */
+    float unrotate[SC_CPU_HEAD_DIM_MAX][SC_CHUNK_MAX];
     float unrotate_freq[SC_CPU_HEAD_DIM_MAX / 2];
     uint32_t unrotate_dim;
     float log_count[SC_CHUNK_MAX + 1]; /* ln n */

@@ -60,9 +60,11 @@ struct sc_cpu_scratch {
             float norm2[SC_CHUNK_MAX];
         } dist;
         struct {
-            float k[SC_CPU_HEAD_DIM_MAX];
-            float v[SC_CPU_HEAD_DIM_MAX];
-            float x[SC_CPU_HEAD_DIM_MAX];
+            float k[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX]; /* of the chunk, [token][d] */
+            float v[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX];
+            float core_k[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX]; /* [cluster][d] */
+            float core_v[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX];
+            uint32_t members[SC_CHUNK_MAX];
         } merge;
     };
     _Alignas(64) char pad[64];
@@ -160,6 +162,16 @@ struct sc_cpu_kernels {
     void (*rotate)(float *x, const float *angles, uint32_t head_dim);
     void (*swiglu_row)(const float *gate, const float *up, float *y, uint32_t n);
     void (*distances)(const struct sc_cpu_dist *args);
+    /* xt [head_dim][SC_CHUNK_MAX]: pairs of dimensions times angles [head_dim][SC_CHUNK_MAX], cos
+     * in the first half, sin in the second; columns below m. */
+    void (*rotate_keys)(float *xt, const float *angles, uint32_t m, uint32_t head_dim);
+    /* Entries slot0 .. slot0 + n of a block: to columns of xt; to rows of k and v; from a row. */
+    void (*keys_to_columns)(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
+                            uint32_t n, float *xt);
+    void (*entries_to_rows)(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
+                            uint32_t n, float *k, float *v);
+    void (*put_entry)(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot, const float *k,
+                      const float *v);
 };
 
 /* NULL when this build lacks it. */

@@ -7,6 +7,7 @@
 #include "cpu/attention_impl.h"
 #include "cpu/rows_impl.h"
 #include "cpu/distance_impl.h"
+#include "cpu/entry_impl.h"
 
 const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void)
 {
@@ -21,6 +22,10 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void)
         .rotate = rotate,
         .swiglu_row = swiglu_row,
         .distances = distances,
+        .rotate_keys = rotate_keys,
+        .keys_to_columns = keys_to_columns,
+        .entries_to_rows = entries_to_rows,
+        .put_entry = put_entry,
     };
     return &kernels;
 }

@@ -70,8 +70,7 @@ static void qkv_row(void *ctx, uint32_t i, uint32_t thread)
         float *k = row + (a->n_heads + h) * hd, *v = k + a->n_kv_heads * hd;
         uint8_t *block = sc_cpu_kv_block(a->pool, a->pages[i], h);
         place_head(w, k, a->k_norm, angles);
-        sc_cpu_kv_put_k(a->pool, block, a->slots[i], k);
-        sc_cpu_kv_put_v(a->pool, block, a->slots[i], v);
+        w->dev->kernels.put_entry(a->pool, block, a->slots[i], k, v);
         sc_cpu_kv_bias(a->pool, block)[a->slots[i]] = 0.0f;
     }
 }
