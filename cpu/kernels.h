@@ -11,6 +11,9 @@
 
 #define SC_CPU_PANEL      64u /* outputs per packed panel of a matrix */
 #define SC_CPU_ROUND_ROWS 16u
+/* Inputs of one slice: a slice of a panel stays in the second-level cache. A multiple of 32, which
+ * is what the widest kernel takes at once. */
+#define SC_CPU_SLICE_IN 1024u
 
 /* Attention works on blocks of this many queries (tokens x heads of a group), so that a page stays
  * in the first-level cache while all of them use it. */
@@ -55,6 +58,7 @@ struct sc_cpu_scratch {
                 };
             };
         } attn;
+        uint16_t weights[SC_CPU_SLICE_IN * SC_CPU_PANEL]; /* int8 weights as bf16 */
         struct {
             float xt[SC_CPU_HEAD_DIM_MAX * SC_CHUNK_MAX]; /* keys of a chunk, [d][token] */
             float norm2[SC_CHUNK_MAX];
@@ -145,6 +149,8 @@ struct sc_cpu_dist {
 struct sc_cpu_kernels {
     void (*matmul_f32)(const struct sc_cpu_mm *mm);
     void (*matmul_bf16)(const struct sc_cpu_mm *mm);
+    /* n int8 as bf16, exactly; n % 64 == 0. */
+    void (*widen_i8)(const int8_t *from, size_t n, uint16_t *to);
     /* NULL, or x of matmul_bf16 is rounded to bf16 by this, SC_CPU_ROUND_ROWS rows at most at a
      * time, which take round_words(n_in) words. */
     void (*round_rows)(const float *x, size_t x_stride, uint32_t n_rows, uint32_t n_in,

@@ -14,6 +14,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void)
     static const struct sc_cpu_kernels kernels = {
         .matmul_f32 = matmul_f32,
         .matmul_bf16 = matmul_bf16,
+        .widen_i8 = widen_i8,
         .attention_f32 = attention,
         .attention_bf16 = attention,
         .combine_f32 = state_combine,
