@@ -69,8 +69,10 @@ static bool is_cpu(const struct sc_bench_options *o)
 static enum sc_status measure_limits(struct bench *b, struct sc_err *err)
 {
     uint32_t n = b->group.n_threads * b->group.n_ranks;
-    const struct sc_backend_opts opts = {
-        .n_ranks = 1, .n_threads = is_cpu(b->o) ? n : 1, .pin_threads = b->o->pin};
+    const struct sc_backend_opts opts = {.n_ranks = 1,
+                                         .n_threads = is_cpu(b->o) ? n : 1,
+                                         .pin_threads = b->o->pin,
+                                         .math = b->o->math};
     struct sc_backend *be = NULL;
     enum sc_status st;
 
@@ -177,6 +179,7 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
         .kv_bytes = pool_bytes(b),
         .kv_dtype = o->kv_dtype,
         .weight_dtype = o->weight_dtype,
+        .math = o->math,
     };
 
     if (st == SC_OK)

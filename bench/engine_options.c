@@ -27,6 +27,7 @@ struct sc_bench_options sc_bench_options_default(void)
         .repeats = 3,
         .decode_steps = 16,
         .memory_mib = 8192,
+        .math = SC_MATH_AUTO,
         .weight_dtype = SC_DTYPE_BF16,
         .kv_dtype = SC_DTYPE_BF16,
     };
@@ -49,7 +50,7 @@ static void usage(FILE *to)
         "  --ranks LIST        tensor-parallel size (1)\n"
         "  --pin               threads to cores\n"
         "  --backend B         cpu, or the file of a backend plugin (cpu)\n"
-        "  --isa I             plain, avx2, avx512, avx512bf16 (cpu; the backend's choice)\n"
+        "  --isa I             plain, avx2, avx512, avx512bf16, amx (cpu; the backend's choice)\n"
         "  --weights T         how weights are kept (bf16)\n"
         "  --kv-dtype T        how keys and values are kept (bf16)\n"
         "  --step-tokens N     rows of a prefill step (512)\n"
@@ -110,6 +111,17 @@ static bool read_isa(const char *text, int *ret_isa)
     return false;
 }
 
+static bool read_math(const char *text, enum sc_math *ret_math)
+{
+    static const char *const names[] = {"auto", "f32", "bf16"};
+    for (size_t i = 0; i < SC_ARRAY_LEN(names); i++)
+        if (strcmp(names[i], text) == 0) {
+            *ret_math = (enum sc_math)i;
+            return true;
+        }
+    return false;
+}
+
 static bool read_kv(const char *text, struct sc_bench_options *o)
 {
     o->exact = strcmp(text, "exact") == 0;
@@ -152,6 +164,8 @@ static bool read_option(struct sc_bench_options *o, int c, const char *arg)
         return true;
     case 'i':
         return read_isa(arg, &o->isa);
+    case 'a':
+        return read_math(arg, &o->math);
     case 'w':
         return read_dtype(arg, &o->weight_dtype);
     case 'v':
@@ -203,6 +217,7 @@ int sc_bench_options_read(int argc, char **argv, struct sc_bench_options *o)
         {"ranks", required_argument, NULL, 'n'},
         {"backend", required_argument, NULL, 'b'},
         {"isa", required_argument, NULL, 'i'},
+        {"math", required_argument, NULL, 'a'},
         {"weights", required_argument, NULL, 'w'},
         {"kv-dtype", required_argument, NULL, 'v'},
         {"step-tokens", required_argument, NULL, 'c'},

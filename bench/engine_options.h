@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/dtype.h"
+#include "base/backend.h"
 
 #define SC_BENCH_LIST_MAX 16u
 
@@ -21,6 +21,7 @@ struct sc_bench_options {
     float ratio;
     uint32_t step_tokens, repeats, decode_steps;
     uint64_t memory_mib;
+    enum sc_math math;
     enum sc_dtype weight_dtype, kv_dtype;
 };
 

@@ -110,6 +110,7 @@ static enum sc_status open_engine(struct sc_run *run, bool calibrate, struct sc_
         .kv_bytes = o->kv_bytes / o->n_ranks,
         .kv_dtype = o->kv_dtype,
         .weight_dtype = o->weight_dtype,
+        .math = o->math,
     };
     enum sc_status st;
 

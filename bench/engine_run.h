@@ -24,6 +24,7 @@ struct sc_run_opts {
     uint32_t max_seqs, max_context;
     uint64_t kv_bytes; /* of all ranks */
     enum sc_dtype kv_dtype, weight_dtype;
+    enum sc_math math;
 };
 
 struct sc_run;
