@@ -169,6 +169,7 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
         .n_threads = b->group.n_threads,
         .pin_threads = o->pin,
         .exact_layers = o->exact_layers,
+        .budget = o->budget,
         .fixed_thresholds = o->fixed_thresholds,
         .ratio = o->ratio,
         .step_tokens = o->step_tokens,

@@ -196,6 +196,9 @@ static bool read_option(struct sc_bench_options *o, int c, const char *arg)
     case 'f':
         o->fixed_thresholds = true;
         return true;
+    case 'u':
+        o->budget = true;
+        return true;
     case 'l':
         o->no_limits = true;
         return true;
@@ -229,6 +232,7 @@ int sc_bench_options_read(int argc, char **argv, struct sc_bench_options *o)
         {"pin", no_argument, NULL, 'P'},
         {"exact-layers", no_argument, NULL, 'x'},
         {"fixed-thresholds", no_argument, NULL, 'f'},
+        {"budget", no_argument, NULL, 'u'},
         {"no-limits", no_argument, NULL, 'l'},
         {"help", no_argument, NULL, 'h'},
         {0},

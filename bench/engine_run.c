@@ -66,6 +66,8 @@ static void make_recipes(struct sc_run *run)
         struct sc_recipe *r = &run->recipes[mode];
         sc_recipe_default(run->config, (enum sc_kv_mode)mode, r);
         r->target_ratio = run->opts.ratio;
+        if (run->opts.budget)
+            r->budget = SC_BUDGET_PER_CHUNK;
         for (uint32_t l = 0; l < run->config->n_layers && !run->opts.exact_layers; l++)
             if (run->config->sliding_window[l] == 0)
                 r->exact_layers[l / 64] &= ~(1ull << (l % 64));

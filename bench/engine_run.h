@@ -17,7 +17,9 @@ struct sc_run_opts {
     sc_backend_open_fn *open_backend;
     uint32_t n_ranks, n_threads;
     bool pin_threads;
-    bool exact_layers;     /* keep the layers that the default recipe keeps exact */
+    bool exact_layers; /* keep the layers that the default recipe keeps exact */
+    bool
+        budget; /* each chunk is held to the ratio, instead of thresholds that give it on average */
     bool fixed_thresholds; /* do not measure them: faster to start, the ratio is what comes out */
     float ratio;           /* cores per token in compressed chunks */
     uint32_t step_tokens, repeats, decode_steps;
