@@ -153,7 +153,7 @@ def our_rates(args, test):
     what = (["--prefill", tokens, "--decode-depth", "none"] if kind == "prefill" else
             ["--prefill", "none", "--decode-depth", tokens, "--seqs", seqs])
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        run(args, [args.bench, "--shape", args.shape, *what, "--threads", args.threads, "--repeats", 1,
+        run(args, [args.bench, "--shape", args.shape, *what, "--budget", "--threads", args.threads, "--repeats", 1,
                    "--decode-steps", GEN, "--weights", args.weights, "--ratio", args.ratio, "--no-limits",
                    "--memory", 1 << 17, "--json", file.name, *(["--isa", args.isa] if args.isa else [])])
         rows = json.load(open(file.name, encoding="utf-8"))[0]["rows"]

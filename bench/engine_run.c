@@ -66,10 +66,33 @@ static void make_recipes(struct sc_run *run)
         struct sc_recipe *r = &run->recipes[mode];
         sc_recipe_default(run->config, (enum sc_kv_mode)mode, r);
         r->target_ratio = run->opts.ratio;
+        if (run->opts.budget)
+            r->budget = SC_BUDGET_PER_CHUNK;
         for (uint32_t l = 0; l < run->config->n_layers && !run->opts.exact_layers; l++)
             if (run->config->sliding_window[l] == 0)
                 r->exact_layers[l / 64] &= ~(1ull << (l % 64));
     }
+}
+
+/* What measuring would find, roughly, from how the weights were drawn: the mean square of a weight
+ * is 7/3 * 2^-12, a normalised row has mean square 1, and two unrelated tokens are at D = 2 per KV
+ * head. */
+static enum sc_status set_fixed_thresholds(struct sc_run *run, struct sc_err *err)
+{
+    const struct sc_model_config *c = run->config;
+    struct sc_calibration cal = {0};
+    enum sc_status st = sc_calibration_init(&cal, c->n_layers, c->n_kv_heads, err);
+
+    if (st != SC_OK)
+        return st;
+    cal.n_tokens = CALIBRATION_TOKENS;
+    for (size_t i = 0; i < (size_t)c->n_layers * c->n_kv_heads; i++)
+        cal.key_var[i] = (float)c->hidden * (float)c->head_dim * 7.0f / 3.0f * 0x1p-12f;
+    for (size_t i = 0; i < (size_t)SC_METRIC_COUNT * c->n_layers * SC_CALIBRATION_RATIOS; i++)
+        cal.tau[i] = 0.5f * (float)c->n_kv_heads;
+    st = sc_engine_set_calibration(run->engine, &cal, err);
+    sc_calibration_fini(&cal);
+    return st;
 }
 
 static enum sc_status open_engine(struct sc_run *run, bool calibrate, struct sc_err *err)
@@ -89,6 +112,7 @@ static enum sc_status open_engine(struct sc_run *run, bool calibrate, struct sc_
         .kv_bytes = o->kv_bytes / o->n_ranks,
         .kv_dtype = o->kv_dtype,
         .weight_dtype = o->weight_dtype,
+        .math = o->math,
     };
     enum sc_status st;
 
@@ -97,7 +121,9 @@ static enum sc_status open_engine(struct sc_run *run, bool calibrate, struct sc_
     sc_random_model_release(run->model);
     if (st != SC_OK)
         return st;
-    if (calibrate)
+    if (calibrate && o->fixed_thresholds)
+        st = set_fixed_thresholds(run, err);
+    else if (calibrate)
         st = sc_calibrate(run->engine, opts.model, run->tokens, CALIBRATION_TOKENS, NULL, err);
     sc_engine_get_info(run->engine, &run->info);
     return st;

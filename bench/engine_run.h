@@ -18,11 +18,15 @@ struct sc_run_opts {
     uint32_t n_ranks, n_threads;
     bool pin_threads;
     bool exact_layers; /* keep the layers that the default recipe keeps exact */
-    float ratio;       /* cores per token in compressed chunks */
+    bool
+        budget; /* each chunk is held to the ratio, instead of thresholds that give it on average */
+    bool fixed_thresholds; /* do not measure them: faster to start, the ratio is what comes out */
+    float ratio;           /* cores per token in compressed chunks */
     uint32_t step_tokens, repeats, decode_steps;
     uint32_t max_seqs, max_context;
     uint64_t kv_bytes; /* of all ranks */
     enum sc_dtype kv_dtype, weight_dtype;
+    enum sc_math math;
 };
 
 struct sc_run;
