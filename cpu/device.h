@@ -9,8 +9,11 @@
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 
-/* bf16 activations of AVX512BF16: rows are multiplied in groups that fit. */
-#define SC_CPU_ROUNDED_BYTES ((size_t)16 << 20)
+/* bf16 activations of AVX512BF16: rows are multiplied in groups that fit, one block
+ * of SC_CPU_ROUND_ROWS of the widest matrix at least. */
+#define SC_CPU_ROUNDED_BYTES ((size_t)32 << 20)
+/* Parts of attention that several threads gather. */
+#define SC_CPU_PARTS_BYTES ((size_t)4 << 20)
 
 struct sc_cpu_device {
     struct sc_backend base;
@@ -20,6 +23,7 @@ struct sc_cpu_device {
     struct sc_cpu_scratch *scratch; /* one a thread */
     size_t scratch_bytes;
     uint32_t *rounded; /* SC_CPU_ROUNDED_BYTES, or NULL */
+    float *parts;      /* SC_CPU_PARTS_BYTES, or NULL with one thread */
     /* cos and sin of -i * inv_freq for tokens of a chunk, and the inv_freq that they are for */
     float unrotate[SC_CHUNK_MAX][SC_CPU_HEAD_DIM_MAX];
     float unrotate_freq[SC_CPU_HEAD_DIM_MAX / 2];

@@ -13,7 +13,10 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx2(void)
     static const struct sc_cpu_kernels kernels = {
         .matmul_f32 = matmul_f32,
         .matmul_bf16 = matmul_bf16,
-        .attention = attention,
+        .attention_f32 = attention,
+        .attention_bf16 = attention,
+        .combine_f32 = state_combine,
+        .combine_bf16 = state_combine,
         .norm_row = norm_row,
         .rotate = rotate,
         .swiglu_row = swiglu_row,

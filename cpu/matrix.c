@@ -4,9 +4,11 @@
 
 #include "cpu/memory.h"
 
-/* Rows of one task: enough that a panel slice, read from the second-level cache, is paid for. */
+/* Rows of one task: enough that a panel slice, read from the second-level cache, is paid for; a
+ * multiple of SC_CPU_ROUND_ROWS. */
 #define TASK_ROWS 192u
-/* Inputs of one slice: a slice of a panel stays in the second-level cache. Even, for bf16 pairs. */
+/* Inputs of one slice: a slice of a panel stays in the second-level cache. A multiple of 32, which
+ * is what the widest kernel takes at once. */
 #define SLICE_IN 1024u
 
 struct pack {
@@ -111,7 +113,7 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
     m->n_out = (uint32_t)n_out;
     m->n_panels = (m->n_out + SC_CPU_PANEL - 1) / SC_CPU_PANEL;
     m->panel_bytes = store == SC_DTYPE_F32 ? (size_t)m->n_in * SC_CPU_PANEL * 4
-                                           : (size_t)((m->n_in + 1) / 2) * SC_CPU_PANEL * 4;
+                                           : (size_t)((m->n_in + 31) / 32) * 16 * SC_CPU_PANEL * 4;
     st = sc_cpu_memory_take(m->panel_bytes * m->n_panels, "matrix", &mem, err);
     if (st != SC_OK)
         goto fail;
@@ -151,8 +153,8 @@ struct product {
     const struct sc_matrix *w;
     const float *x;
     size_t x_stride;
-    const uint32_t *pairs; /* rounded x at stride pair_stride, or NULL */
-    size_t pair_stride;
+    const uint32_t *rounded; /* x, block_words a block of SC_CPU_ROUND_ROWS rows; or NULL */
+    size_t block_words;
     float *y;
     size_t y_stride;
     uint32_t n, n_groups; /* rows, groups of TASK_ROWS */
@@ -177,14 +179,15 @@ static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
             .y_stride = p->y_stride,
             .rows = rows,
             .k = n_k,
+            .k0 = k0,
             .cols = left < SC_CPU_PANEL ? left : SC_CPU_PANEL,
             .first = k0 == 0,
         };
         if (w->bias != NULL && k0 + n_k == w->n_in)
             mm.bias = w->bias + out0;
-        if (p->pairs != NULL) {
-            mm.x = p->pairs + row0 * p->pair_stride + k0 / 2;
-            mm.x_stride = p->pair_stride;
+        if (p->rounded != NULL) {
+            mm.x = p->rounded + row0 / SC_CPU_ROUND_ROWS * p->block_words;
+            mm.x_stride = p->block_words;
         } else {
             mm.x = p->x + row0 * p->x_stride + k0;
             mm.x_stride = p->x_stride;
@@ -199,11 +202,11 @@ static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
 static void round_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct product *p = ctx;
-    uint32_t end = (task + 1) * 16 < p->n ? (task + 1) * 16 : p->n;
+    uint32_t row0 = task * SC_CPU_ROUND_ROWS, left = p->n - row0;
     (void)thread;
-    for (uint32_t i = task * 16; i < end; i++)
-        p->dev->kernels.round_row(p->x + i * p->x_stride, p->w->n_in,
-                                  p->dev->rounded + i * p->pair_stride);
+    p->dev->kernels.round_rows(p->x + row0 * p->x_stride, p->x_stride,
+                               left < SC_CPU_ROUND_ROWS ? left : SC_CPU_ROUND_ROWS, p->w->n_in,
+                               p->dev->rounded + task * p->block_words);
 }
 
 enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
@@ -219,8 +222,8 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
         return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows, x stride %u, y stride %u",
                        w->n_out, w->n_in, n, x_stride, y_stride);
     if (rounds) {
-        p.pair_stride = (w->n_in + 1) / 2;
-        batch = (uint32_t)(SC_CPU_ROUNDED_BYTES / 4 / p.pair_stride);
+        p.block_words = dev->kernels.round_words(w->n_in);
+        batch = (uint32_t)(SC_CPU_ROUNDED_BYTES / 4 / p.block_words) * SC_CPU_ROUND_ROWS;
     }
     for (uint32_t row = 0; row < n; row += batch) {
         p.n = n - row < batch ? n - row : batch;
@@ -228,8 +231,14 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
         p.x = x + (size_t)row * x_stride;
         p.y = y + (size_t)row * y_stride;
         if (rounds) {
-            sc_cpu_threads_run(dev->threads, round_task, &p, (p.n + 15) / 16);
-            p.pairs = dev->rounded;
+            uint32_t n_blocks = (p.n + SC_CPU_ROUND_ROWS - 1) / SC_CPU_ROUND_ROWS;
+            p.rounded = dev->rounded;
+            if ((uint64_t)p.n * w->n_in < SC_CPU_SMALL) {
+                for (uint32_t i = 0; i < n_blocks; i++)
+                    round_task(&p, i, 0);
+            } else {
+                sc_cpu_threads_run(dev->threads, round_task, &p, n_blocks);
+            }
         }
         sc_cpu_threads_run(dev->threads, multiply_task, &p, w->n_panels * p.n_groups);
     }

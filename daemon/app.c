@@ -123,6 +123,7 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         .kv_bytes = config->kv_memory_bytes,
         .kv_dtype = config->kv_dtype,
         .weight_dtype = config->weight_dtype,
+        .math = config->math,
     };
     enum sc_status st = choose_backend(config, &opts.open_backend, err);
 

@@ -32,6 +32,7 @@ struct sc_engine {
     uint64_t steps, generation;
     uint8_t *slot_seen; /* [max_seqs], scratch of check_plan: what the plan does to each slot */
     char backend[96];   /* what rank 0's device says of itself */
+    uint32_t arithmetic;
 
     pthread_mutex_t mu; /* guards what follows */
     pthread_cond_t posted, done;
@@ -215,6 +216,7 @@ enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engin
     e->ranks_open = true;
     struct sc_backend *be = e->workers[0].rank.be;
     be->ops->describe(be, e->backend, sizeof(e->backend));
+    e->arithmetic = be->arithmetic;
     *ret_engine = e;
     return SC_OK;
 }
@@ -257,6 +259,7 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
         .generation = e->generation,
         .kv_dtype = e->opts.kv_dtype,
         .weight_dtype = e->opts.weight_dtype,
+        .arithmetic = e->arithmetic,
     };
     for (uint32_t r = 0; r < e->opts.n_ranks; r++)
         info.weight_bytes += e->workers[r].rank.weights.source_bytes;

@@ -37,6 +37,7 @@ struct sc_engine_opts {
     uint64_t kv_bytes;          /* memory for pages, of each rank */
     enum sc_dtype kv_dtype;     /* F32 or BF16 */
     enum sc_dtype weight_dtype; /* F32 or BF16 */
+    enum sc_math math;
 };
 
 enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engine **ret_engine,
@@ -52,6 +53,7 @@ struct sc_engine_info {
     uint64_t weight_bytes; /* source bytes of all ranks' slices */
     uint64_t steps, generation;
     enum sc_dtype kv_dtype, weight_dtype;
+    uint32_t arithmetic; /* sc_backend.arithmetic */
     char backend[96];
 };
 void sc_engine_get_info(const struct sc_engine *engine, struct sc_engine_info *ret_info);

@@ -137,7 +137,8 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
                                             .n_ranks = opts->n_ranks,
                                             .n_threads = opts->n_threads,
                                             .device = (int)rank_no,
-                                            .pin_threads = opts->pin_threads};
+                                            .pin_threads = opts->pin_threads,
+                                            .math = opts->math};
     enum sc_status st;
 
     *rank = (struct sc_rank){.rank = rank_no,

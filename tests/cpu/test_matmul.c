@@ -50,7 +50,7 @@ static void drop(struct problem *p, struct sc_backend *be)
  * the root of k for random signs; with bf16 activations each product is off by up to 2^-9. */
 static double tolerance(const struct problem *p, enum sc_cpu_isa isa, double magnitude)
 {
-    bool rounds = isa == SC_CPU_ISA_AVX512BF16 && p->store == SC_DTYPE_BF16;
+    bool rounds = isa >= SC_CPU_ISA_AVX512BF16 && p->store == SC_DTYPE_BF16;
     return magnitude * (rounds ? 0x1p-8 : 0x1p-23 * (2.0 + sqrt(p->n_in)));
 }
 
