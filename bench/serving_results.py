@@ -33,7 +33,7 @@ def arguments():
     parser.add_argument("--only", help="scenarios with commas; none: what was measured before")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--crowd-seconds", type=float, default=60)
+    parser.add_argument("--crowd-seconds", type=float, default=180)
     parser.add_argument("--llama-server", type=pathlib.Path, help="measure it beside ours")
     parser.add_argument("--llama-model", type=pathlib.Path, help="the 0.1B shape as a GGUF file, for it")
     args = parser.parse_args()

@@ -290,8 +290,9 @@ enum sc_status sc_rpc_start(struct sc_rpc *rpc, const ProtobufCMethodDescriptor 
         timeout_s = handler->timeout_s;
     gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     if (timeout_s > 0)
-        deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                gpr_time_from_millis((int64_t)(timeout_s * 1e3), GPR_TIMESPAN));
+        deadline =
+            gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                         gpr_time_from_micros((int64_t)(timeout_s * 1e6 + 0.5), GPR_TIMESPAN));
     grpc_slice path_slice = grpc_slice_from_copied_string(path);
     c->rpc = rpc;
     c->method = method;
