@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import venv
@@ -35,9 +36,11 @@ def arguments():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--crowd-seconds", type=float, default=180)
     parser.add_argument("--llama-server", type=pathlib.Path, help="measure it beside ours")
-    parser.add_argument("--llama-model", type=pathlib.Path, help="the 0.1B shape as a GGUF file, for it")
+    parser.add_argument("--llama-model", type=pathlib.Path, action="append", default=[],
+                        help="the 0.1B shape as a GGUF file, for it; may be repeated")
+    parser.add_argument("--llama-options", type=shlex.split, default=[], help="more options for it, in one word")
     args = parser.parse_args()
-    if (args.llama_server is None) != (args.llama_model is None):
+    if (args.llama_server is None) != (not args.llama_model):
         parser.error("--llama-server and --llama-model need each other")
     return args
 
@@ -99,7 +102,8 @@ def main():
         print(f"serving_results: {name}", flush=True)
         with Bench(args) as bench:
             result = {"made": bench.made(), **SCENARIOS[name].measure(bench)}
-        (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
+        (args.out / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
         print(SCENARIOS[name].table(result), flush=True)
     write_tables(args.out, SCENARIOS)
     write_plots(args.build, args.out)

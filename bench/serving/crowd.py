@@ -23,7 +23,7 @@ def touch_all_pages(bench, daemon):
 
 def sample(daemon, begin):
     now = loads(daemon)
-    return {"s": time.monotonic() - begin, "rss": process_status(daemon.process.pid, "VmRSS"), "free": now.pages_free,
+    return {"s": round(time.monotonic() - begin, 1), "rss": process_status(daemon.process.pid, "VmRSS"), "free": now.pages_free,
             "cached": now.pages_cached, "running": now.running, "waiting": now.waiting}
 
 
@@ -41,10 +41,11 @@ def measure(bench):
     touch_all_pages(bench, daemon)
     seconds = bench.args.crowd_seconds
     command = bench.semcache_command(daemon, "bench serve", "--json", *LOAD, "--duration", seconds, "--seed", bench.seed)
-    begin, samples = time.monotonic(), [sample(daemon, time.monotonic())]
+    begin = time.monotonic()
+    samples = [sample(daemon, begin)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         while process.poll() is None:
-            time.sleep(0.5)
+            time.sleep(1)
             samples.append(sample(daemon, begin))
         load = json.loads(process.stdout.read())
     idle = begin_idle = time.monotonic()

@@ -10,22 +10,21 @@ import time
 from serving.client import Answer
 
 # Eight slots that share one cache, prompts kept in host memory, flash attention where it helps.
-COMMON = ["-np", "8", "-c", "65536", "--kv-unified", "-fa", "auto", "--cache-reuse", "32", "--no-warmup"]
-SETTINGS = {
-    "llama-server": COMMON,
-    "llama-server -b 64": [*COMMON, "-b", "64", "-ub", "64"],
-}
+COMMON = ["-np", "8", "-c", "32768", "--kv-unified", "-fa", "auto", "--cache-reuse", "32"]
+# As it comes; in steps as small as ours, so that others wait less; and one after the other, which always meet a
+# prefix where it is.
+SETTINGS = {"-np 8": COMMON, "-np 8 -b 64": [*COMMON, "-b", "64", "-ub", "64"], "-np 1": [*COMMON, "-np", "1"]}
 
 
 class Server:
-    def __init__(self, bench, options):
+    def __init__(self, bench, model, options):
         with socket.create_server(("127.0.0.1", 0)) as s:
             self.port = s.getsockname()[1]
         threads = str(os.cpu_count())
         self.log = open(bench.folder / f"llama-{self.port}.log", "w")
         self.process = subprocess.Popen(
-            [bench.args.llama_server, "-m", bench.args.llama_model, "--host", "127.0.0.1", "--port", str(self.port),
-             "-t", threads, "-tb", threads, *options],
+            [bench.args.llama_server, "-m", model, "--host", "127.0.0.1", "--port", str(self.port),
+             "-t", threads, "-tb", threads, *options, *bench.args.llama_options],
             stdout=self.log, stderr=subprocess.STDOUT)
 
     def __enter__(self):
@@ -74,3 +73,11 @@ class Server:
         if answer.ttft is None: # one token only, which came with the end
             answer.ttft = now - begin
         return answer
+
+
+def servers(bench):
+    """Names and servers, one running at a time."""
+    for model in bench.args.llama_model:
+        for name, options in SETTINGS.items():
+            with Server(bench, model, options) as server:
+                yield f"llama-server {model.stem.split('-')[-1]} {name}", server

@@ -82,7 +82,7 @@ class Bench:
 
     def made(self):
         commit = subprocess.run(
-            ["git", "-C", SOURCE, "describe", "--always", "--dirty"], capture_output=True, text=True
+            ["git", "-C", SOURCE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip()
         daemon = subprocess.run([self.bin / "semanticached", "--version"], capture_output=True, text=True)
         return {
@@ -92,6 +92,13 @@ class Bench:
             "python": platform.python_version(),
             "kernel": platform.release(),
         }
+
+    def llama_made(self):
+        if not self.args.llama_server:
+            return None
+        said = subprocess.run([self.args.llama_server, "--version"], capture_output=True, text=True)
+        version = next((line for line in (said.stderr + said.stdout).splitlines() if "version" in line), "")
+        return {"version": version, "options": self.args.llama_options}
 
     def daemon(self, model=DEMO, **settings):
         """One with these settings; a__b is the key a.b. It ends with the scenario, or with stop()."""
