@@ -188,9 +188,13 @@ struct sc_backend_ops {
     void (*free)(struct sc_backend *be, void *mem); /* NULL is fine */
     enum sc_status (*matrix_open)(struct sc_backend *be, const struct sc_matrix_part *parts,
                                   uint32_t n_parts, uint64_t n_in, const float *bias, /* or NULL */
-                                  enum sc_dtype store, /* F32 or BF16: how weights are kept */
+                                  enum sc_dtype store, /* F32, BF16 or I8: how weights are kept */
                                   struct sc_matrix **ret_matrix, struct sc_err *err);
     void (*matrix_close)(struct sc_backend *be, struct sc_matrix *matrix);
+    /* Weights as kept against weights as given: adds to the sums of squared errors and of squares.
+     * I8 keeps round(w / scale), the scale of a row being its largest |w| / 127, over all columns
+     * of the source: the same whatever the tensor-parallel size. */
+    void (*matrix_error)(const struct sc_matrix *matrix, double *error2, double *norm2);
     /* Rows row0 .. row0 + n_rows of a [vocab, dim] table. data: row 0 of the whole table; it must
      * stay valid (a mapped file). */
     enum sc_status (*embedding_open)(struct sc_backend *be, const void *data, enum sc_dtype dtype,

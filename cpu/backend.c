@@ -86,6 +86,7 @@ static const struct sc_backend_ops cpu_ops = {
     .free = cpu_free,
     .matrix_open = sc_cpu_matrix_open,
     .matrix_close = sc_cpu_matrix_close,
+    .matrix_error = sc_cpu_matrix_error,
     .embedding_open = sc_cpu_embedding_open,
     .embedding_close = sc_cpu_embedding_close,
     .kv_page_bytes = sc_cpu_kv_page_bytes,

@@ -30,3 +30,15 @@ static void round_rows(const float *x, size_t x_stride, uint32_t n_rows, uint32_
         }
     }
 }
+
+static void widen_i8(const int8_t *from, size_t n, uint16_t *to)
+{
+    for (size_t i = 0; i < n; i += 32) {
+        __m512i a =
+            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(from + i)));
+        __m512i b =
+            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(from + i + 16)));
+        _mm512_storeu_si512(
+            to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(b), _mm512_cvtepi32_ps(a)));
+    }
+}

@@ -11,6 +11,9 @@
 
 #define SC_CPU_PANEL      64u /* outputs per packed panel of a matrix */
 #define SC_CPU_ROUND_ROWS 16u
+/* Inputs of one slice: a slice of a panel stays in the second-level cache. A multiple of 32, which
+ * is what the widest kernel takes at once. */
+#define SC_CPU_SLICE_IN 1024u
 
 /* Attention works on blocks of this many queries (tokens x heads of a group), so that a page stays
  * in the first-level cache while all of them use it. */
@@ -55,14 +58,17 @@ struct sc_cpu_scratch {
                 };
             };
         } attn;
+        uint16_t weights[SC_CPU_SLICE_IN * SC_CPU_PANEL]; /* int8 weights as bf16 */
         struct {
             float xt[SC_CPU_HEAD_DIM_MAX * SC_CHUNK_MAX]; /* keys of a chunk, [d][token] */
             float norm2[SC_CHUNK_MAX];
         } dist;
         struct {
-            float k[SC_CPU_HEAD_DIM_MAX];
-            float v[SC_CPU_HEAD_DIM_MAX];
-            float x[SC_CPU_HEAD_DIM_MAX];
+            float k[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX]; /* of the chunk, [token][d] */
+            float v[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX];
+            float core_k[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX]; /* [cluster][d] */
+            float core_v[SC_CHUNK_MAX * SC_CPU_HEAD_DIM_MAX];
+            uint32_t members[SC_CHUNK_MAX];
         } merge;
     };
     _Alignas(64) char pad[64];
@@ -143,6 +149,8 @@ struct sc_cpu_dist {
 struct sc_cpu_kernels {
     void (*matmul_f32)(const struct sc_cpu_mm *mm);
     void (*matmul_bf16)(const struct sc_cpu_mm *mm);
+    /* n int8 as bf16, exactly; n % 64 == 0. */
+    void (*widen_i8)(const int8_t *from, size_t n, uint16_t *to);
     /* NULL, or x of matmul_bf16 is rounded to bf16 by this, SC_CPU_ROUND_ROWS rows at most at a
      * time, which take round_words(n_in) words. */
     void (*round_rows)(const float *x, size_t x_stride, uint32_t n_rows, uint32_t n_in,
@@ -160,6 +168,16 @@ struct sc_cpu_kernels {
     void (*rotate)(float *x, const float *angles, uint32_t head_dim);
     void (*swiglu_row)(const float *gate, const float *up, float *y, uint32_t n);
     void (*distances)(const struct sc_cpu_dist *args);
+    /* xt [head_dim][SC_CHUNK_MAX]: pairs of dimensions times angles [head_dim][SC_CHUNK_MAX], cos
+     * in the first half, sin in the second; columns below m. */
+    void (*rotate_keys)(float *xt, const float *angles, uint32_t m, uint32_t head_dim);
+    /* Entries slot0 .. slot0 + n of a block: to columns of xt; to rows of k and v; from a row. */
+    void (*keys_to_columns)(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
+                            uint32_t n, float *xt);
+    void (*entries_to_rows)(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
+                            uint32_t n, float *k, float *v);
+    void (*put_entry)(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot, const float *k,
+                      const float *v);
 };
 
 /* NULL when this build lacks it. */

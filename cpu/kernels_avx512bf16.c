@@ -246,6 +246,7 @@ static void at_end(void)
 void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels)
 {
     kernels->matmul_bf16 = matmul_bf16;
+    kernels->widen_i8 = widen_i8;
     kernels->round_rows = round_rows;
     kernels->round_words = round_words;
     kernels->attention_bf16 = attention_bf16;

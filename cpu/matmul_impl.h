@@ -149,3 +149,13 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
 {
     mm_run(true, mm);
 }
+
+static void widen_i8(const int8_t *from, size_t n, uint16_t *to)
+{
+    for (size_t i = 0; i < n; i++) {
+        float f = from[i];
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof(bits));
+        to[i] = (uint16_t)(bits >> 16); /* eight significant bits fit */
+    }
+}

@@ -1,5 +1,6 @@
 #include "cpu/device.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "cpu/memory.h"
@@ -7,14 +8,16 @@
 /* Rows of one task: enough that a panel slice, read from the second-level cache, is paid for; a
  * multiple of SC_CPU_ROUND_ROWS. */
 #define TASK_ROWS 192u
-/* Inputs of one slice: a slice of a panel stays in the second-level cache. A multiple of 32, which
- * is what the widest kernel takes at once. */
-#define SLICE_IN 1024u
+/* So few rows read every weight once: bf16 and f32 panels are not sliced for them. */
+#define FEW_ROWS 6u
+/* int8 weights of few rows: a slice, widened, stays in the first-level cache. */
+#define SLICE_FEW_IN 256u
 
 struct pack {
     const struct sc_matrix_part *parts;
     uint32_t n_parts;
     struct sc_matrix *m;
+    double (*sums)[2]; /* I8: squared errors and squares of each panel */
 };
 
 static float load_element(const uint8_t *data, enum sc_dtype dtype, uint64_t i)
@@ -49,6 +52,37 @@ static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_p
             sc_f32_to_bf16(load_element(data, part->dtype, first + k));
 }
 
+/* Symmetric, one scale a row: that of the whole row of the source, of which this matrix may have
+ * but some columns. A row with a weight that is not
+ * finite gets the scale NaN. */
+static void pack_row_i8(struct sc_matrix *m, uint32_t out, const struct sc_matrix_part *part,
+                        uint64_t row, double *sums)
+{
+    int8_t *to =
+        (int8_t *)m->panels + out / SC_CPU_PANEL * m->panel_bytes + 2 * (out % SC_CPU_PANEL);
+    uint64_t first = row * part->row_stride;
+    float largest = 0.0f, scale;
+    bool finite = true;
+
+    for (uint64_t k = 0; k < part->row_stride; k++) {
+        float w = fabsf(load_element(part->data, part->dtype, first + k));
+        largest = w > largest ? w : largest;
+        finite &= w < INFINITY;
+    }
+    scale = m->scale[out] = finite ? largest / 127.0f : NAN;
+    if (!finite || scale == 0.0f)
+        return;
+    for (uint32_t k = 0; k < m->n_in; k++) {
+        float w = load_element(part->data, part->dtype, first + part->col0 + k);
+        float q = (w / scale + 0x1.8p23f) - 0x1.8p23f; /* to the nearest, ties to even */
+        double e = (double)w - (double)q * scale;
+        q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
+        to[(size_t)(k / 2) * 2 * SC_CPU_PANEL + k % 2] = (int8_t)q;
+        sums[0] += e * e;
+        sums[1] += (double)w * w;
+    }
+}
+
 static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
 {
     struct pack *p = ctx;
@@ -56,8 +90,12 @@ static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
     (void)thread;
     for (uint32_t i = 0; i < p->n_parts; i++) {
         uint64_t part_end = part0 + p->parts[i].n_rows;
-        for (; out < end && out < part_end; out++)
-            pack_row(p->m, (uint32_t)out, &p->parts[i], out - part0);
+        for (; out < end && out < part_end; out++) {
+            if (p->m->store == SC_DTYPE_I8)
+                pack_row_i8(p->m, (uint32_t)out, &p->parts[i], out - part0, p->sums[panel]);
+            else
+                pack_row(p->m, (uint32_t)out, &p->parts[i], out - part0);
+        }
         part0 = part_end;
     }
 }
@@ -67,8 +105,8 @@ static enum sc_status check_parts(const struct sc_matrix_part *parts, uint32_t n
                                   struct sc_err *err)
 {
     uint64_t n_out = 0;
-    if (store != SC_DTYPE_F32 && store != SC_DTYPE_BF16)
-        return sc_fail(err, SC_ENOTSUP, "matrix: stored as %s, allowed f32 and bf16",
+    if (store != SC_DTYPE_F32 && store != SC_DTYPE_BF16 && store != SC_DTYPE_I8)
+        return sc_fail(err, SC_ENOTSUP, "matrix: stored as %s, allowed f32, bf16 and int8",
                        sc_dtype_name(store));
     if (n_in == 0 || n_in > SC_CPU_DIM_MAX)
         return sc_fail(err, SC_EINVAL, "matrix: %llu columns, allowed 1 to %u",
@@ -92,13 +130,40 @@ static enum sc_status check_parts(const struct sc_matrix_part *parts, uint32_t n
     return SC_OK;
 }
 
+static enum sc_status take_row(uint32_t n_panels, const char *what, float **ret_mem,
+                               size_t *ret_bytes, struct sc_err *err)
+{
+    size_t bytes = (size_t)n_panels * SC_CPU_PANEL * sizeof(float);
+    void *mem = NULL;
+    enum sc_status st = sc_cpu_memory_take(bytes, what, &mem, err);
+    if (st == SC_OK) {
+        *ret_mem = mem;
+        *ret_bytes = bytes;
+    }
+    return st;
+}
+
+/* The sums of all panels, in order; a row that could not be scaled is named. */
+static enum sc_status check_scales(struct sc_matrix *m, double (*sums)[2], struct sc_err *err)
+{
+    for (uint32_t i = 0; i < m->n_panels; i++) {
+        m->error2 += sums[i][0];
+        m->norm2 += sums[i][1];
+    }
+    for (uint32_t i = 0; i < m->n_out; i++) {
+        if (isnan(m->scale[i]))
+            return sc_fail(err, SC_EINVAL, "matrix: row %u has a weight that is not finite", i);
+    }
+    return SC_OK;
+}
+
 enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_part *parts,
                                   uint32_t n_parts, uint64_t n_in, const float *bias,
                                   enum sc_dtype store, struct sc_matrix **ret_matrix,
                                   struct sc_err *err)
 {
     struct sc_matrix *m;
-    struct pack pack = {parts, n_parts, NULL};
+    struct pack pack = {.parts = parts, .n_parts = n_parts};
     uint64_t n_out = 0;
     void *mem = NULL;
     enum sc_status st = check_parts(parts, n_parts, n_in, store, &n_out, err);
@@ -112,30 +177,50 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
     m->n_in = (uint32_t)n_in;
     m->n_out = (uint32_t)n_out;
     m->n_panels = (m->n_out + SC_CPU_PANEL - 1) / SC_CPU_PANEL;
-    m->panel_bytes = store == SC_DTYPE_F32 ? (size_t)m->n_in * SC_CPU_PANEL * 4
-                                           : (size_t)((m->n_in + 31) / 32) * 16 * SC_CPU_PANEL * 4;
+    m->panel_bytes =
+        (store == SC_DTYPE_F32 ? (size_t)m->n_in * 4
+                               : (size_t)((m->n_in + 31) / 32) * 32 * sc_dtype_bytes(store)) *
+        SC_CPU_PANEL;
     st = sc_cpu_memory_take(m->panel_bytes * m->n_panels, "matrix", &mem, err);
     if (st != SC_OK)
         goto fail;
     m->panels = mem;
     m->panels_bytes = m->panel_bytes * m->n_panels;
     if (bias != NULL) {
-        size_t bytes = (size_t)m->n_panels * SC_CPU_PANEL * sizeof(float);
-        st = sc_cpu_memory_take(bytes, "matrix bias", &mem, err);
+        st = take_row(m->n_panels, "matrix bias", &m->bias, &m->bias_bytes, err);
         if (st != SC_OK)
             goto fail;
-        m->bias = mem;
-        m->bias_bytes = bytes;
         memcpy(m->bias, bias, m->n_out * sizeof(float));
+    }
+    if (store == SC_DTYPE_I8) {
+        st = take_row(m->n_panels, "matrix scales", &m->scale, &m->scale_bytes, err);
+        if (st != SC_OK)
+            goto fail;
+        pack.sums = calloc(m->n_panels, sizeof(*pack.sums));
+        if (pack.sums == NULL) {
+            st = sc_fail(err, SC_ENOMEM, "matrix: sums of %u panels", m->n_panels);
+            goto fail;
+        }
     }
     pack.m = m;
     sc_cpu_threads_run(sc_cpu_device(be)->threads, pack_panel, &pack, m->n_panels);
+    if (store == SC_DTYPE_I8)
+        st = check_scales(m, pack.sums, err);
+    free(pack.sums);
+    if (st != SC_OK)
+        goto fail;
     *ret_matrix = m;
     return SC_OK;
 
 fail:
     sc_cpu_matrix_close(be, m);
     return st;
+}
+
+void sc_cpu_matrix_error(const struct sc_matrix *m, double *error2, double *norm2)
+{
+    *error2 += m->error2;
+    *norm2 += m->norm2;
 }
 
 void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *m)
@@ -145,6 +230,7 @@ void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *m)
         return;
     sc_cpu_memory_give(m->panels, m->panels_bytes);
     sc_cpu_memory_give(m->bias, m->bias_bytes);
+    sc_cpu_memory_give(m->scale, m->scale_bytes);
     free(m);
 }
 
@@ -160,21 +246,36 @@ struct product {
     uint32_t n, n_groups; /* rows, groups of TASK_ROWS */
 };
 
+/* y = y * scale + bias, which the kernels leave to us for int8. */
+static void scale_rows(const struct sc_matrix *w, uint32_t out0, const struct sc_cpu_mm *mm)
+{
+    for (uint32_t r = 0; r < mm->rows; r++) {
+        float *y = mm->y + r * mm->y_stride;
+        for (uint32_t c = 0; c < mm->cols; c++)
+            y[c] *= w->scale[out0 + c];
+        for (uint32_t c = 0; w->bias != NULL && c < mm->cols; c++)
+            y[c] += w->bias[out0 + c];
+    }
+}
+
 static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct product *p = ctx;
     const struct sc_matrix *w = p->w;
+    const struct sc_cpu_kernels *kernels = &p->dev->kernels;
+    const bool i8 = w->store == SC_DTYPE_I8;
     uint32_t panel = task / p->n_groups, row0 = task % p->n_groups * TASK_ROWS;
     uint32_t rows = p->n - row0 < TASK_ROWS ? p->n - row0 : TASK_ROWS;
     uint32_t out0 = panel * SC_CPU_PANEL, left = w->n_out - out0;
-    uint32_t slice = rows > 6 ? SLICE_IN : w->n_in; /* few rows: nothing is read twice */
-    (void)thread;
+    uint32_t slice = rows > FEW_ROWS ? SC_CPU_SLICE_IN : i8 ? SLICE_FEW_IN : w->n_in;
 
     for (uint32_t k0 = 0; k0 < w->n_in; k0 += slice) {
         uint32_t n_k = w->n_in - k0 < slice ? w->n_in - k0 : slice;
-        size_t panel_skip = (size_t)k0 * SC_CPU_PANEL * (w->store == SC_DTYPE_F32 ? 4 : 2);
+        const uint8_t *from = w->panels + panel * w->panel_bytes +
+                              (size_t)k0 * SC_CPU_PANEL * sc_dtype_bytes(w->store);
+        bool last = k0 + n_k == w->n_in;
         struct sc_cpu_mm mm = {
-            .panel = w->panels + panel * w->panel_bytes + panel_skip,
+            .panel = from,
             .y = p->y + row0 * p->y_stride + out0,
             .y_stride = p->y_stride,
             .rows = rows,
@@ -183,7 +284,7 @@ static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
             .cols = left < SC_CPU_PANEL ? left : SC_CPU_PANEL,
             .first = k0 == 0,
         };
-        if (w->bias != NULL && k0 + n_k == w->n_in)
+        if (w->bias != NULL && last && !i8)
             mm.bias = w->bias + out0;
         if (p->rounded != NULL) {
             mm.x = p->rounded + row0 / SC_CPU_ROUND_ROWS * p->block_words;
@@ -192,10 +293,17 @@ static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
             mm.x = p->x + row0 * p->x_stride + k0;
             mm.x_stride = p->x_stride;
         }
+        if (i8) {
+            kernels->widen_i8((const int8_t *)from, (size_t)(n_k + 31) / 32 * 32 * SC_CPU_PANEL,
+                              p->dev->scratch[thread].weights);
+            mm.panel = p->dev->scratch[thread].weights;
+        }
         if (w->store == SC_DTYPE_F32)
-            p->dev->kernels.matmul_f32(&mm);
+            kernels->matmul_f32(&mm);
         else
-            p->dev->kernels.matmul_bf16(&mm);
+            kernels->matmul_bf16(&mm);
+        if (i8 && last)
+            scale_rows(w, out0, &mm);
     }
 }
 
@@ -214,7 +322,7 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
                              struct sc_err *err)
 {
     struct sc_cpu_device *dev = sc_cpu_device(be);
-    bool rounds = w->store == SC_DTYPE_BF16 && dev->rounded != NULL;
+    bool rounds = w->store != SC_DTYPE_F32 && dev->rounded != NULL;
     struct product p = {.dev = dev, .w = w, .x_stride = x_stride, .y_stride = y_stride};
     uint32_t batch = n;
 

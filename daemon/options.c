@@ -16,7 +16,7 @@ const struct sc_option_flag sc_option_flags[] = {
     {"max-seqs", "engine.max_seqs", "N", "requests that run at once (64)"},
     {"prefill-tokens", "engine.prefill_tokens", "N", "prompt tokens of one step (512)"},
     {"max-context", "engine.max_context", "N", "longest prompt and output (0: the model's)"},
-    {"weight-dtype", "engine.weight_dtype", "f32|bf16", "how weights are kept (bf16)"},
+    {"weight-dtype", "engine.weight_dtype", "f32|bf16|int8", "how weights are kept (bf16)"},
     {"math", "engine.math", "auto|f32|bf16", "what bf16 weights are multiplied with (auto)"},
     {"kv-memory", "kv.memory", "SIZE", "memory for the KV cache of each rank (1GiB)"},
     {"kv-dtype", "kv.dtype", "f32|bf16", "how keys and values are kept (bf16)"},
