@@ -101,4 +101,4 @@ def plot(result, figure):
     axes[1].stackplot(t, used, [s["cached"] for s in result["samples"]], [s["free"] for s in result["samples"]],
                       labels=["of running requests", "cached", "free"], colors=["C0", "C1", "0.9"])
     axes[1].set(title="KV pages", xlabel="seconds", ylabel="pages")
-    axes[1].legend(loc="lower left")
+    axes[1].legend(loc="center right")

@@ -76,12 +76,12 @@ def table(result):
 
 
 def plot(result, figure):
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(1, 3, sharey=True)
     servers = result["servers"]
     for ax, (key, title) in zip(axes, (("crowd_p50_s", "8 at once, warm 2K prefix:\nmedian TTFT"),
                                        ("stall_s", "longest stall while\n2K tokens are read"),
                                        ("warm_s", "warm 8K prefix + 32:\nTTFT"))):
-        ax.bar(range(len(servers)), [median(s[key]) if key in s else 0 for s in servers.values()],
-               color=[f"C{i}" for i in range(len(servers))])
-        ax.set(title=title, ylabel="seconds (log)", yscale="log")
-        ax.set_xticks(range(len(servers)), servers, rotation=20, ha="right")
+        ax.barh(list(servers), [median(s[key]) if key in s else 0 for s in servers.values()],
+                color=[f"C{i}" for i in range(len(servers))])
+        ax.set(title=title, xlabel="seconds (log)", xscale="log")
+    axes[0].invert_yaxis()

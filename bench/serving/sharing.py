@@ -2,7 +2,7 @@
 
 from serving.setup import MODES, loads, markdown, median, median_interval, process_cpu_s
 
-ROUNDS = 12
+ROUNDS = 14
 ORDER = (True, False, False, True)  # what drifts hits both alike
 LOADS = {
     "8 streams, prompts of 1000": ["--streams", 8, "--requests", 64, "--prompt-len", 1000, "--output-len", 8],
@@ -19,17 +19,21 @@ def run(bench, daemon, mode, load, seed):
 
 
 def measure(bench):
-    daemons = {on: bench.daemon(kv__memory="128MiB", kv__sharing=str(on).lower()) for on in (True, False)}
-    cases = {load: {mode: {"on": [], "off": []} for mode in MODES} for load in LOADS}
-    seed = bench.seed * 100000
-    for number in range(-1, ROUNDS):  # the first fills the cache and warms up
+    cases, seed = {load: {mode: {"on": [], "off": []} for mode in MODES} for load in LOADS}, bench.seed * 100000
+    for number in range(ROUNDS):
+        # New ones each round: how fast a process is also depends on the memory it happened to get.
+        order = ORDER if number % 2 else tuple(not on for on in ORDER)
+        daemons = {on: bench.daemon(kv__memory="64MiB", kv__sharing=str(on).lower()) for on in order[:2]}
+        for daemon in daemons.values():  # fills the pool
+            bench.semcache(daemon, "bench serve", "--streams", 8, "--requests", 64, "--prompt-len", 1000,
+                           "--output-len", 1, "--kv", "exact", "--seed", seed)
         for load in LOADS:
             for mode in MODES:
-                for on in ORDER:
+                for on in order:
                     seed += 1
-                    said = run(bench, daemons[on], mode, load, seed)
-                    if number >= 0:
-                        cases[load][mode]["on" if on else "off"].append(said)
+                    cases[load][mode]["on" if on else "off"].append(run(bench, daemons[on], mode, load, seed))
+        for daemon in daemons.values():
+            daemon.kill()
     return {"cases": cases}
 
 
