@@ -203,6 +203,7 @@ int main(int argc, char **argv)
         if (!rounds)
             bench_matmul(&b, SC_DTYPE_F32);
         bench_matmul(&b, SC_DTYPE_BF16);
+        bench_matmul(&b, SC_DTYPE_I8);
         bench_attention(&b, SC_DTYPE_BF16);
         if (!rounds)
             bench_attention(&b, SC_DTYPE_F32);

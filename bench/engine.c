@@ -248,10 +248,10 @@ int main(int argc, char **argv)
         if (b.report.json == NULL)
             st = sc_fail(&err, SC_EIO, "%s: cannot be written", o.json);
     }
-    if (st == SC_OK && o.ops) {
-        sc_op_times_wrap(b.open_backend, !is_cpu(&o));
+    if (st == SC_OK) {
+        sc_op_times_wrap(b.open_backend, o.ops && !is_cpu(&o));
         b.open_backend = sc_op_times_open_backend;
-        b.report.ops = true;
+        b.report.ops = o.ops;
     }
     if (st == SC_OK)
         st = run_all(&b, &err);

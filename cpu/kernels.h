@@ -76,7 +76,8 @@ struct sc_cpu_scratch {
 
 /* rows x 64 outputs over k inputs: y (+)= x W^T. */
 struct sc_cpu_mm {
-    const void *panel; /* f32: [k][64]; bf16: [k / 2 rounded up][64][2] */
+    /* f32: [k][64]; bf16: pairs, [k / 2 rounded up][64][2]; int8: [k / 2 rounded up][2][64] */
+    const void *panel;
     /* f32 from input k0 on, at x_stride; or what round_rows made of the rows from this one on (a
      * multiple of SC_CPU_ROUND_ROWS), x_stride words a block of SC_CPU_ROUND_ROWS, from input 0 on.
      */
@@ -149,7 +150,10 @@ struct sc_cpu_dist {
 struct sc_cpu_kernels {
     void (*matmul_f32)(const struct sc_cpu_mm *mm);
     void (*matmul_bf16)(const struct sc_cpu_mm *mm);
-    /* n int8 as bf16, exactly; n % 64 == 0. */
+    /* NULL, or for SC_CPU_ROUND_ROWS rows at most, panel being int8: the bits of widen_i8 and
+     * matmul_bf16. */
+    void (*matmul_few_i8)(const struct sc_cpu_mm *mm);
+    /* n weights of an int8 panel as those of a bf16 panel, exactly; n % (2 * SC_CPU_PANEL) == 0. */
     void (*widen_i8)(const int8_t *from, size_t n, uint16_t *to);
     /* NULL, or x of matmul_bf16 is rounded to bf16 by this, SC_CPU_ROUND_ROWS rows at most at a
      * time, which take round_words(n_in) words. */

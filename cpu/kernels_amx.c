@@ -145,6 +145,58 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
     _tile_release();
 }
 
+/* Steps that weights are widened ahead of their use: the matrix unit, the vector units and the
+ * memory then work at the same time. A power of two. */
+#define AHEAD 4u
+
+/* mm_one over int8 weights. */
+static void mm_one_i8(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
+{
+    _Alignas(64) uint32_t wide[2 * AHEAD][W_STEP];
+    const int8_t *w = mm->panel;
+    const uint32_t n_steps = (mm->k + TILE_COLS - 1) / TILE_COLS;
+
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (uint32_t step = 0; step < n_steps + AHEAD; step++) {
+        if (step < n_steps)
+            widen_i8(w + (size_t)step * W_STEP * 2, W_STEP * 2,
+                     (uint16_t *)(void *)wide[step % (2 * AHEAD)]);
+        if (step < AHEAD)
+            continue;
+        const uint32_t *from = wide[(step - AHEAD) % (2 * AHEAD)];
+        _tile_loadd(4, x + (size_t)(step - AHEAD) * TILE_WORDS, 64);
+        _tile_loadd(6, from, W_ROW);
+        _tile_loadd(7, from + 16, W_ROW);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(6, from + 32, W_ROW);
+        _tile_loadd(7, from + 48, W_ROW);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_dpbf16ps(3, 4, 7);
+    }
+    _tile_stored(0, y, ys * 4);
+    _tile_stored(1, y + 16, ys * 4);
+    _tile_stored(2, y + 32, ys * 4);
+    _tile_stored(3, y + 48, ys * 4);
+}
+
+static void matmul_few_i8(const struct sc_cpu_mm *mm)
+{
+    float full[TILE_ROWS][SC_CPU_PANEL];
+    tiles_open(mm->rows, 0, true);
+    if (mm->cols == SC_CPU_PANEL) {
+        mm_one_i8(mm, mm->x, mm->y, mm->y_stride);
+    } else {
+        mm_one_i8(mm, mm->x, full[0], SC_CPU_PANEL);
+        for (uint32_t r = 0; r < mm->rows; r++)
+            memcpy(mm->y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
+    }
+    _tile_release();
+}
+
 #define S_ROW (SC_CPU_STRETCH * 4) /* bytes */
 #define K_ROW (SC_PAGE_ENTRIES * 4)
 
@@ -255,6 +307,7 @@ void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels)
 {
     kernels->matmul_bf16 = matmul_bf16;
     kernels->widen_i8 = widen_i8;
+    kernels->matmul_few_i8 = matmul_few_i8;
     kernels->round_rows = round_rows;
     kernels->round_words = round_words;
     kernels->attention_bf16 = attention_bf16;

@@ -152,10 +152,13 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
 
 static void widen_i8(const int8_t *from, size_t n, uint16_t *to)
 {
-    for (size_t i = 0; i < n; i++) {
-        float f = from[i];
-        uint32_t bits;
-        memcpy(&bits, &f, sizeof(bits));
-        to[i] = (uint16_t)(bits >> 16); /* eight significant bits fit */
+    for (size_t i = 0; i < n; i += 2 * SC_CPU_PANEL) {
+        for (uint32_t c = 0; c < 2 * SC_CPU_PANEL; c++) {
+            float f = from[i + c];
+            uint32_t bits;
+            memcpy(&bits, &f, sizeof(bits));
+            /* eight significant bits fit */
+            to[i + 2 * (c % SC_CPU_PANEL) + c / SC_CPU_PANEL] = (uint16_t)(bits >> 16);
+        }
     }
 }

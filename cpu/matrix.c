@@ -58,8 +58,7 @@ static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_p
 static void pack_row_i8(struct sc_matrix *m, uint32_t out, const struct sc_matrix_part *part,
                         uint64_t row, double *sums)
 {
-    int8_t *to =
-        (int8_t *)m->panels + out / SC_CPU_PANEL * m->panel_bytes + 2 * (out % SC_CPU_PANEL);
+    int8_t *to = (int8_t *)m->panels + out / SC_CPU_PANEL * m->panel_bytes + out % SC_CPU_PANEL;
     uint64_t first = row * part->row_stride;
     float largest = 0.0f, scale;
     bool finite = true;
@@ -77,7 +76,7 @@ static void pack_row_i8(struct sc_matrix *m, uint32_t out, const struct sc_matri
         float q = (w / scale + 0x1.8p23f) - 0x1.8p23f; /* to the nearest, ties to even */
         double e = (double)w - (double)q * scale;
         q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
-        to[(size_t)(k / 2) * 2 * SC_CPU_PANEL + k % 2] = (int8_t)q;
+        to[(size_t)k * SC_CPU_PANEL] = (int8_t)q;
         sums[0] += e * e;
         sums[1] += (double)w * w;
     }
@@ -267,7 +266,11 @@ static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
     uint32_t panel = task / p->n_groups, row0 = task % p->n_groups * TASK_ROWS;
     uint32_t rows = p->n - row0 < TASK_ROWS ? p->n - row0 : TASK_ROWS;
     uint32_t out0 = panel * SC_CPU_PANEL, left = w->n_out - out0;
-    uint32_t slice = rows > FEW_ROWS ? SC_CPU_SLICE_IN : i8 ? SLICE_FEW_IN : w->n_in;
+    const bool fused = i8 && rows <= SC_CPU_ROUND_ROWS && kernels->matmul_few_i8 != NULL;
+    uint32_t slice = fused             ? w->n_in
+                     : rows > FEW_ROWS ? SC_CPU_SLICE_IN
+                     : i8              ? SLICE_FEW_IN
+                                       : w->n_in;
 
     for (uint32_t k0 = 0; k0 < w->n_in; k0 += slice) {
         uint32_t n_k = w->n_in - k0 < slice ? w->n_in - k0 : slice;
@@ -292,6 +295,11 @@ static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
         } else {
             mm.x = p->x + row0 * p->x_stride + k0;
             mm.x_stride = p->x_stride;
+        }
+        if (fused) {
+            kernels->matmul_few_i8(&mm);
+            scale_rows(w, out0, &mm);
+            continue;
         }
         if (i8) {
             kernels->widen_i8((const int8_t *)from, (size_t)(n_k + 31) / 32 * 32 * SC_CPU_PANEL,

@@ -38,14 +38,17 @@ void sc_prefix_reset(struct sc_prefix *p); /* forgets every snapshot: the engine
  * prompt_len. */
 struct sc_prefix_root {
     struct sc_hash key, recipe_id;
-    uint32_t offset; /* blocks end at offset + multiples of the block */
+    /* Blocks end at offset + multiples of the block, as what is compressed does. The first one is
+     * whole, the second shorter: nothing is compressed there, and prompts are not cut for it. */
+    uint32_t offset;
     bool compressed;
 };
 struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct sc_hash *recipe_id,
                                      const char *ns, const struct sc_recipe *recipe,
                                      uint32_t prompt_len);
-/* The first end of a block after pos. */
+/* The first end of a block after pos, and the last one at or before it; 0 begins the first. */
 uint32_t sc_prefix_boundary(const struct sc_prefix_root *root, uint32_t pos);
+uint32_t sc_prefix_boundary_before(const struct sc_prefix_root *root, uint32_t pos);
 /* The key of the first n tokens. */
 struct sc_hash sc_prefix_key(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n);
 
