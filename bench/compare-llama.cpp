@@ -148,7 +148,7 @@ def llama_rate(args, gguf, test, fa):
 
 
 def our_rates(args, test):
-    """Tokens a second of one run of {"exact", "compressed"}, and the share of entries kept."""
+    """Tokens a second of one run, by its mean as in llama-bench, and the share of entries kept; both by cache."""
     kind, tokens, seqs = test
     what = (["--prefill", tokens, "--decode-depth", "none"] if kind == "prefill" else
             ["--prefill", "none", "--decode-depth", tokens, "--seqs", seqs])
@@ -157,7 +157,8 @@ def our_rates(args, test):
                    "--decode-steps", GEN, "--weights", args.weights, "--ratio", args.ratio, "--no-limits",
                    "--memory", 1 << 17, "--json", file.name, *(["--isa", args.isa] if args.isa else [])])
         rows = json.load(open(file.name, encoding="utf-8"))[0]["rows"]
-    return {r["kv"]: r["tokens_per_s"] for r in rows}, {r["kv"]: r["kept"] for r in rows}
+    done = tokens if kind == "prefill" else seqs
+    return {r["kv"]: done / r["mean_s"] for r in rows}, {r["kv"]: r["kept"] for r in rows}
 
 
 def measure(args, gguf, tests):

@@ -51,6 +51,7 @@ struct bench {
     struct sc_report report;
     struct sc_random_model *model;
     struct sc_report_group group;
+    struct sc_run_samples samples[2]; /* by enum sc_kv_mode */
 };
 
 static uint32_t largest(const struct sc_bench_list *l)
@@ -117,44 +118,45 @@ static uint64_t pool_bytes(const struct bench *b)
     return most;
 }
 
-static enum sc_status run_prefills(struct bench *b, struct sc_run *run, struct sc_err *err)
+/* Both kinds of cache by turns: what else the machine does then falls on both. n_seqs 0: a prefill.
+ */
+static enum sc_status run_line(struct bench *b, struct sc_run *run, uint32_t n_tokens,
+                               uint32_t n_seqs, struct sc_err *err)
 {
+    struct sc_run_row rows[2] = {0};
     enum sc_status st = SC_OK;
-    struct sc_run_row row;
-    for (uint32_t i = 0; i < b->o->prefill.n; i++)
-        for (int mode = SC_KV_EXACT; mode <= SC_KV_COMPRESSED && st == SC_OK; mode++) {
-            uint32_t n = b->o->prefill.v[i];
-            if (!wanted(b->o, mode))
+
+    if (!fits(b, n_seqs > 0 ? n_seqs : 1, n_tokens)) {
+        (void)printf("%u tokens, %u sequences: left out, more than --memory\n", n_tokens, n_seqs);
+        return SC_OK;
+    }
+    memset(b->samples, 0, sizeof(b->samples));
+    for (uint32_t i = 0; i < b->o->repeats; i++)
+        for (int kv = SC_KV_EXACT; kv <= SC_KV_COMPRESSED && st == SC_OK; kv++) {
+            if (!wanted(b->o, kv))
                 continue;
-            if (!fits(b, 1, n)) {
-                (void)printf("prefill %u: left out, more than --memory\n", n);
-                continue;
-            }
-            st = sc_run_prefill(run, (enum sc_kv_mode)mode, n, &row, err);
-            if (st == SC_OK)
-                sc_report_row(&b->report, &b->group, &row);
+            if (n_seqs > 0)
+                st = sc_run_decode(run, (enum sc_kv_mode)kv, n_tokens, n_seqs, &b->samples[kv],
+                                   &rows[kv], err);
+            else
+                st = sc_run_prefill(run, (enum sc_kv_mode)kv, n_tokens, &b->samples[kv], &rows[kv],
+                                    err);
         }
+    for (int kv = SC_KV_EXACT; kv <= SC_KV_COMPRESSED && st == SC_OK; kv++)
+        if (wanted(b->o, kv))
+            sc_report_row(&b->report, &b->group, &rows[kv]);
     return st;
 }
 
-static enum sc_status run_decodes(struct bench *b, struct sc_run *run, uint32_t n_seqs,
-                                  struct sc_err *err)
+static enum sc_status run_lines(struct bench *b, struct sc_run *run, struct sc_err *err)
 {
+    const struct sc_bench_options *o = b->o;
     enum sc_status st = SC_OK;
-    struct sc_run_row row;
-    for (uint32_t i = 0; i < b->o->depths.n; i++)
-        for (int mode = SC_KV_EXACT; mode <= SC_KV_COMPRESSED && st == SC_OK; mode++) {
-            uint32_t depth = b->o->depths.v[i];
-            if (!wanted(b->o, mode))
-                continue;
-            if (!fits(b, n_seqs, depth)) {
-                (void)printf("decode of %u at %u: left out, more than --memory\n", n_seqs, depth);
-                continue;
-            }
-            st = sc_run_decode(run, (enum sc_kv_mode)mode, depth, n_seqs, &row, err);
-            if (st == SC_OK)
-                sc_report_row(&b->report, &b->group, &row);
-        }
+    for (uint32_t i = 0; i < o->prefill.n && st == SC_OK; i++)
+        st = run_line(b, run, o->prefill.v[i], 0, err);
+    for (uint32_t s = 0; s < o->seqs.n; s++)
+        for (uint32_t i = 0; i < o->depths.n && st == SC_OK; i++)
+            st = run_line(b, run, o->depths.v[i], o->seqs.v[s], err);
     return st;
 }
 
@@ -173,7 +175,6 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
         .fixed_thresholds = o->fixed_thresholds,
         .ratio = o->ratio,
         .step_tokens = o->step_tokens,
-        .repeats = o->repeats,
         .decode_steps = o->decode_steps,
         .max_seqs = largest(&o->seqs),
         .max_context = sc_random_model_get(b->model)->config.max_positions,
@@ -188,10 +189,8 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
     if (st == SC_OK) {
         b->group.backend = sc_run_backend(run);
         sc_report_group(&b->report, &b->group);
-        st = run_prefills(b, run, err);
+        st = run_lines(b, run, err);
     }
-    for (uint32_t i = 0; i < o->seqs.n && st == SC_OK; i++)
-        st = run_decodes(b, run, o->seqs.v[i], err);
     sc_run_close(run);
     return st;
 }
@@ -237,8 +236,9 @@ static enum sc_status run_all(struct bench *b, struct sc_err *err)
 int main(int argc, char **argv)
 {
     struct sc_bench_options o = sc_bench_options_default();
-    struct bench b = {.o = &o, .report.ops = false};
+    static struct bench b; /* too large for a stack */
     struct sc_err err = SC_ERR_INIT;
+    b.o = &o;
     int rc = sc_bench_options_read(argc, argv, &o);
     if (rc >= 0)
         return rc;

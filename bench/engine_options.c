@@ -54,7 +54,7 @@ static void usage(FILE *to)
         "  --weights T         how weights are kept (bf16)\n"
         "  --kv-dtype T        how keys and values are kept (bf16)\n"
         "  --step-tokens N     rows of a prefill step (512)\n"
-        "  --repeats N         prefills of each line (3)\n"
+        "  --repeats N         times every line is measured, exact and compressed by turns (3)\n"
         "  --decode-steps N    of each line (16)\n"
         "  --memory MIB        most memory for pages; larger lines are left out (8192)\n"
         "  --ops               time of each operation\n"

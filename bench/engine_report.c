@@ -58,28 +58,28 @@ static void print_share(double part, double whole)
 
 static void print_ops(const struct sc_run_row *row)
 {
-    double rest = row->median_s;
+    double rest = row->mean_s;
     for (uint32_t op = 0; op < SC_OP_COUNT; op++) {
         rest -= row->ops.seconds[op];
         if (row->ops.calls[op] > 0)
             (void)printf("        %-12s %10.3f ms %5.1f %%\n", sc_op_name((enum sc_op)op),
-                         1e3 * row->ops.seconds[op], 100.0 * row->ops.seconds[op] / row->median_s);
+                         1e3 * row->ops.seconds[op], 100.0 * row->ops.seconds[op] / row->mean_s);
     }
-    /* Means of operations against the median of the whole: may be slightly negative. */
     (void)printf("        %-12s %10.3f ms %5.1f %%\n", "rest", 1e3 * rest,
-                 100.0 * rest / row->median_s);
+                 100.0 * rest / row->mean_s);
 }
 
 static void json_row(struct sc_report *r, const struct sc_run_row *row)
 {
-    (void)fprintf(r->json,
-                  "%s\n{\"test\":\"%s\",\"kv\":\"%s\",\"tokens\":%u,\"seqs\":%u,"
-                  "\"tokens_per_s\":%.4f,\"median_s\":%.9f,\"min_s\":%.9f,\"max_s\":%.9f,"
-                  "\"kept\":%.5f,\"kv_bytes_per_seq\":%.0f,\"bytes\":%.0f,\"flop\":%.0f,"
-                  "\"compress_s\":%.9f",
-                  r->n_rows > 0 ? "," : "", row->decode ? "decode" : "prefill", kv_name(row->kv),
-                  row->n_tokens, row->n_seqs, row->tokens_per_s, row->median_s, row->min_s,
-                  row->max_s, row->kept, row->kv_bytes, row->bytes, row->flop, row->compress_s);
+    (void)fprintf(
+        r->json,
+        "%s\n{\"test\":\"%s\",\"kv\":\"%s\",\"tokens\":%u,\"seqs\":%u,"
+        "\"tokens_per_s\":%.4f,\"median_s\":%.9f,\"mean_s\":%.9f,\"min_s\":%.9f,\"max_s\":%.9f,"
+        "\"kept\":%.5f,\"kv_bytes_per_seq\":%.0f,\"bytes\":%.0f,\"flop\":%.0f,"
+        "\"compress_s\":%.9f",
+        r->n_rows > 0 ? "," : "", row->decode ? "decode" : "prefill", kv_name(row->kv),
+        row->n_tokens, row->n_seqs, row->tokens_per_s, row->median_s, row->mean_s, row->min_s,
+        row->max_s, row->kept, row->kv_bytes, row->bytes, row->flop, row->compress_s);
     if (r->ops) {
         (void)fprintf(r->json, ",\"ops_s\":{");
         for (uint32_t op = 0; op < SC_OP_COUNT; op++)
@@ -106,7 +106,7 @@ void sc_report_row(struct sc_report *r, const struct sc_report_group *g,
     print_share(row->bytes / row->median_s, g->read_bytes_per_s);
     (void)printf(" %8.1f", 1e-9 * row->flop / row->median_s);
     print_share(row->flop / row->median_s, g->matmul_flop_per_s);
-    print_share(row->compress_s, row->median_s);
+    print_share(row->compress_s, row->mean_s);
     (void)printf("\n");
     if (r->ops)
         print_ops(row);

@@ -9,7 +9,6 @@
 
 #define CALIBRATION_TOKENS 1024u
 #define WARM_STEPS         2u
-#define SAMPLES_MAX        4096u
 #define SLACK_TOKENS       2048u /* an epoch that is there twice, partly filled pages */
 
 struct sc_run {
@@ -20,8 +19,6 @@ struct sc_run {
     struct sc_engine_info info;
     struct sc_recipe recipes[2]; /* by enum sc_kv_mode */
     int32_t *tokens;             /* [max_context] */
-    double samples[SAMPLES_MAX];
-    uint32_t n_samples;
 };
 
 static double now_s(void)
@@ -37,15 +34,34 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void settle_samples(struct sc_run *run, struct sc_run_row *row)
+static void add_sample(struct sc_run_samples *samples, double s)
 {
-    double *s = run->samples;
-    uint32_t n = run->n_samples;
+    if (samples->n < SC_RUN_SAMPLES_MAX)
+        samples->s[samples->n++] = s;
+}
+
+static void add_ops(struct sc_run_samples *samples)
+{
+    struct sc_op_times ops;
+    sc_op_times_get(&ops);
+    for (uint32_t op = 0; op < SC_OP_COUNT; op++) {
+        samples->ops.seconds[op] += ops.seconds[op];
+        samples->ops.calls[op] += ops.calls[op];
+    }
+}
+
+static void settle_samples(struct sc_run_samples *samples, struct sc_run_row *row)
+{
+    double *s = samples->s;
+    uint32_t n = samples->n;
     qsort(s, n, sizeof(*s), compare_doubles);
     row->median_s = n % 2 == 1 ? s[n / 2] : (s[n / 2 - 1] + s[n / 2]) / 2;
+    for (uint32_t i = 0; i < n; i++)
+        row->mean_s += s[i] / n;
     row->min_s = s[0];
     row->max_s = s[n - 1];
-    sc_op_times_get(&row->ops);
+    row->compress_s = samples->compress_s / n;
+    row->ops = samples->ops;
     for (uint32_t op = 0; op < SC_OP_COUNT; op++)
         row->ops.seconds[op] /= n;
 }
@@ -235,29 +251,26 @@ static enum sc_status prefill_once(struct sc_run *run, const struct sc_recipe *r
 }
 
 enum sc_status sc_run_prefill(struct sc_run *run, enum sc_kv_mode kv, uint32_t n_tokens,
-                              struct sc_run_row *ret_row, struct sc_err *err)
+                              struct sc_run_samples *samples, struct sc_run_row *ret_row,
+                              struct sc_err *err)
 {
     struct sc_run_row row = {.kv = kv, .n_tokens = n_tokens, .n_seqs = 1};
-    double seen = 0.0;
-    enum sc_status st = SC_OK;
+    struct sc_seq_stats s;
+    double seen = 0.0, start = now_s();
 
-    run->n_samples = 0;
     sc_op_times_clear();
-    for (uint32_t i = 0; i < run->opts.repeats && st == SC_OK; i++) {
-        struct sc_seq_stats s;
-        double t = now_s();
-        st = prefill_once(run, &run->recipes[kv], n_tokens, &seen, err);
-        run->samples[run->n_samples++] = now_s() - t;
-        if (st != SC_OK)
-            break;
-        sc_engine_seq_stats(run->engine, 0, &s);
-        row.compress_s += 1e-6 * (double)s.compress_us / run->opts.repeats;
-        note_cache(run, &row);
-        st = close_slots(run, 1, err);
-    }
+    enum sc_status st = prefill_once(run, &run->recipes[kv], n_tokens, &seen, err);
     if (st != SC_OK)
         return st;
-    settle_samples(run, &row);
+    add_sample(samples, now_s() - start);
+    add_ops(samples);
+    sc_engine_seq_stats(run->engine, 0, &s);
+    samples->compress_s += 1e-6 * (double)s.compress_us;
+    note_cache(run, &row);
+    st = close_slots(run, 1, err);
+    if (st != SC_OK)
+        return st;
+    settle_samples(samples, &row);
     row.tokens_per_s = n_tokens / row.median_s;
     row.flop = 2.0 * (double)sc_random_model_layer_weights(run->model) * n_tokens +
                2.0 * (double)sc_random_model_head_weights(run->model) + attention_flop(run, seen);
@@ -395,7 +408,8 @@ static enum sc_status decode_step(struct sc_run *run, uint32_t pos, uint32_t n_s
 }
 
 enum sc_status sc_run_decode(struct sc_run *run, enum sc_kv_mode kv, uint32_t depth,
-                             uint32_t n_seqs, struct sc_run_row *ret_row, struct sc_err *err)
+                             uint32_t n_seqs, struct sc_run_samples *samples,
+                             struct sc_run_row *ret_row, struct sc_err *err)
 {
     const struct sc_recipe *recipe = &run->recipes[kv];
     struct sc_run_row row = {.decode = true, .kv = kv, .n_tokens = depth, .n_seqs = n_seqs};
@@ -409,17 +423,17 @@ enum sc_status sc_run_decode(struct sc_run *run, enum sc_kv_mode kv, uint32_t de
         st = sc_fail(err, SC_ENOMEM, "bench: out of memory for %u sequences", n_seqs);
     if (st == SC_OK)
         st = open_sequences(run, recipe, depth, n_seqs, err);
-    run->n_samples = 0;
     for (uint32_t i = 0; i < WARM_STEPS + run->opts.decode_steps && st == SC_OK; i++) {
         if (i == WARM_STEPS)
             sc_op_times_clear();
         double t = now_s();
         st = decode_step(run, depth + i, n_seqs, runs, results, err);
         if (i >= WARM_STEPS)
-            run->samples[run->n_samples++] = now_s() - t;
+            add_sample(samples, now_s() - t);
     }
     if (st == SC_OK) {
-        settle_samples(run, &row);
+        add_ops(samples);
+        settle_samples(samples, &row);
         note_cache(run, &row);
         st = close_slots(run, n_seqs, err);
     }
