@@ -1,8 +1,8 @@
 /* scheduler/internal.h - the scheduler's state, shared by its source files only.
  *
  * scheduler.c: the public calls and the thread's loop. plan.c: admission, preemption, the step
- * plan. events.c: what a request's owner is told, and how requests end. output.c: from a sampled
- * token to text and stops.
+ * plan. share.c, tier.c: prefixes. orders.c: what other threads ask of them. events.c: what a
+ * request's owner is told, and how requests end. output.c: from a sampled token to text and stops.
  */
 #ifndef SC_SCHEDULER_INTERNAL_H
 #define SC_SCHEDULER_INTERNAL_H
@@ -155,7 +155,12 @@ void sc_share_tend(struct sc_sched *s); /* once a loop: spare ids, idle and due 
 void sc_share_lost(struct sc_sched *s); /* the engine has lost everything */
 /* Pages that this admission would find in use already. */
 uint32_t sc_share_pages_in_use(const struct sc_sched *s, const struct sc_request *r);
-void sc_share_answer(struct sc_sched *s, struct sc_order *order);
+bool sc_share_drop(struct sc_sched *s, uint32_t node); /* false: NONE, or the plan is full */
+/* SC_EFULL: too much is pinned. */
+enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us) SC_MUST_CHECK;
+
+/* orders.c: answers the orders that wait; or refuses them all. */
+void sc_orders_answer(struct sc_sched *s, enum sc_status refuse);
 
 /* tier.c: documents to the store and back. */
 enum sc_status sc_tier_open(struct sc_sched *s, struct sc_err *err) SC_MUST_CHECK;
@@ -170,6 +175,15 @@ bool sc_tier_has_work(const struct sc_sched *s);      /* moves for the next plan
 bool sc_tier_add(struct sc_sched *s); /* to the plan; true: it has something to do there */
 void sc_tier_commit(struct sc_sched *s);
 void sc_tier_lost(struct sc_sched *s); /* the engine has lost everything */
+
+/* tier_blob.c: what a document is in the store. */
+size_t sc_tier_shape_bytes(uint32_t n_layers); /* what comes before the entries */
+size_t sc_tier_blob_bytes(const struct sc_sched *s, const struct sc_snap_shape *shape);
+uint32_t sc_tier_entries(const struct sc_snap_shape *shape, uint32_t layer);
+void sc_tier_write_shape(const struct sc_sched *s, const struct sc_snap_shape *shape, uint8_t *to);
+/* False: not n tokens of this model's shape, or its parts do not fit together. */
+bool sc_tier_read_shape(const struct sc_sched *s, struct sc_blob *blob, uint32_t n,
+                        struct sc_snap_shape *shape);
 
 /* events.c. end: DONE, once; a running request stays in running[] until the sweep. */
 void sc_events_end(struct sc_sched *s, struct sc_request *r, enum sc_finish finish,

@@ -50,26 +50,6 @@ static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
     return go_on;
 }
 
-static void answer_orders(struct sc_sched *s, enum sc_status refuse)
-{
-    pthread_mutex_lock(&s->mu);
-    struct sc_order *list = s->orders;
-    s->orders = NULL;
-    pthread_mutex_unlock(&s->mu);
-    while (list != NULL) {
-        struct sc_order *order = list;
-        list = order->next;
-        if (refuse == SC_OK)
-            sc_share_answer(s, order);
-        else
-            order->status = refuse;
-        pthread_mutex_lock(&s->mu);
-        order->done = true; /* its memory is its caller's again */
-        pthread_cond_broadcast(&s->answered);
-        pthread_mutex_unlock(&s->mu);
-    }
-}
-
 static void publish(struct sc_sched *s, bool stepped)
 {
     struct sc_engine_info info;
@@ -228,7 +208,7 @@ static bool turn(struct sc_sched *s, bool any_canceled)
         end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
     sc_share_tend(s);
     if (!sc_plan_has_chores(s))
-        answer_orders(s, SC_OK);
+        sc_orders_answer(s, SC_OK);
     sc_plan_admit(s);
     publish(s, false); /* who was admitted makes room in the queue before the step ends */
     bool stepped = step(s);
@@ -241,7 +221,7 @@ static void wind_up(struct sc_sched *s)
     end_running(s, SC_EUNAVAIL, "the server is shutting down");
     end_queue(s, SC_EUNAVAIL, "the server is shutting down");
     publish(s, s->failed ? false : step(s)); /* the sequences' slots, closed */
-    answer_orders(s, SC_EUNAVAIL);
+    sc_orders_answer(s, SC_EUNAVAIL);
 }
 
 static void *thread_main(void *arg)
@@ -453,42 +433,6 @@ void sc_sched_cancel(struct sc_sched *sched, struct sc_request *request)
     sched->any_canceled = true;
     pthread_cond_signal(&sched->wake);
     pthread_mutex_unlock(&sched->mu);
-}
-
-static enum sc_status give_order(struct sc_sched *s, struct sc_order *order, struct sc_err *err)
-{
-    pthread_mutex_lock(&s->mu);
-    if (s->closing) {
-        pthread_mutex_unlock(&s->mu);
-        return sc_fail(err, SC_EUNAVAIL, "the server is shutting down");
-    }
-    struct sc_order **tail = &s->orders;
-    while (*tail != NULL)
-        tail = &(*tail)->next;
-    *tail = order;
-    pthread_cond_signal(&s->wake);
-    while (!order->done)
-        pthread_cond_wait(&s->answered, &s->mu);
-    pthread_mutex_unlock(&s->mu);
-    if (order->status != SC_OK)
-        return sc_fail(err, order->status, "%s", sc_status_text(order->status));
-    return SC_OK;
-}
-
-enum sc_status sc_sched_prefixes(struct sc_sched *sched, struct sc_prefix_item *items, size_t n,
-                                 struct sc_err *err)
-{
-    struct sc_order order = {.items = items, .n = n};
-    return give_order(sched, &order, err);
-}
-
-enum sc_status sc_sched_flush(struct sc_sched *sched, uint64_t *ret_pages, struct sc_err *err)
-{
-    struct sc_order order = {.flush = true};
-    enum sc_status st = give_order(sched, &order, err);
-    if (st == SC_OK)
-        *ret_pages = order.pages;
-    return st;
 }
 
 void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats)
