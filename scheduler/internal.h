@@ -41,11 +41,20 @@ struct sc_pending_keep {
     uint64_t pin_until_us;
 };
 
-/* A call of sc_sched_prefixes or sc_sched_flush that waits for the scheduler's thread. */
+/* A piece of what the cache holds. */
+struct sc_kv_list {
+    const struct sc_kv_view *view;
+    uint32_t at, cap, n;
+    struct sc_kv_event *events;
+};
+
+/* A call of sc_sched_prefixes, sc_sched_flush or sc_sched_kv_blocks that waits for the scheduler's
+ * thread. */
 struct sc_order {
     struct sc_order *next;
     struct sc_prefix_item *items;
     size_t n;
+    struct sc_kv_list *list; /* or NULL */
     bool flush, done;
     uint64_t pages;
     enum sc_status status;
@@ -86,6 +95,10 @@ struct sc_sched {
     uint32_t closing_pages; /* held by the slots in closes */
     bool failed;
     bool all_wait;            /* nobody could run: each waits for the store */
+    struct sc_kv_log *kv_log; /* NULL, as prefix */
+    void (*on_kv_events)(void *ctx);
+    void *kv_ctx;
+    uint64_t kv_told;         /* events before this number were announced */
     struct sc_prefix *prefix; /* NULL: nothing is shared */
     struct sc_tier *tier;     /* NULL without a store */
     uint64_t ns_floor; /* of the namespace admitted last: one that was away starts from here */
@@ -159,7 +172,8 @@ bool sc_share_drop(struct sc_sched *s, uint32_t node); /* false: NONE, or the pl
 /* SC_EFULL: too much is pinned. */
 enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us) SC_MUST_CHECK;
 
-/* orders.c: answers the orders that wait; or refuses them all. */
+/* orders.c: answers the orders that wait, or refuses them all. Those that may change something, or
+ * ask for what is kept, wait until the plan has no chores. */
 void sc_orders_answer(struct sc_sched *s, enum sc_status refuse);
 
 /* tier.c: documents to the store and back. */

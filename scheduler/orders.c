@@ -53,22 +53,38 @@ static void flush(struct sc_sched *s, struct sc_order *order)
 
 static void answer(struct sc_sched *s, struct sc_order *order)
 {
+    struct sc_kv_list *list = order->list;
     order->status = SC_OK;
+    if (list != NULL)
+        list->n = sc_prefix_list(s->prefix, list->view, &list->at, list->events, list->cap);
     for (size_t i = 0; i < order->n; i++)
         answer_item(s, &order->items[i]);
     if (order->flush && s->prefix != NULL)
         flush(s, order);
 }
 
-void sc_orders_answer(struct sc_sched *s, enum sc_status refuse)
+/* The next that can be answered now, in order of arrival. */
+static struct sc_order *take_order(struct sc_sched *s, bool any)
 {
     pthread_mutex_lock(&s->mu);
-    struct sc_order *list = s->orders;
-    s->orders = NULL;
+    struct sc_order **link = &s->orders;
+    while (*link != NULL && !any && (*link)->list == NULL)
+        link = &(*link)->next;
+    struct sc_order *order = *link;
+    if (order != NULL)
+        *link = order->next;
     pthread_mutex_unlock(&s->mu);
-    while (list != NULL) {
-        struct sc_order *order = list;
-        list = order->next;
+    return order;
+}
+
+void sc_orders_answer(struct sc_sched *s, enum sc_status refuse)
+{
+    for (;;) {
+        /* An answer may itself give the plan something to do. */
+        bool any = refuse != SC_OK || !sc_plan_has_chores(s);
+        struct sc_order *order = take_order(s, any);
+        if (order == NULL)
+            return;
         if (refuse == SC_OK)
             answer(s, order);
         else
@@ -114,4 +130,24 @@ enum sc_status sc_sched_flush(struct sc_sched *sched, uint64_t *ret_pages, struc
     if (st == SC_OK)
         *ret_pages = order.pages;
     return st;
+}
+
+struct sc_kv_log *sc_sched_kv_log(struct sc_sched *sched)
+{
+    return sched->kv_log;
+}
+
+enum sc_status sc_sched_kv_blocks(struct sc_sched *sched, const struct sc_kv_view *view,
+                                  uint32_t *at, struct sc_kv_event *events, uint32_t cap,
+                                  uint32_t *ret_n, struct sc_err *err)
+{
+    struct sc_kv_list list = {.view = view, .at = *at, .events = events, .cap = cap};
+    struct sc_order order = {.list = &list};
+    SC_ASSERT(sched->prefix != NULL && cap > 0);
+    enum sc_status st = give_order(sched, &order, err);
+    if (st != SC_OK)
+        return st;
+    *at = list.at;
+    *ret_n = list.n;
+    return SC_OK;
 }

@@ -9,8 +9,8 @@
  * or not at all alike. */
 #define KIN_MAX 128u
 
-enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_prefix **ret_prefix,
-                              struct sc_err *err)
+enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_kv_log *log,
+                              struct sc_prefix **ret_prefix, struct sc_err *err)
 {
     if (max_nodes == 0 || max_nodes > SC_PREFIX_NODES_MAX)
         return sc_fail(err, SC_EINVAL, "prefix nodes: %u, limits 1..%u", max_nodes,
@@ -18,6 +18,7 @@ enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_
     struct sc_prefix *p = calloc(1, sizeof(*p));
     if (p == NULL)
         return sc_fail(err, SC_ENOMEM, "a prefix tree");
+    p->log = log;
     p->max_nodes = max_nodes;
     p->max_snaps = max_snaps;
     p->n_buckets = 16;
@@ -95,6 +96,7 @@ static uint32_t new_node(struct sc_prefix *p, uint32_t parent, const struct sc_h
     p->free_node = node->next;
     uint32_t b = bucket_of(p, key);
     *node = (struct sc_prefix_node){.key = *key,
+                                    .root = parent != SC_NODE_NONE ? p->nodes[parent].root : i,
                                     .parent = parent,
                                     .first_child = SC_NODE_NONE,
                                     .next = SC_NODE_NONE,
@@ -108,6 +110,9 @@ static uint32_t new_node(struct sc_prefix *p, uint32_t parent, const struct sc_h
                                     .in_use = true,
                                     .compressed = root->compressed};
     p->buckets[b] = i;
+    p->n_touched = i >= p->n_touched ? i + 1 : p->n_touched;
+    if (parent == SC_NODE_NONE)
+        memcpy(sc_prefix_tokens(p, i), root->ns, sizeof(root->ns));
     memcpy(sc_prefix_tokens(p, i), tokens, n * sizeof(*tokens));
     if (parent != SC_NODE_NONE) {
         struct sc_prefix_node *up = &p->nodes[parent];

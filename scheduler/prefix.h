@@ -17,6 +17,7 @@
 #define SC_SCHEDULER_PREFIX_H
 
 #include "base/hash.h"
+#include "scheduler/kv_log.h"
 #include "shard/recipe.h"
 
 #define SC_PREFIX_BLOCK     512u
@@ -26,9 +27,10 @@
 
 struct sc_prefix;
 
-/* max_nodes: blocks; a little more than snapshots, for blocks whose own snapshot is gone. */
-enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_prefix **ret_prefix,
-                              struct sc_err *err) SC_MUST_CHECK;
+/* max_nodes: blocks; a little more than snapshots, for blocks whose own snapshot is gone. log: told
+ * of every snapshot that is there to be used, or no longer; borrowed, or NULL. */
+enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_kv_log *log,
+                              struct sc_prefix **ret_prefix, struct sc_err *err) SC_MUST_CHECK;
 void sc_prefix_close(struct sc_prefix *p); /* NULL is fine */
 void sc_prefix_reset(struct sc_prefix *p); /* forgets every snapshot: the engine was reset;
                                                nothing is locked */
@@ -38,6 +40,7 @@ void sc_prefix_reset(struct sc_prefix *p); /* forgets every snapshot: the engine
  * prompt_len. */
 struct sc_prefix_root {
     struct sc_hash key, recipe_id;
+    char ns[SC_NAMESPACE_BYTES_MAX + 1];
     uint32_t offset; /* blocks end at offset + multiples of the block */
     bool compressed;
 };
@@ -90,6 +93,13 @@ uint32_t sc_prefix_idle(const struct sc_prefix *p, uint64_t before_us);
 /* Documents are evicted last; pinned ones not at all before until_us (0: not pinned). */
 void sc_prefix_retain(struct sc_prefix *p, uint32_t node, bool retain, uint64_t pin_until_us);
 void sc_prefix_unpin_due(struct sc_prefix *p, uint64_t now_us);
+
+/* The snapshots that can be used, as events that store them: those of up to SC_PREFIX_LIST_SCAN
+ * nodes from *at on that the view shows, at most cap. *at becomes where to go on, UINT32_MAX: there
+ * are no more. Returns their number. */
+#define SC_PREFIX_LIST_SCAN 2048u
+uint32_t sc_prefix_list(const struct sc_prefix *p, const struct sc_kv_view *view, uint32_t *at,
+                        struct sc_kv_event *events, uint32_t cap);
 
 struct sc_prefix_node_info {
     struct sc_hash key, recipe_id;

@@ -6,6 +6,8 @@
 #ifndef SC_SCHEDULER_PREFIX_INTERNAL_H
 #define SC_SCHEDULER_PREFIX_INTERNAL_H
 
+#include <assert.h>
+
 #include "scheduler/prefix.h"
 
 #define SC_NO_SNAP UINT32_MAX
@@ -21,6 +23,7 @@ enum sc_prefix_list {
 
 struct sc_prefix_node {
     struct sc_hash key, recipe_id;
+    uint32_t root; /* whose tokens' place holds the namespace: a root has none */
     uint32_t parent, first_child, next, prev; /* siblings; next: also the free list */
     uint32_t hash_next, kin_next;
     uint32_t pos0, n; /* its tokens are [pos0, pos0 + n) of the prompt */
@@ -41,7 +44,8 @@ struct sc_prefix {
     int32_t *tokens;   /* [max_nodes, SC_PREFIX_BLOCK]; what is never used is never touched */
     uint32_t *buckets; /* heads of hash chains */
     uint32_t *kin;     /* [n_buckets]: the same of siblings that begin alike */
-    uint32_t free_node;
+    uint32_t free_node, n_touched; /* nodes from n_touched on were never used */
+    struct sc_kv_log *log;
     uint32_t *free_snaps, n_free_snaps;
     uint32_t n_live;
     uint64_t pinned_pages;
@@ -51,6 +55,13 @@ struct sc_prefix {
 static inline int32_t *sc_prefix_tokens(const struct sc_prefix *p, uint32_t i)
 {
     return p->tokens + (size_t)i * SC_PREFIX_BLOCK;
+}
+
+static_assert(SC_NAMESPACE_BYTES_MAX < SC_PREFIX_BLOCK * sizeof(int32_t),
+              "a root holds its namespace");
+static inline const char *sc_prefix_ns(const struct sc_prefix *p, uint32_t i)
+{
+    return (const char *)sc_prefix_tokens(p, p->nodes[i].root);
 }
 
 struct sc_hash sc_prefix_child_key(const struct sc_hash *parent, const int32_t *tokens, uint32_t n);

@@ -1,5 +1,7 @@
 /* Keys of prefixes: what they name, and where blocks end. docs/sharing.md tells them to those who
  * compute them elsewhere. */
+#include <stdio.h>
+
 #include "scheduler/prefix_internal.h"
 
 struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct sc_hash *recipe_id,
@@ -12,6 +14,7 @@ struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct s
      * is compressed cannot have seen the prompt's end. */
     bool own_ends =
         root.compressed && (recipe->exact_then_compress || recipe->window < recipe->chunk_max + 2);
+    (void)snprintf(root.ns, sizeof(root.ns), "%s", ns);
     struct sc_hasher h;
     sc_hasher_init(&h);
     sc_hasher_str(&h, "semanticache prefix 1");

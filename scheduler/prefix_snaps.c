@@ -1,4 +1,6 @@
 /* Snapshots on the nodes, and the lists that say which goes first. */
+#include <string.h>
+
 #include "scheduler/prefix_internal.h"
 
 /* ---- lists ---- */
@@ -45,6 +47,38 @@ void sc_prefix_touch(struct sc_prefix *p, uint32_t i, uint64_t now_us)
 
 /* ---- snapshots ---- */
 
+static struct sc_kv_event event_of(const struct sc_prefix *p, uint32_t i,
+                                   enum sc_kv_event_kind kind)
+{
+    const struct sc_prefix_node *n = &p->nodes[i];
+    struct sc_kv_event e = {
+        .kind = kind, .start = n->pos0, .n_tokens = n->n, .key = n->key, .recipe_id = n->recipe_id};
+    if (n->parent != SC_NODE_NONE)
+        e.parent = p->nodes[n->parent].key;
+    memcpy(e.ns, sc_prefix_ns(p, i), sizeof(e.ns));
+    return e;
+}
+
+static void tell(struct sc_prefix *p, uint32_t i, enum sc_kv_event_kind kind)
+{
+    if (p->log == NULL)
+        return;
+    struct sc_kv_event e = event_of(p, i, kind);
+    sc_kv_log_add(p->log, &e);
+}
+
+uint32_t sc_prefix_list(const struct sc_prefix *p, const struct sc_kv_view *view, uint32_t *at,
+                        struct sc_kv_event *events, uint32_t cap)
+{
+    uint32_t n = 0, i = *at;
+    for (; i < p->n_touched && i - *at < SC_PREFIX_LIST_SCAN && n < cap; i++)
+        if (p->nodes[i].in_use && p->nodes[i].live &&
+            sc_kv_view_shows(view, SC_KV_STORED, sc_prefix_ns(p, i)))
+            events[n++] = event_of(p, i, SC_KV_STORED);
+    *at = i < p->n_touched ? i : UINT32_MAX;
+    return n;
+}
+
 bool sc_prefix_snap_take(struct sc_prefix *p, uint32_t node, uint32_t *ret_snap)
 {
     SC_ASSERT(p->nodes[node].snap == SC_NO_SNAP);
@@ -64,6 +98,7 @@ void sc_prefix_snap_live(struct sc_prefix *p, uint32_t node, uint32_t min_logica
     n->n_pages = n_pages;
     p->n_live++;
     sc_prefix_touch(p, node, now_us);
+    tell(p, node, SC_KV_STORED);
 }
 
 void sc_prefix_lock(struct sc_prefix *p, uint32_t node)
@@ -79,7 +114,7 @@ void sc_prefix_unlock(struct sc_prefix *p, uint32_t node)
     sc_prefix_unhold(p, node);
 }
 
-uint32_t sc_prefix_snap_remove(struct sc_prefix *p, uint32_t node)
+static uint32_t snap_remove(struct sc_prefix *p, uint32_t node)
 {
     struct sc_prefix_node *n = &p->nodes[node];
     uint32_t snap = n->snap;
@@ -94,6 +129,13 @@ uint32_t sc_prefix_snap_remove(struct sc_prefix *p, uint32_t node)
     return snap;
 }
 
+uint32_t sc_prefix_snap_remove(struct sc_prefix *p, uint32_t node)
+{
+    if (p->nodes[node].live)
+        tell(p, node, SC_KV_REMOVED);
+    return snap_remove(p, node);
+}
+
 void sc_prefix_snap_give(struct sc_prefix *p, uint32_t snap)
 {
     SC_ASSERT(p->n_free_snaps < p->max_snaps);
@@ -104,7 +146,10 @@ void sc_prefix_reset(struct sc_prefix *p)
 {
     for (uint32_t i = 0; i < p->max_nodes; i++)
         if (p->nodes[i].in_use && p->nodes[i].snap != SC_NO_SNAP)
-            sc_prefix_snap_give(p, sc_prefix_snap_remove(p, i));
+            sc_prefix_snap_give(p, snap_remove(p, i));
+    struct sc_kv_event cleared = {.kind = SC_KV_CLEARED};
+    if (p->log != NULL)
+        sc_kv_log_add(p->log, &cleared);
 }
 
 uint32_t sc_prefix_victim(const struct sc_prefix *p)

@@ -68,6 +68,15 @@ static void publish(struct sc_sched *s, bool stepped)
     pthread_mutex_unlock(&s->mu);
 }
 
+/* Once a turn, however many there were. */
+static void tell_kv_events(struct sc_sched *s)
+{
+    uint64_t next = s->kv_log != NULL ? sc_kv_log_next(s->kv_log) : s->kv_told;
+    if (next != s->kv_told && s->on_kv_events != NULL)
+        s->on_kv_events(s->kv_ctx);
+    s->kv_told = next;
+}
+
 /* True: the request was ended. */
 static bool end_if_due(struct sc_sched *s, struct sc_request *r, uint64_t now)
 {
@@ -207,12 +216,12 @@ static bool turn(struct sc_sched *s, bool any_canceled)
     if (s->failed)
         end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
     sc_share_tend(s);
-    if (!sc_plan_has_chores(s))
-        sc_orders_answer(s, SC_OK);
+    sc_orders_answer(s, SC_OK);
     sc_plan_admit(s);
     publish(s, false); /* who was admitted makes room in the queue before the step ends */
     bool stepped = step(s);
     publish(s, stepped);
+    tell_kv_events(s);
     return stepped;
 }
 
@@ -289,6 +298,7 @@ static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
 static void sched_free(struct sc_sched *s)
 {
     sc_prefix_close(s->prefix);
+    sc_kv_log_close(s->kv_log);
     free(s->keeps);
     free(s->pending_keeps);
     pthread_cond_destroy(&s->answered);
@@ -311,8 +321,17 @@ static enum sc_status open_sharing(struct sc_sched *s, const struct sc_sched_opt
     s->prefix_ttl_us = opts->prefix_ttl_us;
     s->snap_words = sc_engine_snap_words_free(s->engine);
     s->store = opts->store;
-    enum sc_status st =
-        sc_prefix_open(info->max_snaps, info->max_snaps * 2 + info->max_seqs + 64, &s->prefix, err);
+    s->on_kv_events = opts->on_kv_events;
+    s->kv_ctx = opts->kv_ctx;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    enum sc_status st = sc_kv_log_open(
+        (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000, &s->kv_log, err);
+    if (st != SC_OK)
+        return st;
+    s->kv_told = sc_kv_log_next(s->kv_log);
+    st = sc_prefix_open(info->max_snaps, info->max_snaps * 2 + info->max_seqs + 64, s->kv_log,
+                        &s->prefix, err);
     if (st == SC_OK && s->store != NULL)
         st = sc_tier_open(s, err);
     return st;
