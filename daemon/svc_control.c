@@ -8,6 +8,7 @@
 #include "daemon/generation.h"
 #include "daemon/server.h"
 #include "daemon/svc_cache.h"
+#include "daemon/svc_events.h"
 #include "proto/optional.h"
 #include "semanticache/v1/control.pb-c.h"
 
@@ -295,7 +296,9 @@ static const struct sc_service_method methods[] = {
     {.name = "Drain", .handler = drain, .admin = true},
     {.name = "InspectCache", .handler = inspect_cache, .work = true},
     {.name = "SubscribeKvEvents",
-     .missing = "events of the cache are not told yet; GetLoads has its numbers"},
+     .handler = sc_control_subscribe_kv_events,
+     .background = true,
+     .slow = true},
     {.name = "SelfTestIsolation",
      .handler = sc_control_self_test_isolation,
      .admin = true,
