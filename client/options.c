@@ -17,8 +17,7 @@
 #define SERVE     BIT(SC_CMD_BENCH_SERVE)
 #define QA        BIT(SC_CMD_BENCH_DOCUMENTS)
 #define BENCH     (SERVE | QA)
-#define MODE      (GEN | INGEST | BENCH) /* --kv, where inspect always compresses */
-#define KV        (MODE | INSPECT)
+#define KV        (GEN | INGEST | BENCH | INSPECT)
 #define SPECIAL   (GEN | INSPECT | TOK)
 #define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS | TOP | EVENTS)
 #define ALL       (CALLS | BIT(SC_CMD_HELP))
@@ -64,7 +63,8 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
         {"inspect", "[options] FILE", "show how the server compresses a text",
          "Prints the text with its chunks and, in one layer, its clusters: the tokens of a chunk\n"
          "that share a colour (or, without colours, a number) became one core. Sinks, window and\n"
-         "exact layers stay as they are. FILE may be - for stdin.\n",
+         "exact layers stay as they are. The last line says how much of the text a request would\n"
+         "find in the cache now, and why not more. FILE may be - for stdin.\n",
          1, 1},
     [SC_CMD_TOP] =
         {"top", "[options]", "watch a server's requests, pages and caches",
@@ -235,8 +235,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_LOGPROBS] = {"logprobs", "N", "logprobs", SC_ARG_UINT, GEN, 0, 20,
         {0}, "with --json: log-probabilities of each token and the N likeliest"},
 
-    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, MODE, 0, 0,
-        {"auto", "exact", "compressed"}, "how the KV cache of the request is kept"},
+    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, KV, 0, 0,
+        {"auto", "exact", "compressed"}, "how the KV cache is kept (inspect: compressed unless told otherwise)"},
     [SC_OPT_TARGET_RATIO] = {"target-ratio", "X", "target_ratio", SC_ARG_REAL, KV, 0.01, 1,
         {0}, "cores per token aimed at within compressed chunks"},
     [SC_OPT_GENERATED_RATIO] = {"generated-ratio", "X", "generated_ratio", SC_ARG_REAL, KV, 0.01, 1,

@@ -48,13 +48,19 @@ struct sc_kv_list {
     struct sc_kv_event *events;
 };
 
+struct sc_lookup_order {
+    const struct sc_request *request;
+    struct sc_lookup *lookup;
+};
+
 /* A call of sc_sched_prefixes, sc_sched_flush or sc_sched_kv_blocks that waits for the scheduler's
  * thread. */
 struct sc_order {
     struct sc_order *next;
     struct sc_prefix_item *items;
     size_t n;
-    struct sc_kv_list *list; /* or NULL */
+    struct sc_kv_list *list;      /* or NULL */
+    struct sc_lookup_order *look; /* or NULL */
     bool flush, done;
     uint64_t pages;
     enum sc_status status;
@@ -172,7 +178,12 @@ bool sc_share_drop(struct sc_sched *s, uint32_t node); /* false: NONE, or the pl
 /* SC_EFULL: too much is pinned. */
 enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us) SC_MUST_CHECK;
 
-/* orders.c: answers the orders that wait, or refuses them all. Those that may change something, or
+void sc_lookup_answer(const struct sc_sched *s, const struct sc_lookup_order *order); /* lookup.c */
+
+/* orders.c: waits for the answer. */
+enum sc_status sc_orders_give(struct sc_sched *s, struct sc_order *order,
+                              struct sc_err *err) SC_MUST_CHECK;
+/* Answers the orders that wait, or refuses them all. Those that may change something, or
  * ask for what is kept, wait until the plan has no chores. */
 void sc_orders_answer(struct sc_sched *s, enum sc_status refuse);
 

@@ -57,6 +57,14 @@ static uint64_t oldest_locked(const struct sc_kv_log *log)
     return log->next - log->first > SC_KV_LOG_EVENTS ? log->next - SC_KV_LOG_EVENTS : log->first;
 }
 
+uint64_t sc_kv_log_oldest(struct sc_kv_log *log)
+{
+    pthread_mutex_lock(&log->mu);
+    uint64_t oldest = oldest_locked(log);
+    pthread_mutex_unlock(&log->mu);
+    return oldest;
+}
+
 /* A part of the way, so that the writer never waits for a long one. */
 static enum sc_status read_some(struct sc_kv_log *log, const struct sc_kv_view *view, uint64_t *at,
                                 struct sc_kv_event *events, uint32_t cap, uint32_t *n, bool *more,

@@ -46,7 +46,8 @@ enum sc_status sc_kv_log_open(uint64_t first, struct sc_kv_log **ret_log,
                               struct sc_err *err) SC_MUST_CHECK;
 void sc_kv_log_close(struct sc_kv_log *log);                          /* NULL is fine */
 void sc_kv_log_add(struct sc_kv_log *log, struct sc_kv_event *event); /* sets the sequence */
-uint64_t sc_kv_log_next(struct sc_kv_log *log); /* the number of the next event */
+uint64_t sc_kv_log_oldest(struct sc_kv_log *log); /* of those held; the next, if none is */
+uint64_t sc_kv_log_next(struct sc_kv_log *log);   /* the number of the next event */
 
 /* Up to cap of the events from number *at on that the view shows; *at becomes where to go on. None:
  * there are no more yet. SC_ERANGE: *at is no longer in the ring, or was never given out. */

@@ -57,6 +57,8 @@ static void answer(struct sc_sched *s, struct sc_order *order)
     order->status = SC_OK;
     if (list != NULL)
         list->n = sc_prefix_list(s->prefix, list->view, &list->at, list->events, list->cap);
+    if (order->look != NULL)
+        sc_lookup_answer(s, order->look);
     for (size_t i = 0; i < order->n; i++)
         answer_item(s, &order->items[i]);
     if (order->flush && s->prefix != NULL)
@@ -68,7 +70,7 @@ static struct sc_order *take_order(struct sc_sched *s, bool any)
 {
     pthread_mutex_lock(&s->mu);
     struct sc_order **link = &s->orders;
-    while (*link != NULL && !any && (*link)->list == NULL)
+    while (*link != NULL && !any && (*link)->list == NULL && (*link)->look == NULL)
         link = &(*link)->next;
     struct sc_order *order = *link;
     if (order != NULL)
@@ -96,7 +98,7 @@ void sc_orders_answer(struct sc_sched *s, enum sc_status refuse)
     }
 }
 
-static enum sc_status give_order(struct sc_sched *s, struct sc_order *order, struct sc_err *err)
+enum sc_status sc_orders_give(struct sc_sched *s, struct sc_order *order, struct sc_err *err)
 {
     pthread_mutex_lock(&s->mu);
     if (s->closing) {
@@ -120,13 +122,13 @@ enum sc_status sc_sched_prefixes(struct sc_sched *sched, struct sc_prefix_item *
                                  struct sc_err *err)
 {
     struct sc_order order = {.items = items, .n = n};
-    return give_order(sched, &order, err);
+    return sc_orders_give(sched, &order, err);
 }
 
 enum sc_status sc_sched_flush(struct sc_sched *sched, uint64_t *ret_pages, struct sc_err *err)
 {
     struct sc_order order = {.flush = true};
-    enum sc_status st = give_order(sched, &order, err);
+    enum sc_status st = sc_orders_give(sched, &order, err);
     if (st == SC_OK)
         *ret_pages = order.pages;
     return st;
@@ -144,7 +146,7 @@ enum sc_status sc_sched_kv_blocks(struct sc_sched *sched, const struct sc_kv_vie
     struct sc_kv_list list = {.view = view, .at = *at, .events = events, .cap = cap};
     struct sc_order order = {.list = &list};
     SC_ASSERT(sched->prefix != NULL && cap > 0);
-    enum sc_status st = give_order(sched, &order, err);
+    enum sc_status st = sc_orders_give(sched, &order, err);
     if (st != SC_OK)
         return st;
     *at = list.at;

@@ -19,6 +19,7 @@ enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_
     if (p == NULL)
         return sc_fail(err, SC_ENOMEM, "a prefix tree");
     p->log = log;
+    p->first_root = SC_NODE_NONE;
     p->max_nodes = max_nodes;
     p->max_snaps = max_snaps;
     p->n_buckets = 16;
@@ -111,8 +112,14 @@ static uint32_t new_node(struct sc_prefix *p, uint32_t parent, const struct sc_h
                                     .compressed = root->compressed};
     p->buckets[b] = i;
     p->n_touched = i >= p->n_touched ? i + 1 : p->n_touched;
-    if (parent == SC_NODE_NONE)
+    if (parent == SC_NODE_NONE) {
         memcpy(sc_prefix_tokens(p, i), root->ns, sizeof(root->ns));
+        node->offset = root->offset;
+        node->next = p->first_root;
+        if (p->first_root != SC_NODE_NONE)
+            p->nodes[p->first_root].prev = i;
+        p->first_root = i;
+    }
     memcpy(sc_prefix_tokens(p, i), tokens, n * sizeof(*tokens));
     if (parent != SC_NODE_NONE) {
         struct sc_prefix_node *up = &p->nodes[parent];
@@ -155,15 +162,16 @@ void sc_prefix_prune(struct sc_prefix *p, uint32_t i)
             link = &p->nodes[*link].hash_next;
         *link = n->hash_next;
         uint32_t parent = n->parent;
-        if (parent != SC_NODE_NONE) {
+        if (parent != SC_NODE_NONE)
             unlink_kin(p, i);
-            *(n->prev != SC_NODE_NONE ? &p->nodes[n->prev].next : &p->nodes[parent].first_child) =
-                n->next;
-            if (n->next != SC_NODE_NONE)
-                p->nodes[n->next].prev = n->prev;
-            if (--p->nodes[parent].n_children == 0 && p->nodes[parent].list == LIST_TAILS)
-                sc_prefix_relist(p, parent);
-        }
+        *(n->prev != SC_NODE_NONE  ? &p->nodes[n->prev].next
+          : parent != SC_NODE_NONE ? &p->nodes[parent].first_child
+                                   : &p->first_root) = n->next;
+        if (n->next != SC_NODE_NONE)
+            p->nodes[n->next].prev = n->prev;
+        if (parent != SC_NODE_NONE && --p->nodes[parent].n_children == 0 &&
+            p->nodes[parent].list == LIST_TAILS)
+            sc_prefix_relist(p, parent);
         n->in_use = false;
         n->next = p->free_node;
         p->free_node = i;
@@ -194,19 +202,25 @@ static void consider(const struct sc_prefix *p, uint32_t i, uint32_t n, struct s
         *best = (struct sc_prefix_hit){.node = i, .snap = c->snap, .n = n};
 }
 
+/* n_max: of what is used. */
 static void consider_child(const struct sc_prefix *p, uint32_t i, const int32_t *tokens, uint32_t n,
-                           uint32_t n_max, struct sc_prefix_hit *best)
+                           uint32_t n_max, struct sc_prefix_peek *best)
 {
-    uint32_t pos = p->nodes[i].pos0;
-    uint32_t most = p->nodes[i].n < n - pos ? p->nodes[i].n : n - pos;
-    uint32_t to = pos + common(sc_prefix_tokens(p, i), tokens + pos, most);
-    consider(p, i, to < n_max ? to : n_max, best);
+    const struct sc_prefix_node *c = &p->nodes[i];
+    uint32_t most = c->n < n - c->pos0 ? c->n : n - c->pos0;
+    uint32_t alike = common(sc_prefix_tokens(p, i), tokens + c->pos0, most), to = c->pos0 + alike;
+    consider(p, i, to < n_max ? to : n_max, &best->hit);
+    if (to < best->known || (to == best->known && best->differs))
+        return;
+    best->known = to;
+    best->differs = alike < most;
+    best->held = alike < most ? sc_prefix_tokens(p, i)[alike] : 0;
 }
 
 /* Those that begin as the rest of the prompt does, and some others: they are short, or serve the
  * prefix before them. */
 static void consider_children(const struct sc_prefix *p, uint32_t at, const int32_t *tokens,
-                              uint32_t pos, uint32_t n, uint32_t n_max, struct sc_prefix_hit *best)
+                              uint32_t pos, uint32_t n, uint32_t n_max, struct sc_prefix_peek *best)
 {
     uint32_t left = KIN_MAX;
     if (n - pos >= SC_PREFIX_MIN)
@@ -220,12 +234,14 @@ static void consider_children(const struct sc_prefix *p, uint32_t at, const int3
         consider_child(p, i, tokens, n, n_max, best);
 }
 
-struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_root *root,
-                                    const int32_t *tokens, uint32_t n, uint32_t n_max,
-                                    uint64_t now_us)
+/* ret_at: the last node whose tokens are all the prompt's, or SC_NODE_NONE. */
+static struct sc_prefix_peek look(const struct sc_prefix *p, const struct sc_prefix_root *root,
+                                  const int32_t *tokens, uint32_t n, uint32_t n_max,
+                                  uint32_t *ret_at)
 {
-    struct sc_prefix_hit best = {.node = SC_NODE_NONE};
+    struct sc_prefix_peek best = {.hit.node = SC_NODE_NONE};
     uint32_t at = sc_prefix_lookup(p, &root->key), pos = 0;
+    *ret_at = at;
     if (at == SC_NODE_NONE)
         return best;
     for (;;) { /* down while whole blocks agree */
@@ -239,14 +255,45 @@ struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_
         at = child;
         pos = end;
     }
+    best.known = pos;
     consider_children(p, at, tokens, pos, n, n_max, &best);
-    for (uint32_t i = at; i != SC_NODE_NONE && p->nodes[i].pos0 + p->nodes[i].n > best.n;
+    for (uint32_t i = at; i != SC_NODE_NONE && p->nodes[i].pos0 + p->nodes[i].n > best.hit.n;
          i = p->nodes[i].parent) {
         uint32_t end = p->nodes[i].pos0 + p->nodes[i].n;
-        consider(p, i, end < n_max ? end : n_max, &best);
+        consider(p, i, end < n_max ? end : n_max, &best.hit);
     }
-    sc_prefix_touch(p, best.node != SC_NODE_NONE ? best.node : at, now_us);
+    *ret_at = at;
     return best;
+}
+
+struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_root *root,
+                                    const int32_t *tokens, uint32_t n, uint32_t n_max,
+                                    uint64_t now_us)
+{
+    uint32_t at;
+    struct sc_prefix_hit hit = look(p, root, tokens, n, n_max, &at).hit;
+    sc_prefix_touch(p, hit.node != SC_NODE_NONE ? hit.node : at, now_us);
+    return hit;
+}
+
+struct sc_prefix_peek sc_prefix_peek(const struct sc_prefix *p, const struct sc_prefix_root *root,
+                                     const int32_t *tokens, uint32_t n, uint32_t n_max)
+{
+    uint32_t at;
+    return look(p, root, tokens, n, n_max, &at);
+}
+
+uint32_t sc_prefix_next_root(const struct sc_prefix *p, uint32_t node,
+                             struct sc_prefix_root *ret_root)
+{
+    uint32_t i = node == SC_NODE_NONE ? p->first_root : p->nodes[node].next;
+    if (i == SC_NODE_NONE)
+        return i;
+    const struct sc_prefix_node *n = &p->nodes[i];
+    *ret_root = (struct sc_prefix_root){
+        .key = n->key, .recipe_id = n->recipe_id, .offset = n->offset, .compressed = n->compressed};
+    memcpy(ret_root->ns, sc_prefix_ns(p, i), sizeof(ret_root->ns));
+    return i;
 }
 
 static uint32_t step_down(struct sc_prefix *p, const struct sc_prefix_root *root, uint32_t at,

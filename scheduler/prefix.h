@@ -49,6 +49,9 @@ struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct s
                                      uint32_t prompt_len);
 /* The first end of a block after pos. */
 uint32_t sc_prefix_boundary(const struct sc_prefix_root *root, uint32_t pos);
+/* The keys of the blocks of tokens [n] that end after `after`, at most cap. Returns how many. */
+uint32_t sc_prefix_keys(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n,
+                        uint32_t after, struct sc_hash *keys, uint32_t cap);
 /* The key of the first n tokens. */
 struct sc_hash sc_prefix_key(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n);
 
@@ -63,6 +66,21 @@ struct sc_prefix_hit {
 struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_root *root,
                                     const int32_t *tokens, uint32_t n, uint32_t n_max,
                                     uint64_t now_us);
+
+/* The same for somebody who only asks: refreshes nothing. known: first tokens that some prefix in
+ * the tree has, whether or not there is a snapshot to use; differs: the one that has most of them
+ * goes on with another token, held. */
+struct sc_prefix_peek {
+    struct sc_prefix_hit hit;
+    uint32_t known;
+    bool differs;
+    int32_t held;
+};
+struct sc_prefix_peek sc_prefix_peek(const struct sc_prefix *p, const struct sc_prefix_root *root,
+                                     const int32_t *tokens, uint32_t n, uint32_t n_max);
+/* The root after node, or the first (SC_NODE_NONE). SC_NODE_NONE: there is none. */
+uint32_t sc_prefix_next_root(const struct sc_prefix *p, uint32_t node,
+                             struct sc_prefix_root *ret_root);
 
 /* The node of tokens [0, n), with those of the blocks before it; made where they are missing. n is
  * a boundary or not. SC_NODE_NONE: no nodes are left. The node is held until sc_prefix_unhold. */

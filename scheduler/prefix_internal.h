@@ -23,7 +23,8 @@ enum sc_prefix_list {
 
 struct sc_prefix_node {
     struct sc_hash key, recipe_id;
-    uint32_t root; /* whose tokens' place holds the namespace: a root has none */
+    uint32_t root;   /* whose tokens' place holds the namespace: a root has none */
+    uint32_t offset; /* of a root: where its blocks end */
     uint32_t parent, first_child, next, prev; /* siblings; next: also the free list */
     uint32_t hash_next, kin_next;
     uint32_t pos0, n; /* its tokens are [pos0, pos0 + n) of the prompt */
@@ -41,9 +42,10 @@ struct sc_prefix_lru {
 struct sc_prefix {
     uint32_t max_nodes, max_snaps, n_buckets;
     struct sc_prefix_node *nodes;
-    int32_t *tokens;   /* [max_nodes, SC_PREFIX_BLOCK]; what is never used is never touched */
-    uint32_t *buckets; /* heads of hash chains */
-    uint32_t *kin;     /* [n_buckets]: the same of siblings that begin alike */
+    int32_t *tokens;     /* [max_nodes, SC_PREFIX_BLOCK]; what is never used is never touched */
+    uint32_t *buckets;   /* heads of hash chains */
+    uint32_t *kin;       /* [n_buckets]: the same of siblings that begin alike */
+    uint32_t first_root; /* roots are siblings */
     uint32_t free_node, n_touched; /* nodes from n_touched on were never used */
     struct sc_kv_log *log;
     uint32_t *free_snaps, n_free_snaps;

@@ -45,14 +45,26 @@ struct sc_hash sc_prefix_child_key(const struct sc_hash *parent, const int32_t *
     return sc_hasher_end(&h);
 }
 
-struct sc_hash sc_prefix_key(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n)
+uint32_t sc_prefix_keys(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n,
+                        uint32_t after, struct sc_hash *keys, uint32_t cap)
 {
     struct sc_hash key = root->key;
-    for (uint32_t pos = 0; pos < n;) {
+    uint32_t n_keys = 0;
+    for (uint32_t pos = 0; pos < n && n_keys < cap;) {
         uint32_t end = sc_prefix_boundary(root, pos);
         end = end < n ? end : n;
         key = sc_prefix_child_key(&key, tokens + pos, end - pos);
         pos = end;
+        if (end > after)
+            keys[n_keys++] = key;
     }
+    return n_keys;
+}
+
+struct sc_hash sc_prefix_key(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n)
+{
+    struct sc_hash key = root->key;
+    if (n > 0)
+        (void)sc_prefix_keys(root, tokens, n, n - 1, &key, 1);
     return key;
 }

@@ -203,6 +203,35 @@ enum sc_status sc_sched_kv_blocks(struct sc_sched *sched, const struct sc_kv_vie
                                   uint32_t *at, struct sc_kv_event *events, uint32_t cap,
                                   uint32_t *ret_n, struct sc_err *err) SC_MUST_CHECK;
 
+/* What a request would find in the cache now, and why not more. Tells nothing of other namespaces
+ * but the shared one. */
+enum sc_miss {
+    SC_MISS_NONE,         /* all is held but the last token, which is always read */
+    SC_MISS_SHARING_OFF,  /* nothing is ever held */
+    SC_MISS_SHORT,        /* too few tokens to be worth a look */
+    SC_MISS_EVICTED,      /* it was held; as far as the last SC_KV_LOG_EVENTS tell */
+    SC_MISS_OTHER_RECIPE, /* under another recipe more is held than this one has or had */
+    SC_MISS_OTHER_LENGTH, /* the recipe's entries depend on the prompt's length, and of another
+                             length more is held */
+    SC_MISS_OTHER_TOKENS, /* what is held goes on with another token */
+    SC_MISS_NEVER_READ,   /* nobody has read on, as far as is known */
+};
+struct sc_lookup {
+    uint32_t n_prompt, cached_tokens;
+    bool shared; /* they are the shared namespace's */
+    enum sc_miss miss;
+    uint32_t position; /* first tokens that a prefix of the recipe has in common with it */
+    bool has_tokens;   /* OTHER_TOKENS, within the own namespace: the two at position */
+    int32_t prompt_token, held_token;
+    struct sc_hash recipe_id; /* of the request */
+    uint32_t other_tokens;    /* OTHER_RECIPE, OTHER_LENGTH: held there */
+    struct sc_hash other_recipe_id;
+};
+/* As a request with these options, which is not submitted; waits for the scheduler's thread.
+ * SC_EUNAVAIL: closing. Other errors are those of sc_sched_submit. */
+enum sc_status sc_sched_lookup(struct sc_sched *sched, const struct sc_request_opts *opts,
+                               struct sc_lookup *ret_lookup, struct sc_err *err) SC_MUST_CHECK;
+
 void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats);
 
 #endif
