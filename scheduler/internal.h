@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 
+#include "scheduler/queue.h"
 #include "scheduler/request.h"
 
 /* Text of one request in one step: what was held back and what one token adds. A longer piece grows
@@ -90,9 +91,9 @@ struct sc_sched {
     struct sc_sched_stats stats; /* .waiting counts the queue, not the inbox */
 
     /* The scheduler thread's. */
-    struct sc_request_list queue; /* FIFO; preempted requests come back at the front */
-    uint64_t queue_deadline_us;   /* earliest in the queue; UINT64_MAX: none */
-    struct sc_request **running;  /* [max_seqs], in order of admission: the last is the youngest */
+    struct sc_queue *queue;
+    uint64_t queue_deadline_us;  /* earliest in the queue; UINT64_MAX: none */
+    struct sc_request **running; /* [max_seqs], in order of admission: the last is the youngest */
     uint32_t n_running;
     uint32_t *free_slots; /* [max_seqs] */
     uint32_t n_free_slots;
@@ -133,7 +134,6 @@ struct sc_sched {
 };
 
 void sc_list_push(struct sc_request_list *list, struct sc_request *r);
-void sc_list_push_front(struct sc_request_list *list, struct sc_request *r);
 struct sc_request *sc_list_pop(struct sc_request_list *list);
 
 /* plan.c. arrive: estimates pages and queues, or ends the request that can never fit. */

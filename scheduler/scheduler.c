@@ -8,7 +8,7 @@
 static bool has_work_locked(const struct sc_sched *s)
 {
     bool can_go_on =
-        (s->queue.head != NULL || s->n_running > 0) && !(s->n_running > 0 && s->all_wait);
+        (sc_queue_n(s->queue) > 0 || s->n_running > 0) && !(s->n_running > 0 && s->all_wait);
     return s->closing || s->inbox.head != NULL || can_go_on || s->orders != NULL ||
            s->store_answered || s->any_canceled || sc_plan_has_chores(s) || sc_tier_has_work(s);
 }
@@ -40,7 +40,7 @@ static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
     bool go_on = !s->closing;
     arrived = s->inbox;
     s->inbox = (struct sc_request_list){0};
-    s->stats.waiting = s->queue.n + arrived.n;
+    s->stats.waiting = sc_queue_n(s->queue) + arrived.n;
     *ret_any_canceled = s->any_canceled;
     s->any_canceled = false;
     s->store_answered = false;
@@ -55,7 +55,7 @@ static void publish(struct sc_sched *s, bool stepped)
     struct sc_engine_info info;
     sc_engine_get_info(s->engine, &info);
     pthread_mutex_lock(&s->mu);
-    s->stats.waiting = s->queue.n;
+    s->stats.waiting = sc_queue_n(s->queue);
     s->stats.running = s->n_running;
     s->stats.pages_free = info.n_pages_free;
     s->stats.pages_cached = info.n_pages_cached;
@@ -94,33 +94,43 @@ static bool end_if_due(struct sc_sched *s, struct sc_request *r, uint64_t now)
     return false;
 }
 
+struct due {
+    uint64_t now, next_us; /* deadline of those that stay */
+};
+
+static bool is_due(void *ctx, const struct sc_request *r)
+{
+    struct due *due = ctx;
+    if (atomic_load(&r->canceled) || (r->deadline_us != 0 && due->now >= r->deadline_us))
+        return true;
+    if (r->deadline_us != 0 && r->deadline_us < due->next_us)
+        due->next_us = r->deadline_us;
+    return false;
+}
+
 /* Cancels and deadlines. The queue may be long: it is walked only when one of its members is due.
  */
 static void end_due(struct sc_sched *s, bool any_canceled)
 {
-    uint64_t now = sc_request_clock(&s->limits);
+    struct due due = {.now = sc_request_clock(&s->limits), .next_us = UINT64_MAX};
+    struct sc_request *next;
     for (uint32_t i = 0; i < s->n_running; i++)
-        end_if_due(s, s->running[i], now);
+        end_if_due(s, s->running[i], due.now);
     sc_events_sweep(s);
-    if (!any_canceled && now < s->queue_deadline_us)
+    if (!any_canceled && due.now < s->queue_deadline_us)
         return;
-    struct sc_request_list old = s->queue;
-    s->queue = (struct sc_request_list){0};
-    s->queue_deadline_us = UINT64_MAX;
-    for (struct sc_request *r = sc_list_pop(&old); r != NULL; r = sc_list_pop(&old)) {
-        if (end_if_due(s, r, now)) {
-            sc_request_unref(r);
-            continue;
-        }
-        sc_list_push(&s->queue, r);
-        if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
-            s->queue_deadline_us = r->deadline_us;
+    for (struct sc_request *r = sc_queue_sweep(s->queue, is_due, &due); r != NULL; r = next) {
+        next = r->next;
+        end_if_due(s, r, due.now);
+        sc_request_unref(r);
     }
+    s->queue_deadline_us = due.next_us;
 }
 
 static void end_queue(struct sc_sched *s, enum sc_status status, const char *error)
 {
-    for (struct sc_request *r = sc_list_pop(&s->queue); r != NULL; r = sc_list_pop(&s->queue)) {
+    for (struct sc_request *r; (r = sc_queue_next(s->queue, s->ns_served)) != NULL;) {
+        sc_queue_take(s->queue, r);
         sc_events_end(s, r, SC_FINISH_ERROR, status, error);
         sc_request_unref(r);
     }
@@ -287,6 +297,9 @@ static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
         s->free_slots == NULL || s->closes == NULL || s->opens == NULL || s->runs == NULL ||
         s->run_requests == NULL || s->results == NULL || s->text.bytes == NULL)
         return sc_fail(err, SC_ENOMEM, "a scheduler for %zu sequences", n);
+    enum sc_status st = sc_queue_open(&s->queue, err);
+    if (st != SC_OK)
+        return st;
     s->text.cap = SC_STEP_TEXT_BYTES;
     while (s->n_free_slots < s->max_seqs) { /* slot 0 is taken first */
         s->free_slots[s->n_free_slots] = s->max_seqs - 1 - s->n_free_slots;
@@ -297,6 +310,7 @@ static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
 
 static void sched_free(struct sc_sched *s)
 {
+    sc_queue_close(s->queue);
     sc_prefix_close(s->prefix);
     sc_kv_log_close(s->kv_log);
     free(s->keeps);
