@@ -95,7 +95,7 @@ static bool run(uint32_t n, uint32_t others)
     sc_hasher_init(&h);
     sc_hasher_str(&h, model_name);
     model = sc_hasher_end(&h);
-    if (sc_prefix_open(blocks, blocks + 64, &b.p, &err) != SC_OK) {
+    if (sc_prefix_open(blocks, blocks + 64, NULL, &b.p, &err) != SC_OK) {
         fprintf(stderr, "bench-prefix-lookup: %s\n", err.text);
         return false;
     }

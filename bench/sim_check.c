@@ -65,25 +65,36 @@ static enum sc_status check_snapshots(const struct sc_sched *s, struct sc_err *e
     return SC_OK;
 }
 
+struct waiting {
+    int32_t lowest; /* priority of those admitted */
+    uint64_t n_preempted;
+    const struct sc_request *wrong;
+};
+
+static bool look_at_waiting(void *ctx, const struct sc_request *r)
+{
+    struct waiting *w = ctx;
+    if (r->priority > w->lowest && (!r->preempted || w->n_preempted == 0))
+        w->wrong = r;
+    else if (r->priority > w->lowest)
+        w->n_preempted--;
+    return false;
+}
+
 /* Of those who wait, none has a higher priority than one that was admitted. One that this turn has
  * preempted was admitted, too. */
 static enum sc_status check_priority(const struct sim_check *c, const struct sc_sched *s,
                                      struct sc_err *err)
 {
-    int32_t lowest = INT32_MAX;
-    uint64_t n_preempted = s->stats.preempted - c->last_preempted;
+    struct waiting w = {.lowest = INT32_MAX, .n_preempted = s->stats.preempted - c->last_preempted};
     for (uint32_t i = 0; i < s->n_running; i++)
-        if (s->running[i]->ticket > c->last_ticket && s->running[i]->priority < lowest)
-            lowest = s->running[i]->priority;
-    for (const struct sc_request *r = s->queue.head; r != NULL; r = r->next) {
-        if (n_preempted > 0) { /* they come back at the front */
-            n_preempted--;
-            continue;
-        }
-        if (r->priority > lowest)
-            return sc_fail(err, SC_EINTERNAL, "priority %d waits, priority %d was admitted",
-                           r->priority, lowest);
-    }
+        if (s->running[i]->ticket > c->last_ticket && s->running[i]->priority < w.lowest)
+            w.lowest = s->running[i]->priority;
+    if (w.lowest < INT32_MAX) /* somebody was admitted */
+        (void)sc_queue_sweep(s->queue, look_at_waiting, &w);
+    if (w.wrong != NULL)
+        return sc_fail(err, SC_EINTERNAL, "priority %d waits, priority %d was admitted",
+                       w.wrong->priority, w.lowest);
     return SC_OK;
 }
 
@@ -115,9 +126,9 @@ enum sc_status sim_check_drained(const struct sc_sched *s, struct sc_err *err)
 {
     struct sc_engine_info info;
     sc_engine_get_info(s->engine, &info);
-    if (s->n_running > 0 || s->queue.n > 0 || sim_engine_counts(s->engine).open_seqs > 0)
+    if (s->n_running > 0 || sc_queue_n(s->queue) > 0 || sim_engine_counts(s->engine).open_seqs > 0)
         return sc_fail(err, SC_EINTERNAL, "drained, but %u run, %u wait, %u sequences are open",
-                       s->n_running, s->queue.n, sim_engine_counts(s->engine).open_seqs);
+                       s->n_running, sc_queue_n(s->queue), sim_engine_counts(s->engine).open_seqs);
     if (info.n_pages_free + info.n_pages_cached != info.n_pages)
         return sc_fail(err, SC_EINTERNAL, "drained, but %u of %u pages are free, %u cached",
                        info.n_pages_free, info.n_pages, info.n_pages_cached);

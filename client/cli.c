@@ -80,8 +80,8 @@ enum sc_status sc_cli_connect(const struct sc_cli *cli, struct sc_rpc **ret_rpc,
     enum sc_status st = api_key(cli, buffer, &key, err);
     if (st != SC_OK)
         return st;
-    st = sc_rpc_open(sc_cli_server(cli), timeout->set ? timeout->real : DEFAULT_TIMEOUT_S, &rpc,
-                     err);
+    double timeout_s = cli->args->cmd == SC_CMD_EVENTS ? 0 : DEFAULT_TIMEOUT_S;
+    st = sc_rpc_open(sc_cli_server(cli), timeout->set ? timeout->real : timeout_s, &rpc, err);
     if (st == SC_OK && key != NULL)
         st = sc_rpc_authorize(rpc, key, err);
     if (st != SC_OK) {

@@ -2,6 +2,7 @@
 
 #include "client/json_out.h"
 #include "client/term.h"
+#include "proto/optional.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -163,6 +164,77 @@ static enum sc_status print_chunk(struct painter *p,
                : st;
 }
 
+static void print_token(FILE *out, int32_t id, const Semanticache__V1__InspectCacheResponse *reply)
+{
+    for (size_t i = 0; i < reply->n_tokens; i++) {
+        const ProtobufCBinaryData *text = &reply->tokens[i]->text;
+        bool plain = reply->tokens[i]->id == id && text->len > 0;
+        for (size_t k = 0; k < text->len && plain; k++)
+            plain = text->data[k] >= 0x20 && text->data[k] < 0x7f;
+        if (plain) {
+            (void)fprintf(out, "%d \"%.*s\"", id, (int)text->len, (const char *)text->data);
+            return;
+        }
+    }
+    (void)fprintf(out, "%d", id);
+}
+
+static void print_difference(FILE *out, const Semanticache__V1__CacheLookup *l,
+                             const Semanticache__V1__InspectCacheResponse *reply)
+{
+    (void)fprintf(out, "what is held goes on otherwise at token %u", l->position);
+    if (SC_PB_HAS(l, prompt_token) && SC_PB_HAS(l, held_token)) {
+        (void)fprintf(out, ": ");
+        print_token(out, l->held_token, reply);
+        (void)fprintf(out, ", here ");
+        print_token(out, l->prompt_token, reply);
+    }
+}
+
+/* One line. */
+static void print_lookup(FILE *out, bool colors,
+                         const Semanticache__V1__InspectCacheResponse *reply)
+{
+    const Semanticache__V1__CacheLookup *l = reply->lookup;
+    if (l == NULL) /* an older server */
+        return;
+    (void)fprintf(out, "%scached:%s %u of %zu tokens%s; ", sc_term_bold(colors),
+                  sc_term_reset(colors), l->cached_tokens, reply->n_tokens,
+                  l->shared ? " (shared namespace)" : "");
+    switch (l->miss) {
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_NONE:
+        (void)fprintf(out, "the last one is always read");
+        break;
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_SHARING_OFF:
+        (void)fprintf(out, "the server shares no prefixes");
+        break;
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_SHORT:
+        (void)fprintf(out, "too short to be looked up");
+        break;
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_EVICTED:
+        (void)fprintf(out, "more was held, and evicted");
+        break;
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_OTHER_RECIPE:
+        (void)fprintf(out, "recipe %.12s has %u, this is recipe %.12s", l->other_recipe_id,
+                      l->other_tokens, l->recipe_id);
+        break;
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_OTHER_LENGTH:
+        (void)fprintf(out,
+                      "a prompt of another length has %u, and this recipe's entries depend on it",
+                      l->other_tokens);
+        break;
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_OTHER_TOKENS:
+        print_difference(out, l, reply);
+        break;
+    case SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_NEVER_READ:
+        (void)fprintf(out, "nobody is known to have read on from token %u", l->position);
+        break;
+    default:
+        (void)fprintf(out, "the rest for a reason that this semcache does not know");
+    }
+    (void)fputc('\n', out);
+}
+
 enum sc_status sc_inspect_print(FILE *out, bool terminal, bool colors,
                                 const Semanticache__V1__InspectCacheResponse *reply, uint32_t layer,
                                 struct sc_err *err)
@@ -208,6 +280,7 @@ enum sc_status sc_inspect_print(FILE *out, bool terminal, bool colors,
         (void)fprintf(out, "all layers: %llu of %llu entries (ratio %.3f)\n",
                       (unsigned long long)reply->receipt->physical_entries,
                       (unsigned long long)reply->receipt->exact_entries, reply->receipt->ratio);
+    print_lookup(out, colors, reply);
     if (fflush(out) != 0)
         return sc_fail(err, SC_EIO, "output: %s", strerror(errno));
     return SC_OK;

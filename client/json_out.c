@@ -80,10 +80,27 @@ static json_t *json_labels(const ProtobufCBinaryData *data)
     return list;
 }
 
+static json_t *json_hex(const ProtobufCBinaryData *data)
+{
+    static const char digits[] = "0123456789abcdef";
+    char *text = malloc(2 * data->len + 1);
+    if (text == NULL)
+        return NULL;
+    for (size_t i = 0; i < data->len; i++) {
+        text[2 * i] = digits[data->data[i] >> 4];
+        text[2 * i + 1] = digits[data->data[i] & 15];
+    }
+    json_t *value = json_stringn(text, 2 * data->len);
+    free(text);
+    return value;
+}
+
 static json_t *json_bytes(const ProtobufCFieldDescriptor *f, const ProtobufCBinaryData *data)
 {
     if (strcmp(f->name, "labels") == 0)
         return json_labels(data);
+    if (strcmp(f->name, "block_keys") == 0 || strcmp(f->name, "parent_key") == 0)
+        return json_hex(data);
     return sc_json_text((const char *)data->data, data->len);
 }
 

@@ -2,8 +2,8 @@
  *
  * Fields keep their names in the proto; enums become their lower-case names without the type's
  * prefix (KV_MODE_EXACT is "exact"); bytes become text with U+FFFD for what is not UTF-8, except
- * `labels`, which becomes numbers; absent optional fields and messages are left out. Threads: pure
- * functions.
+ * `labels`, which becomes numbers, and `block_keys` and `parent_key`, which become hex digits;
+ * absent optional fields and messages are left out. Threads: pure functions.
  */
 #ifndef SC_CLIENT_JSON_OUT_H
 #define SC_CLIENT_JSON_OUT_H

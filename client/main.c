@@ -55,6 +55,8 @@ static enum sc_exit run(struct sc_cli *cli, struct sc_err *err)
         return sc_cmd_inspect(cli, err);
     case SC_CMD_TOP:
         return sc_cmd_top(cli, err);
+    case SC_CMD_EVENTS:
+        return sc_cmd_events(cli, err);
     case SC_CMD_BENCH_SERVE:
         return sc_cmd_bench_serve(cli, err);
     case SC_CMD_BENCH_DOCUMENTS:

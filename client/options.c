@@ -13,13 +13,13 @@
 #define ASK       BIT(SC_CMD_ASK)
 #define PROMPT    BIT(SC_CMD_GENERATE)
 #define TOP       BIT(SC_CMD_TOP)
+#define EVENTS    BIT(SC_CMD_EVENTS)
 #define SERVE     BIT(SC_CMD_BENCH_SERVE)
 #define QA        BIT(SC_CMD_BENCH_DOCUMENTS)
 #define BENCH     (SERVE | QA)
-#define MODE      (GEN | INGEST | BENCH) /* --kv, where inspect always compresses */
-#define KV        (MODE | INSPECT)
+#define KV        (GEN | INGEST | BENCH | INSPECT)
 #define SPECIAL   (GEN | INSPECT | TOK)
-#define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS | TOP)
+#define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS | TOP | EVENTS)
 #define ALL       (CALLS | BIT(SC_CMD_HELP))
 
 #define LEN_MAX   1048576 /* tokens; the server has the last word */
@@ -63,12 +63,18 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
         {"inspect", "[options] FILE", "show how the server compresses a text",
          "Prints the text with its chunks and, in one layer, its clusters: the tokens of a chunk\n"
          "that share a colour (or, without colours, a number) became one core. Sinks, window and\n"
-         "exact layers stay as they are. FILE may be - for stdin.\n",
+         "exact layers stay as they are. The last line says how much of the text a request would\n"
+         "find in the cache now, and why not more. FILE may be - for stdin.\n",
          1, 1},
     [SC_CMD_TOP] =
         {"top", "[options]", "watch a server's requests, pages and caches",
          "On a terminal, until interrupted. Elsewhere, and with --once or --json, two looks that\n"
          "lie --interval apart, printed once. Pages: # used, + cached, . free.\n",
+         0, 0},
+    [SC_CMD_EVENTS] =
+        {"events", "[options]", "follow what enters and leaves the cache of prefixes",
+         "First what is held now, then events as they come, until interrupted; one line each, and\n"
+         "with --json one object each. Keys are the first 8 bytes of 32; --json has them whole.\n",
          0, 0},
     [SC_CMD_BENCH_SERVE] =
         {"bench serve", "[options]", "measure a server under many requests at once",
@@ -94,7 +100,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_SERVER] = {"server", "ADDRESS", NULL, SC_ARG_TEXT, CALLS, 0, 0,
         {0}, "where semanticached listens (default 127.0.0.1:50051)"},
     [SC_OPT_TIMEOUT] = {"timeout", "SECONDS", NULL, SC_ARG_REAL, CALLS, 0, 1e6,
-        {0}, "give up after that long; 0: never (default 600)"},
+        {0}, "give up after that long; 0: never (default 600; events: 0)"},
     [SC_OPT_JSON] = {"json", NULL, NULL, SC_ARG_FLAG, CALLS, 0, 0,
         {0}, "print one JSON object on stdout instead of text"},
     [SC_OPT_API_KEY_FILE] = {"api-key-file", "FILE", NULL, SC_ARG_TEXT, CALLS, 0, 0,
@@ -137,8 +143,10 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "write a self-contained page with every layer instead"},
     [SC_OPT_INTERVAL] = {"interval", "SECONDS", NULL, SC_ARG_REAL, TOP, 0.1, 3600,
         {0}, "time between looks at the server (default 1)"},
-    [SC_OPT_ONCE] = {"once", NULL, NULL, SC_ARG_FLAG, TOP, 0, 0,
-        {0}, "print one block and exit"},
+    [SC_OPT_ONCE] = {"once", NULL, NULL, SC_ARG_FLAG, TOP | EVENTS, 0, 0,
+        {0}, "print one block, or what is held now, and exit"},
+    [SC_OPT_FROM] = {"from", "N", NULL, SC_ARG_UINT, EVENTS, 0, 18446744073709551615.0,
+        {0}, "go on from event N, where the server still holds it"},
     [SC_OPT_QUIET] = {"quiet", NULL, NULL, SC_ARG_FLAG, GEN | INGEST, 0, 0,
         {0}, "no receipt, no progress"},
     [SC_OPT_REQUEST_ID] = {"request-id", "TEXT", NULL, SC_ARG_TEXT, GEN, 0, 0,
@@ -231,8 +239,8 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_LOGPROBS] = {"logprobs", "N", "logprobs", SC_ARG_UINT, GEN, 0, 20,
         {0}, "with --json: log-probabilities of each token and the N likeliest"},
 
-    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, MODE, 0, 0,
-        {"auto", "exact", "compressed"}, "how the KV cache of the request is kept"},
+    [SC_OPT_KV] = {"kv", "MODE", "mode", SC_ARG_CHOICE, KV, 0, 0,
+        {"auto", "exact", "compressed"}, "how the KV cache is kept (inspect: compressed unless told otherwise)"},
     [SC_OPT_TARGET_RATIO] = {"target-ratio", "X", "target_ratio", SC_ARG_REAL, KV, 0.01, 1,
         {0}, "cores per token aimed at within compressed chunks"},
     [SC_OPT_GENERATED_RATIO] = {"generated-ratio", "X", "generated_ratio", SC_ARG_REAL, KV, 0.01, 1,

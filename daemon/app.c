@@ -18,6 +18,7 @@
 #include "daemon/run_request.h"
 #include "daemon/sdnotify.h"
 #include "daemon/services.h"
+#include "daemon/svc_events.h"
 #include "daemon/symbols.h"
 #include "proto/descriptors.h"
 #include "shard/calibrate.h"
@@ -49,6 +50,8 @@ enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app, s
     st = sc_symbols_open(sc_proto_descriptors, sc_proto_descriptors_bytes, &app->symbols, err);
     if (st == SC_OK)
         st = sc_watchers_open(&app->watchers, err);
+    if (st == SC_OK)
+        st = sc_followers_open(app, &app->followers, err);
     if (st == SC_OK)
         st = sc_dispatch_open(&app->dispatch, err);
     return st;
@@ -245,7 +248,9 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
                                  .prefill_tokens = app->config->prefill_tokens,
                                  .auto_min_tokens = app->config->auto_min_tokens,
                                  .prefix_ttl_us = app->config->prefix_ttl_us,
-                                 .no_sharing = !app->config->kv_sharing};
+                                 .no_sharing = !app->config->kv_sharing,
+                                 .on_kv_events = sc_followers_tell,
+                                 .kv_ctx = app->followers};
     enum sc_status st = sc_model_open(app->config->model_dir, &app->model, err);
 
     if (st == SC_OK)
@@ -262,6 +267,8 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
         opts.model = app->model;
         st = sc_sched_open(&opts, &app->sched, err);
     }
+    if (st == SC_OK)
+        app->kv_log = sc_sched_kv_log(app->sched);
     if (st == SC_OK)
         st = warm_up(app, err);
     if (st == SC_OK)
@@ -281,6 +288,7 @@ void sc_app_stop(struct sc_app *app)
     app->warm = NULL;
     sc_sched_close(app->sched);
     app->sched = NULL;
+    app->kv_log = NULL;
     sc_store_close(app->store); /* writes what was put */
     app->store = NULL;
     sc_engine_close(app->engine);
@@ -294,6 +302,7 @@ void sc_app_close(struct sc_app *app)
     sc_documents_close(app->documents);
     sc_keys_close(app->keys);
     sc_watchers_close(app->watchers);
+    sc_followers_close(app->followers);
     sc_symbols_close(app->symbols);
     sc_chat_template_close(app->chat);
     sc_model_close(app->model);

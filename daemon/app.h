@@ -19,6 +19,7 @@
 
 struct sc_server;
 struct sc_watchers;
+struct sc_followers;
 struct sc_symbols;
 struct sc_documents;
 struct sc_keys;
@@ -32,10 +33,11 @@ struct sc_app {
     atomic_bool loaded;
 
     struct sc_dispatch *dispatch;
-    struct sc_registry registry;  /* requests that run */
-    struct sc_watchers *watchers; /* of health */
-    struct sc_symbols *symbols;   /* for reflection */
-    struct sc_server *server;     /* borrowed; for its numbers */
+    struct sc_registry registry;    /* requests that run */
+    struct sc_watchers *watchers;   /* of health */
+    struct sc_followers *followers; /* of the cache's events */
+    struct sc_symbols *symbols;     /* for reflection */
+    struct sc_server *server;       /* borrowed; for its numbers */
 
     struct sc_model *model;
     struct sc_chat_template *chat; /* NULL: no_chat.text says why; all else works */
@@ -43,6 +45,7 @@ struct sc_app {
     struct sc_engine *engine;
     struct sc_store *store; /* NULL: none is configured */
     struct sc_sched *sched;
+    struct sc_kv_log *kv_log; /* the scheduler's; NULL: nothing is shared */
     struct sc_documents *documents;
     struct sc_warm *warm;              /* NULL: nothing was to be read */
     struct sc_keys *keys;              /* who may call; NULL: everybody */

@@ -20,6 +20,7 @@
 #include "daemon/sdnotify.h"
 #include "daemon/server.h"
 #include "daemon/services.h"
+#include "daemon/svc_events.h"
 
 #define TICK_MS           200
 #define DRAIN_TICK_MS     10
@@ -94,6 +95,8 @@ static void set_state(struct daemon *d, enum sc_health_state state)
         }
     }
     sc_watchers_tell(d->app.watchers, state);
+    if (state == SC_HEALTH_DRAINING)
+        sc_followers_end(d->app.followers);
 }
 
 static bool listener_accepts(struct daemon *d, uint64_t now_us)

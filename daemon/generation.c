@@ -351,7 +351,8 @@ void sc_generation_start(struct sc_app *app, struct sc_rpc *rpc,
     }
     st = sc_registry_add(&app->registry, &g->entry, &err);
     if (st == SC_OK && opts->kind == SC_GENERATE_INSPECT)
-        st = sc_inspect_open(app->model, &opts->params->opts, opts->layers, &g->inspect, &err);
+        st = sc_inspect_open(app->model, &opts->params->opts, opts->layers, opts->lookup,
+                             &g->inspect, &err);
     if (st != SC_OK) {
         sc_rpc_fail(rpc, st, err.text);
         sc_generation_unref(g);

@@ -25,6 +25,7 @@ struct sc_generation_opts {
     bool progress;                             /* STREAM: tell the prompt's progress */
     const struct sc_params *params;            /* borrowed during start */
     const Semanticache__V1__LayerList *layers; /* INSPECT: those wanted, or NULL; borrowed */
+    const struct sc_lookup *lookup;            /* INSPECT: borrowed */
     uint64_t start_us;                         /* when the request came */
 };
 

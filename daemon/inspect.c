@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "daemon/reply.h"
+#include "proto/optional.h"
 
 struct note {
     uint32_t pos0, layer, n_tokens, n_cores;
@@ -22,6 +23,7 @@ struct sc_inspect {
     uint8_t *labels;
     size_t labels_len, labels_cap;
     bool no_memory;
+    struct sc_lookup lookup;
 };
 
 static enum sc_status take_layers(struct sc_inspect *in, const Semanticache__V1__LayerList *layers,
@@ -44,7 +46,8 @@ static enum sc_status take_layers(struct sc_inspect *in, const Semanticache__V1_
 
 enum sc_status sc_inspect_open(const struct sc_model *model, const struct sc_request_opts *opts,
                                const Semanticache__V1__LayerList *layers,
-                               struct sc_inspect **ret_inspect, struct sc_err *err)
+                               const struct sc_lookup *lookup, struct sc_inspect **ret_inspect,
+                               struct sc_err *err)
 {
     struct sc_inspect *in;
     enum sc_status st;
@@ -57,6 +60,7 @@ enum sc_status sc_inspect_open(const struct sc_model *model, const struct sc_req
         return sc_fail(err, SC_ENOMEM, "inspect: no memory");
     in->model = model;
     in->recipe = opts->recipe;
+    in->lookup = *lookup;
     in->n_prompt = opts->n_prompt;
     in->prompt = malloc(opts->n_prompt * sizeof(*in->prompt));
     st = in->prompt != NULL ? take_layers(in, layers, err)
@@ -246,6 +250,40 @@ static bool fill_exact_layers(const struct sc_inspect *in, struct sc_arena *aren
     return true;
 }
 
+_Static_assert((int)SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_NONE == SC_MISS_NONE + 1 &&
+                   (int)SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_NEVER_READ ==
+                       SC_MISS_NEVER_READ + 1,
+               "reasons");
+
+static bool fill_lookup(const struct sc_lookup *l, struct sc_arena *arena,
+                        Semanticache__V1__InspectCacheResponse *m)
+{
+    Semanticache__V1__CacheLookup *to = sc_arena_take(arena, sizeof(*to));
+    char *recipe = sc_arena_take(arena, 2 * SC_HASH_BYTES + 1);
+    char *other = sc_arena_take(arena, 2 * SC_HASH_BYTES + 1);
+
+    if (to == NULL || recipe == NULL || other == NULL)
+        return false;
+    semanticache__v1__cache_lookup__init(to);
+    sc_hash_hex(&l->recipe_id, recipe);
+    to->cached_tokens = l->cached_tokens;
+    to->shared = l->shared;
+    to->miss = (Semanticache__V1__CacheMiss)((int)l->miss + 1);
+    to->position = l->position;
+    to->recipe_id = recipe;
+    if (l->has_tokens) {
+        SC_PB_SET(to, prompt_token, l->prompt_token);
+        SC_PB_SET(to, held_token, l->held_token);
+    }
+    if (l->other_tokens > 0) {
+        sc_hash_hex(&l->other_recipe_id, other);
+        to->other_recipe_id = other;
+        to->other_tokens = l->other_tokens;
+    }
+    m->lookup = to;
+    return true;
+}
+
 Semanticache__V1__InspectCacheResponse *sc_inspect_reply(struct sc_inspect *in,
                                                          struct sc_arena *arena)
 {
@@ -258,7 +296,7 @@ Semanticache__V1__InspectCacheResponse *sc_inspect_reply(struct sc_inspect *in,
     m->n_layers = in->model->config.n_layers;
     m->n_sinks = in->recipe.n_sinks;
     if (!fill_tokens(in, arena, m) || !fill_chunks(in, arena, m) ||
-        !fill_exact_layers(in, arena, m))
+        !fill_exact_layers(in, arena, m) || !fill_lookup(&in->lookup, arena, m))
         return NULL;
     return m;
 }

@@ -16,10 +16,12 @@
 
 struct sc_inspect;
 
-/* layers: those wanted, or NULL for all. SC_EINVAL: no such layer, or a prompt that is too long. */
+/* layers: those wanted, or NULL for all. lookup: copied. SC_EINVAL: no such layer, or a prompt that
+ * is too long. */
 enum sc_status sc_inspect_open(const struct sc_model *model, const struct sc_request_opts *opts,
                                const Semanticache__V1__LayerList *layers,
-                               struct sc_inspect **ret_inspect, struct sc_err *err) SC_MUST_CHECK;
+                               const struct sc_lookup *lookup, struct sc_inspect **ret_inspect,
+                               struct sc_err *err) SC_MUST_CHECK;
 void sc_inspect_close(struct sc_inspect *inspect); /* NULL is fine */
 void sc_inspect_note(struct sc_inspect *inspect, const struct sc_chunk_event *event);
 

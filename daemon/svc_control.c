@@ -8,6 +8,7 @@
 #include "daemon/generation.h"
 #include "daemon/server.h"
 #include "daemon/svc_cache.h"
+#include "daemon/svc_events.h"
 #include "proto/optional.h"
 #include "semanticache/v1/control.pb-c.h"
 
@@ -270,11 +271,13 @@ static void inspect_cache(struct sc_rpc *rpc, const ProtobufCMessage *message)
     struct sc_convert convert = sc_app_convert(app, sc_rpc_identity(rpc));
     struct sc_err err = SC_ERR_INIT;
     struct sc_params params;
+    struct sc_lookup lookup;
     struct sc_generation_opts opts = {
         .kind = SC_GENERATE_INSPECT,
         .request_id = "",
         .params = &params,
         .layers = request->layers,
+        .lookup = &lookup,
         .start_us = sc_now_us(),
     };
     enum sc_status st = sc_convert_inspect(&convert, request, &params, &err);
@@ -283,7 +286,11 @@ static void inspect_cache(struct sc_rpc *rpc, const ProtobufCMessage *message)
         sc_rpc_fail(rpc, st, err.text);
         return;
     }
-    sc_generation_start(app, rpc, &opts);
+    st = sc_sched_lookup(app->sched, &params.opts, &lookup, &err);
+    if (st == SC_OK)
+        sc_generation_start(app, rpc, &opts);
+    else
+        sc_rpc_fail(rpc, st, err.text);
     sc_params_fini(&params);
 }
 
@@ -293,9 +300,11 @@ static const struct sc_service_method methods[] = {
     {.name = "GetLoads", .handler = get_loads},
     {.name = "FlushCache", .handler = sc_control_flush_cache, .admin = true, .slow = true},
     {.name = "Drain", .handler = drain, .admin = true},
-    {.name = "InspectCache", .handler = inspect_cache, .work = true},
+    {.name = "InspectCache", .handler = inspect_cache, .work = true, .slow = true},
     {.name = "SubscribeKvEvents",
-     .missing = "events of the cache are not told yet; GetLoads has its numbers"},
+     .handler = sc_control_subscribe_kv_events,
+     .background = true,
+     .slow = true},
     {.name = "SelfTestIsolation",
      .handler = sc_control_self_test_isolation,
      .admin = true,

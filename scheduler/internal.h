@@ -1,14 +1,15 @@
 /* scheduler/internal.h - the scheduler's state, shared by its source files only.
  *
  * scheduler.c: the public calls and the thread's loop. plan.c: admission, preemption, the step
- * plan. events.c: what a request's owner is told, and how requests end. output.c: from a sampled
- * token to text and stops.
+ * plan. share.c, tier.c: prefixes. orders.c: what other threads ask of them. events.c: what a
+ * request's owner is told, and how requests end. output.c: from a sampled token to text and stops.
  */
 #ifndef SC_SCHEDULER_INTERNAL_H
 #define SC_SCHEDULER_INTERNAL_H
 
 #include <pthread.h>
 
+#include "scheduler/queue.h"
 #include "scheduler/request.h"
 
 /* Text of one request in one step: what was held back and what one token adds. A longer piece grows
@@ -41,11 +42,26 @@ struct sc_pending_keep {
     uint64_t pin_until_us;
 };
 
-/* A call of sc_sched_prefixes or sc_sched_flush that waits for the scheduler's thread. */
+/* A piece of what the cache holds. */
+struct sc_kv_list {
+    const struct sc_kv_view *view;
+    uint32_t at, cap, n;
+    struct sc_kv_event *events;
+};
+
+struct sc_lookup_order {
+    const struct sc_request *request;
+    struct sc_lookup *lookup;
+};
+
+/* A call of sc_sched_prefixes, sc_sched_flush or sc_sched_kv_blocks that waits for the scheduler's
+ * thread. */
 struct sc_order {
     struct sc_order *next;
     struct sc_prefix_item *items;
     size_t n;
+    struct sc_kv_list *list;      /* or NULL */
+    struct sc_lookup_order *look; /* or NULL */
     bool flush, done;
     uint64_t pages;
     enum sc_status status;
@@ -75,9 +91,9 @@ struct sc_sched {
     struct sc_sched_stats stats; /* .waiting counts the queue, not the inbox */
 
     /* The scheduler thread's. */
-    struct sc_request_list queue; /* FIFO; preempted requests come back at the front */
-    uint64_t queue_deadline_us;   /* earliest in the queue; UINT64_MAX: none */
-    struct sc_request **running;  /* [max_seqs], in order of admission: the last is the youngest */
+    struct sc_queue *queue;
+    uint64_t queue_deadline_us;  /* earliest in the queue; UINT64_MAX: none */
+    struct sc_request **running; /* [max_seqs], in order of admission: the last is the youngest */
     uint32_t n_running;
     uint32_t *free_slots; /* [max_seqs] */
     uint32_t n_free_slots;
@@ -86,6 +102,10 @@ struct sc_sched {
     uint32_t closing_pages; /* held by the slots in closes */
     bool failed;
     bool all_wait;            /* nobody could run: each waits for the store */
+    struct sc_kv_log *kv_log; /* NULL, as prefix */
+    void (*on_kv_events)(void *ctx);
+    void *kv_ctx;
+    uint64_t kv_told;         /* events before this number were announced */
     struct sc_prefix *prefix; /* NULL: nothing is shared */
     struct sc_tier *tier;     /* NULL without a store */
     uint64_t ns_floor; /* of the namespace admitted last: one that was away starts from here */
@@ -114,7 +134,6 @@ struct sc_sched {
 };
 
 void sc_list_push(struct sc_request_list *list, struct sc_request *r);
-void sc_list_push_front(struct sc_request_list *list, struct sc_request *r);
 struct sc_request *sc_list_pop(struct sc_request_list *list);
 
 /* plan.c. arrive: estimates pages and queues, or ends the request that can never fit. */
@@ -155,7 +174,18 @@ void sc_share_tend(struct sc_sched *s); /* once a loop: spare ids, idle and due 
 void sc_share_lost(struct sc_sched *s); /* the engine has lost everything */
 /* Pages that this admission would find in use already. */
 uint32_t sc_share_pages_in_use(const struct sc_sched *s, const struct sc_request *r);
-void sc_share_answer(struct sc_sched *s, struct sc_order *order);
+bool sc_share_drop(struct sc_sched *s, uint32_t node); /* false: NONE, or the plan is full */
+/* SC_EFULL: too much is pinned. */
+enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us) SC_MUST_CHECK;
+
+void sc_lookup_answer(const struct sc_sched *s, const struct sc_lookup_order *order); /* lookup.c */
+
+/* orders.c: waits for the answer. */
+enum sc_status sc_orders_give(struct sc_sched *s, struct sc_order *order,
+                              struct sc_err *err) SC_MUST_CHECK;
+/* Answers the orders that wait, or refuses them all. Those that may change something, or
+ * ask for what is kept, wait until the plan has no chores. */
+void sc_orders_answer(struct sc_sched *s, enum sc_status refuse);
 
 /* tier.c: documents to the store and back. */
 enum sc_status sc_tier_open(struct sc_sched *s, struct sc_err *err) SC_MUST_CHECK;
@@ -170,6 +200,15 @@ bool sc_tier_has_work(const struct sc_sched *s);      /* moves for the next plan
 bool sc_tier_add(struct sc_sched *s); /* to the plan; true: it has something to do there */
 void sc_tier_commit(struct sc_sched *s);
 void sc_tier_lost(struct sc_sched *s); /* the engine has lost everything */
+
+/* tier_blob.c: what a document is in the store. */
+size_t sc_tier_shape_bytes(uint32_t n_layers); /* what comes before the entries */
+size_t sc_tier_blob_bytes(const struct sc_sched *s, const struct sc_snap_shape *shape);
+uint32_t sc_tier_entries(const struct sc_snap_shape *shape, uint32_t layer);
+void sc_tier_write_shape(const struct sc_sched *s, const struct sc_snap_shape *shape, uint8_t *to);
+/* False: not n tokens of this model's shape, or its parts do not fit together. */
+bool sc_tier_read_shape(const struct sc_sched *s, struct sc_blob *blob, uint32_t n,
+                        struct sc_snap_shape *shape);
 
 /* events.c. end: DONE, once; a running request stays in running[] until the sweep. */
 void sc_events_end(struct sc_sched *s, struct sc_request *r, enum sc_finish finish,

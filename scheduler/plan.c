@@ -16,15 +16,6 @@ void sc_list_push(struct sc_request_list *list, struct sc_request *r)
     list->n++;
 }
 
-void sc_list_push_front(struct sc_request_list *list, struct sc_request *r)
-{
-    r->next = list->head;
-    list->head = r;
-    if (list->tail == NULL)
-        list->tail = r;
-    list->n++;
-}
-
 struct sc_request *sc_list_pop(struct sc_request_list *list)
 {
     struct sc_request *r = list->head;
@@ -50,7 +41,7 @@ void sc_plan_arrive(struct sc_sched *s, struct sc_request *r)
         sc_request_unref(r);
         return;
     }
-    sc_list_push(&s->queue, r);
+    sc_queue_push(s->queue, r);
     s->blocked = false;
     if (s->ns_served[r->ns_bucket] < s->ns_floor)
         s->ns_served[r->ns_bucket] = s->ns_floor;
@@ -84,42 +75,9 @@ static uint64_t pages_obtainable(const struct sc_sched *s)
     return info.n_pages_free + cached + s->closing_pages;
 }
 
-/* The next in the queue: highest priority, then the namespace that was served least, then the
- * longest wait. ret_before: the one before it in the list, or NULL. */
-static struct sc_request *next_in_queue(const struct sc_sched *s, struct sc_request **ret_before)
-{
-    struct sc_request *best = NULL, *before = NULL;
-    uint64_t best_served = 0;
-    *ret_before = NULL;
-    for (struct sc_request *r = s->queue.head; r != NULL; before = r, r = r->next) {
-        uint64_t served = s->ns_served[r->ns_bucket];
-        if (best != NULL &&
-            (r->priority < best->priority ||
-             (r->priority == best->priority && (served >= best_served || r->preempted))))
-            continue;
-        best = r;
-        best_served = r->preempted ? 0 : served; /* it has waited and run: before all others */
-        *ret_before = before;
-    }
-    return best;
-}
-
-static void take_from_queue(struct sc_sched *s, struct sc_request *r, struct sc_request *before)
-{
-    if (before == NULL) {
-        (void)sc_list_pop(&s->queue);
-        return;
-    }
-    before->next = r->next;
-    if (s->queue.tail == r)
-        s->queue.tail = before;
-    s->queue.n--;
-    r->next = NULL;
-}
-
 void sc_plan_admit(struct sc_sched *s)
 {
-    if (s->queue.head == NULL || s->n_free_slots == 0)
+    if (sc_queue_n(s->queue) == 0 || s->n_free_slots == 0)
         return;
     uint64_t free = pages_obtainable(s), promised = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -130,8 +88,8 @@ void sc_plan_admit(struct sc_sched *s)
     if (s->blocked && s->n_running == s->blocked_running && room <= s->blocked_room)
         return;
     s->blocked = false;
-    while (s->queue.head != NULL && s->n_free_slots > 0) {
-        struct sc_request *before, *r = next_in_queue(s, &before);
+    while (sc_queue_n(s->queue) > 0 && s->n_free_slots > 0) {
+        struct sc_request *r = sc_queue_next(s->queue, s->ns_served);
         r->ticket = s->next_ticket + 1;
         sc_share_attach(s, r);
         uint32_t shared = sc_share_pages_in_use(s, r);
@@ -147,7 +105,7 @@ void sc_plan_admit(struct sc_sched *s)
         }
         promised += need;
         s->ns_floor = s->ns_served[r->ns_bucket];
-        take_from_queue(s, r, before);
+        sc_queue_take(s->queue, r);
         r->state = SC_REQUEST_RUNNING;
         r->slot = s->free_slots[--s->n_free_slots];
         s->next_ticket++;
@@ -191,7 +149,7 @@ static void preempt_youngest(struct sc_sched *s)
     r->n_fed = 0;
     r->preempted = true;
     r->receipt.preemptions++;
-    sc_list_push_front(&s->queue, r);
+    sc_queue_push(s->queue, r);
     if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
         s->queue_deadline_us = r->deadline_us;
     pthread_mutex_lock(&s->mu);

@@ -17,6 +17,7 @@
 #define SC_SCHEDULER_PREFIX_H
 
 #include "base/hash.h"
+#include "scheduler/kv_log.h"
 #include "shard/recipe.h"
 
 #define SC_PREFIX_BLOCK     512u
@@ -26,9 +27,10 @@
 
 struct sc_prefix;
 
-/* max_nodes: blocks; a little more than snapshots, for blocks whose own snapshot is gone. */
-enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_prefix **ret_prefix,
-                              struct sc_err *err) SC_MUST_CHECK;
+/* max_nodes: blocks; a little more than snapshots, for blocks whose own snapshot is gone. log: told
+ * of every snapshot that is there to be used, or no longer; borrowed, or NULL. */
+enum sc_status sc_prefix_open(uint32_t max_snaps, uint32_t max_nodes, struct sc_kv_log *log,
+                              struct sc_prefix **ret_prefix, struct sc_err *err) SC_MUST_CHECK;
 void sc_prefix_close(struct sc_prefix *p); /* NULL is fine */
 void sc_prefix_reset(struct sc_prefix *p); /* forgets every snapshot: the engine was reset;
                                                nothing is locked */
@@ -38,6 +40,7 @@ void sc_prefix_reset(struct sc_prefix *p); /* forgets every snapshot: the engine
  * prompt_len. */
 struct sc_prefix_root {
     struct sc_hash key, recipe_id;
+    char ns[SC_NAMESPACE_BYTES_MAX + 1];
     /* Blocks end at offset + multiples of the block, as what is compressed does. The first one is
      * whole, the second shorter: nothing is compressed there, and prompts are not cut for it. */
     uint32_t offset;
@@ -49,6 +52,9 @@ struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct s
 /* The first end of a block after pos, and the last one at or before it; 0 begins the first. */
 uint32_t sc_prefix_boundary(const struct sc_prefix_root *root, uint32_t pos);
 uint32_t sc_prefix_boundary_before(const struct sc_prefix_root *root, uint32_t pos);
+/* The keys of the blocks of tokens [n] that end after `after`, at most cap. Returns how many. */
+uint32_t sc_prefix_keys(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n,
+                        uint32_t after, struct sc_hash *keys, uint32_t cap);
 /* The key of the first n tokens. */
 struct sc_hash sc_prefix_key(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n);
 
@@ -63,6 +69,21 @@ struct sc_prefix_hit {
 struct sc_prefix_hit sc_prefix_find(struct sc_prefix *p, const struct sc_prefix_root *root,
                                     const int32_t *tokens, uint32_t n, uint32_t n_max,
                                     uint64_t now_us);
+
+/* The same for somebody who only asks: refreshes nothing. known: first tokens that some prefix in
+ * the tree has, whether or not there is a snapshot to use; differs: the one that has most of them
+ * goes on with another token, held. */
+struct sc_prefix_peek {
+    struct sc_prefix_hit hit;
+    uint32_t known;
+    bool differs;
+    int32_t held;
+};
+struct sc_prefix_peek sc_prefix_peek(const struct sc_prefix *p, const struct sc_prefix_root *root,
+                                     const int32_t *tokens, uint32_t n, uint32_t n_max);
+/* The root after node, or the first (SC_NODE_NONE). SC_NODE_NONE: there is none. */
+uint32_t sc_prefix_next_root(const struct sc_prefix *p, uint32_t node,
+                             struct sc_prefix_root *ret_root);
 
 /* The node of tokens [0, n), with those of the blocks before it; made where they are missing. n is
  * a boundary or not. SC_NODE_NONE: no nodes are left. The node is held until sc_prefix_unhold. */
@@ -93,6 +114,13 @@ uint32_t sc_prefix_idle(const struct sc_prefix *p, uint64_t before_us);
 /* Documents are evicted last; pinned ones not at all before until_us (0: not pinned). */
 void sc_prefix_retain(struct sc_prefix *p, uint32_t node, bool retain, uint64_t pin_until_us);
 void sc_prefix_unpin_due(struct sc_prefix *p, uint64_t now_us);
+
+/* The snapshots that can be used, as events that store them: those of up to SC_PREFIX_LIST_SCAN
+ * nodes from *at on that the view shows, at most cap. *at becomes where to go on, UINT32_MAX: there
+ * are no more. Returns their number. */
+#define SC_PREFIX_LIST_SCAN 2048u
+uint32_t sc_prefix_list(const struct sc_prefix *p, const struct sc_kv_view *view, uint32_t *at,
+                        struct sc_kv_event *events, uint32_t cap);
 
 struct sc_prefix_node_info {
     struct sc_hash key, recipe_id;

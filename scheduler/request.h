@@ -31,6 +31,7 @@ struct sc_request {
     atomic_uint n_refs;
     atomic_bool canceled;
     struct sc_request *next; /* in the inbox or the queue */
+    uint64_t arrival;        /* order in the queue */
 
     /* Fixed at submit. */
     struct sc_arena arena;

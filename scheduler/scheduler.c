@@ -8,7 +8,7 @@
 static bool has_work_locked(const struct sc_sched *s)
 {
     bool can_go_on =
-        (s->queue.head != NULL || s->n_running > 0) && !(s->n_running > 0 && s->all_wait);
+        (sc_queue_n(s->queue) > 0 || s->n_running > 0) && !(s->n_running > 0 && s->all_wait);
     return s->closing || s->inbox.head != NULL || can_go_on || s->orders != NULL ||
            s->store_answered || s->any_canceled || sc_plan_has_chores(s) || sc_tier_has_work(s);
 }
@@ -40,7 +40,7 @@ static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
     bool go_on = !s->closing;
     arrived = s->inbox;
     s->inbox = (struct sc_request_list){0};
-    s->stats.waiting = s->queue.n + arrived.n;
+    s->stats.waiting = sc_queue_n(s->queue) + arrived.n;
     *ret_any_canceled = s->any_canceled;
     s->any_canceled = false;
     s->store_answered = false;
@@ -50,32 +50,12 @@ static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
     return go_on;
 }
 
-static void answer_orders(struct sc_sched *s, enum sc_status refuse)
-{
-    pthread_mutex_lock(&s->mu);
-    struct sc_order *list = s->orders;
-    s->orders = NULL;
-    pthread_mutex_unlock(&s->mu);
-    while (list != NULL) {
-        struct sc_order *order = list;
-        list = order->next;
-        if (refuse == SC_OK)
-            sc_share_answer(s, order);
-        else
-            order->status = refuse;
-        pthread_mutex_lock(&s->mu);
-        order->done = true; /* its memory is its caller's again */
-        pthread_cond_broadcast(&s->answered);
-        pthread_mutex_unlock(&s->mu);
-    }
-}
-
 static void publish(struct sc_sched *s, bool stepped)
 {
     struct sc_engine_info info;
     sc_engine_get_info(s->engine, &info);
     pthread_mutex_lock(&s->mu);
-    s->stats.waiting = s->queue.n;
+    s->stats.waiting = sc_queue_n(s->queue);
     s->stats.running = s->n_running;
     s->stats.pages_free = info.n_pages_free;
     s->stats.pages_cached = info.n_pages_cached;
@@ -86,6 +66,15 @@ static void publish(struct sc_sched *s, bool stepped)
         s->stats.last_step_us = sc_request_clock(&s->limits);
     }
     pthread_mutex_unlock(&s->mu);
+}
+
+/* Once a turn, however many there were. */
+static void tell_kv_events(struct sc_sched *s)
+{
+    uint64_t next = s->kv_log != NULL ? sc_kv_log_next(s->kv_log) : s->kv_told;
+    if (next != s->kv_told && s->on_kv_events != NULL)
+        s->on_kv_events(s->kv_ctx);
+    s->kv_told = next;
 }
 
 /* True: the request was ended. */
@@ -105,33 +94,43 @@ static bool end_if_due(struct sc_sched *s, struct sc_request *r, uint64_t now)
     return false;
 }
 
+struct due {
+    uint64_t now, next_us; /* deadline of those that stay */
+};
+
+static bool is_due(void *ctx, const struct sc_request *r)
+{
+    struct due *due = ctx;
+    if (atomic_load(&r->canceled) || (r->deadline_us != 0 && due->now >= r->deadline_us))
+        return true;
+    if (r->deadline_us != 0 && r->deadline_us < due->next_us)
+        due->next_us = r->deadline_us;
+    return false;
+}
+
 /* Cancels and deadlines. The queue may be long: it is walked only when one of its members is due.
  */
 static void end_due(struct sc_sched *s, bool any_canceled)
 {
-    uint64_t now = sc_request_clock(&s->limits);
+    struct due due = {.now = sc_request_clock(&s->limits), .next_us = UINT64_MAX};
+    struct sc_request *next;
     for (uint32_t i = 0; i < s->n_running; i++)
-        end_if_due(s, s->running[i], now);
+        end_if_due(s, s->running[i], due.now);
     sc_events_sweep(s);
-    if (!any_canceled && now < s->queue_deadline_us)
+    if (!any_canceled && due.now < s->queue_deadline_us)
         return;
-    struct sc_request_list old = s->queue;
-    s->queue = (struct sc_request_list){0};
-    s->queue_deadline_us = UINT64_MAX;
-    for (struct sc_request *r = sc_list_pop(&old); r != NULL; r = sc_list_pop(&old)) {
-        if (end_if_due(s, r, now)) {
-            sc_request_unref(r);
-            continue;
-        }
-        sc_list_push(&s->queue, r);
-        if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
-            s->queue_deadline_us = r->deadline_us;
+    for (struct sc_request *r = sc_queue_sweep(s->queue, is_due, &due); r != NULL; r = next) {
+        next = r->next;
+        end_if_due(s, r, due.now);
+        sc_request_unref(r);
     }
+    s->queue_deadline_us = due.next_us;
 }
 
 static void end_queue(struct sc_sched *s, enum sc_status status, const char *error)
 {
-    for (struct sc_request *r = sc_list_pop(&s->queue); r != NULL; r = sc_list_pop(&s->queue)) {
+    for (struct sc_request *r; (r = sc_queue_next(s->queue, s->ns_served)) != NULL;) {
+        sc_queue_take(s->queue, r);
         sc_events_end(s, r, SC_FINISH_ERROR, status, error);
         sc_request_unref(r);
     }
@@ -227,12 +226,12 @@ static bool turn(struct sc_sched *s, bool any_canceled)
     if (s->failed)
         end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
     sc_share_tend(s);
-    if (!sc_plan_has_chores(s))
-        answer_orders(s, SC_OK);
+    sc_orders_answer(s, SC_OK);
     sc_plan_admit(s);
     publish(s, false); /* who was admitted makes room in the queue before the step ends */
     bool stepped = step(s);
     publish(s, stepped);
+    tell_kv_events(s);
     return stepped;
 }
 
@@ -241,7 +240,7 @@ static void wind_up(struct sc_sched *s)
     end_running(s, SC_EUNAVAIL, "the server is shutting down");
     end_queue(s, SC_EUNAVAIL, "the server is shutting down");
     publish(s, s->failed ? false : step(s)); /* the sequences' slots, closed */
-    answer_orders(s, SC_EUNAVAIL);
+    sc_orders_answer(s, SC_EUNAVAIL);
 }
 
 static void *thread_main(void *arg)
@@ -298,6 +297,9 @@ static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
         s->free_slots == NULL || s->closes == NULL || s->opens == NULL || s->runs == NULL ||
         s->run_requests == NULL || s->results == NULL || s->text.bytes == NULL)
         return sc_fail(err, SC_ENOMEM, "a scheduler for %zu sequences", n);
+    enum sc_status st = sc_queue_open(&s->queue, err);
+    if (st != SC_OK)
+        return st;
     s->text.cap = SC_STEP_TEXT_BYTES;
     while (s->n_free_slots < s->max_seqs) { /* slot 0 is taken first */
         s->free_slots[s->n_free_slots] = s->max_seqs - 1 - s->n_free_slots;
@@ -308,7 +310,9 @@ static enum sc_status take_arrays(struct sc_sched *s, struct sc_err *err)
 
 static void sched_free(struct sc_sched *s)
 {
+    sc_queue_close(s->queue);
     sc_prefix_close(s->prefix);
+    sc_kv_log_close(s->kv_log);
     free(s->keeps);
     free(s->pending_keeps);
     pthread_cond_destroy(&s->answered);
@@ -331,8 +335,17 @@ static enum sc_status open_sharing(struct sc_sched *s, const struct sc_sched_opt
     s->prefix_ttl_us = opts->prefix_ttl_us;
     s->snap_words = sc_engine_snap_words_free(s->engine);
     s->store = opts->store;
-    enum sc_status st =
-        sc_prefix_open(info->max_snaps, info->max_snaps * 2 + info->max_seqs + 64, &s->prefix, err);
+    s->on_kv_events = opts->on_kv_events;
+    s->kv_ctx = opts->kv_ctx;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    enum sc_status st = sc_kv_log_open(
+        (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000, &s->kv_log, err);
+    if (st != SC_OK)
+        return st;
+    s->kv_told = sc_kv_log_next(s->kv_log);
+    st = sc_prefix_open(info->max_snaps, info->max_snaps * 2 + info->max_seqs + 64, s->kv_log,
+                        &s->prefix, err);
     if (st == SC_OK && s->store != NULL)
         st = sc_tier_open(s, err);
     return st;
@@ -455,42 +468,6 @@ void sc_sched_cancel(struct sc_sched *sched, struct sc_request *request)
     sched->any_canceled = true;
     pthread_cond_signal(&sched->wake);
     pthread_mutex_unlock(&sched->mu);
-}
-
-static enum sc_status give_order(struct sc_sched *s, struct sc_order *order, struct sc_err *err)
-{
-    pthread_mutex_lock(&s->mu);
-    if (s->closing) {
-        pthread_mutex_unlock(&s->mu);
-        return sc_fail(err, SC_EUNAVAIL, "the server is shutting down");
-    }
-    struct sc_order **tail = &s->orders;
-    while (*tail != NULL)
-        tail = &(*tail)->next;
-    *tail = order;
-    pthread_cond_signal(&s->wake);
-    while (!order->done)
-        pthread_cond_wait(&s->answered, &s->mu);
-    pthread_mutex_unlock(&s->mu);
-    if (order->status != SC_OK)
-        return sc_fail(err, order->status, "%s", sc_status_text(order->status));
-    return SC_OK;
-}
-
-enum sc_status sc_sched_prefixes(struct sc_sched *sched, struct sc_prefix_item *items, size_t n,
-                                 struct sc_err *err)
-{
-    struct sc_order order = {.items = items, .n = n};
-    return give_order(sched, &order, err);
-}
-
-enum sc_status sc_sched_flush(struct sc_sched *sched, uint64_t *ret_pages, struct sc_err *err)
-{
-    struct sc_order order = {.flush = true};
-    enum sc_status st = give_order(sched, &order, err);
-    if (st == SC_OK)
-        *ret_pages = order.pages;
-    return st;
 }
 
 void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats)

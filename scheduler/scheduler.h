@@ -13,6 +13,7 @@
 #define SC_SCHEDULER_SCHEDULER_H
 
 #include "model/model_dir.h"
+#include "scheduler/kv_log.h"
 #include "shard/engine.h"
 #include "store/store.h"
 
@@ -20,7 +21,6 @@
 #define SC_STOP_STRING_BYTES_MAX 256u
 #define SC_STOP_IDS_MAX          64u
 #define SC_QUEUE_MAX             65536u
-#define SC_NAMESPACE_BYTES_MAX   64u
 #define SC_PRIORITY_MAX          100 /* and -100 the other way */
 #define SC_PINNED_PERCENT_MAX    80u /* of the pages may be pinned */
 
@@ -125,6 +125,9 @@ struct sc_sched_opts {
     bool manual;            /* no thread: the caller turns the crank, and calls all else from
                                the same thread. Not with a store, nor sc_sched_prefixes */
     struct sc_store *store; /* borrowed; where documents outlive their pages. NULL: none */
+    /* or NULL: there are new events of the cache; from the scheduler's thread, must not block */
+    void (*on_kv_events)(void *ctx);
+    void *kv_ctx;
 };
 
 /* The engine's calibration has to be set before. SC_EINVAL: a step of the engine holds fewer tokens
@@ -188,6 +191,46 @@ enum sc_status sc_sched_prefixes(struct sc_sched *sched, struct sc_prefix_item *
 /* Drops what no request uses and nobody pinned; the store keeps its copies. */
 enum sc_status sc_sched_flush(struct sc_sched *sched, uint64_t *ret_pages,
                               struct sc_err *err) SC_MUST_CHECK;
+
+/* What enters and leaves the cache; NULL: nothing is shared. Until sc_sched_close. Numbers begin
+ * with the time of the start, so that those of an earlier process are never in the ring. */
+struct sc_kv_log *sc_sched_kv_log(struct sc_sched *sched);
+/* What is in the cache now, told as events that store it, in no order, in pieces: *at is 0 at
+ * first, and UINT32_MAX after the last one. Waits for the scheduler's thread for each piece, and
+ * the cache goes on between two: with the events from before the first piece on, applied after the
+ * last one, one has the whole. sequence is not set. SC_EUNAVAIL: closing. */
+enum sc_status sc_sched_kv_blocks(struct sc_sched *sched, const struct sc_kv_view *view,
+                                  uint32_t *at, struct sc_kv_event *events, uint32_t cap,
+                                  uint32_t *ret_n, struct sc_err *err) SC_MUST_CHECK;
+
+/* What a request would find in the cache now, and why not more. Tells nothing of other namespaces
+ * but the shared one. */
+enum sc_miss {
+    SC_MISS_NONE,         /* all is held but the last token, which is always read */
+    SC_MISS_SHARING_OFF,  /* nothing is ever held */
+    SC_MISS_SHORT,        /* too few tokens to be worth a look */
+    SC_MISS_EVICTED,      /* it was held; as far as the last SC_KV_LOG_EVENTS tell */
+    SC_MISS_OTHER_RECIPE, /* under another recipe more is held than this one has or had */
+    SC_MISS_OTHER_LENGTH, /* the recipe's entries depend on the prompt's length, and of another
+                             length more is held */
+    SC_MISS_OTHER_TOKENS, /* what is held goes on with another token */
+    SC_MISS_NEVER_READ,   /* nobody has read on, as far as is known */
+};
+struct sc_lookup {
+    uint32_t n_prompt, cached_tokens;
+    bool shared; /* they are the shared namespace's */
+    enum sc_miss miss;
+    uint32_t position; /* first tokens that a prefix of the recipe has in common with it */
+    bool has_tokens;   /* OTHER_TOKENS, within the own namespace: the two at position */
+    int32_t prompt_token, held_token;
+    struct sc_hash recipe_id; /* of the request */
+    uint32_t other_tokens;    /* OTHER_RECIPE, OTHER_LENGTH: held there */
+    struct sc_hash other_recipe_id;
+};
+/* As a request with these options, which is not submitted; waits for the scheduler's thread.
+ * SC_EUNAVAIL: closing. Other errors are those of sc_sched_submit. */
+enum sc_status sc_sched_lookup(struct sc_sched *sched, const struct sc_request_opts *opts,
+                               struct sc_lookup *ret_lookup, struct sc_err *err) SC_MUST_CHECK;
 
 void sc_sched_get_stats(struct sc_sched *sched, struct sc_sched_stats *ret_stats);
 

@@ -169,7 +169,7 @@ uint32_t sc_share_pages_in_use(const struct sc_sched *s, const struct sc_request
 
 /* ---- what is kept ---- */
 
-static enum sc_status pin(struct sc_sched *s, uint32_t node, uint64_t until_us)
+enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us)
 {
     struct sc_prefix_node_info info = sc_prefix_node(s->prefix, node);
     uint64_t most = (uint64_t)s->n_pages * SC_PINNED_PERCENT_MAX / 100;
@@ -187,7 +187,7 @@ static void retain_document(struct sc_sched *s, uint32_t node, uint64_t pin_unti
     uint64_t pinned_until_us = sc_prefix_node(s->prefix, node).pin_until_us;
     if (pin_until_us < pinned_until_us)
         pin_until_us = pinned_until_us;
-    if (pin_until_us == 0 || pin(s, node, pin_until_us) != SC_OK)
+    if (pin_until_us == 0 || sc_share_pin(s, node, pin_until_us) != SC_OK)
         sc_prefix_retain(s->prefix, node, true, pinned_until_us);
 }
 
@@ -286,7 +286,7 @@ void sc_share_commit(struct sc_sched *s)
 
 /* ---- what is dropped ---- */
 
-static bool drop_node(struct sc_sched *s, uint32_t node)
+bool sc_share_drop(struct sc_sched *s, uint32_t node)
 {
     if (node == SC_NODE_NONE || s->n_drops == SC_PLAN_DROPS_MAX)
         return false;
@@ -307,7 +307,7 @@ bool sc_share_evict(struct sc_sched *s, uint64_t *freed)
         sc_engine_snap_info(s->engine, sc_prefix_node(s->prefix, node).snap, &info);
         *freed += info.n_private;
     }
-    return drop_node(s, node);
+    return sc_share_drop(s, node);
 }
 
 void sc_share_tend(struct sc_sched *s)
@@ -324,7 +324,7 @@ void sc_share_tend(struct sc_sched *s)
         if (!sc_share_evict(s, NULL))
             break;
     while (s->prefix_ttl_us > 0 && now > s->prefix_ttl_us)
-        if (!drop_node(s, sc_prefix_idle(s->prefix, now - s->prefix_ttl_us)))
+        if (!sc_share_drop(s, sc_prefix_idle(s->prefix, now - s->prefix_ttl_us)))
             break;
 }
 
@@ -343,62 +343,4 @@ void sc_share_lost(struct sc_sched *s)
     if (s->tier != NULL)
         sc_tier_lost(s);
     sc_prefix_reset(s->prefix);
-}
-
-/* ---- orders from other threads ---- */
-
-static void answer_item(struct sc_sched *s, struct sc_prefix_item *item)
-{
-    uint32_t node = s->prefix != NULL ? sc_prefix_lookup(s->prefix, &item->key) : SC_NODE_NONE;
-    struct sc_prefix_node_info info = {.live = false};
-    if (node != SC_NODE_NONE)
-        info = sc_prefix_node(s->prefix, node);
-    item->status = SC_OK;
-    if (item->op == SC_PREFIX_PIN)
-        item->status = info.live ? pin(s, node, item->until_us) : SC_ENOENT;
-    if (item->op == SC_PREFIX_UNPIN && info.live)
-        sc_prefix_retain(s->prefix, node, info.retained, 0);
-    if (item->op == SC_PREFIX_FORGET) {
-        if (info.live && info.locked) /* in use: it goes as any other */
-            sc_prefix_retain(s->prefix, node, false, 0);
-        else if (info.live && s->n_drops < SC_PLAN_DROPS_MAX)
-            (void)drop_node(s, node);
-        if (s->store != NULL)
-            sc_store_remove(s->store, &item->key);
-        info.live = false;
-    }
-    item->pages = info.live ? info.n_pages : 0;
-    item->state =
-        info.live ? SC_PREFIX_DEVICE
-        : item->op != SC_PREFIX_FORGET && s->store != NULL && sc_store_has(s->store, &item->key)
-            ? SC_PREFIX_STORED
-            : SC_PREFIX_ABSENT;
-}
-
-/* In pieces of a plan's drops. Called with no chores pending; nothing runs meanwhile. */
-static void flush(struct sc_sched *s, struct sc_order *order)
-{
-    struct sc_engine_info before, after;
-    sc_engine_get_info(s->engine, &before);
-    while (sc_share_evict(s, NULL)) {
-        struct sc_err err = SC_ERR_INIT;
-        while (sc_share_evict(s, NULL))
-            continue;
-        const struct sc_plan plan = {.drops = s->drops, .n_drops = s->n_drops};
-        order->status = sc_engine_step(s->engine, &plan, s->results, &err);
-        if (order->status != SC_OK)
-            return; /* the next step meets the same, and resets the engine */
-        sc_share_commit(s);
-    }
-    sc_engine_get_info(s->engine, &after);
-    order->pages = after.n_pages_free - before.n_pages_free;
-}
-
-void sc_share_answer(struct sc_sched *s, struct sc_order *order)
-{
-    order->status = SC_OK;
-    for (size_t i = 0; i < order->n; i++)
-        answer_item(s, &order->items[i]);
-    if (order->flush && s->prefix != NULL)
-        flush(s, order);
 }

@@ -1,19 +1,13 @@
 /* Documents to the store and back: a snapshot's entries go to host memory in slices, one layer and
  * KV head each, a few with a step, so that no step waits for them; the store's own thread does the
- * rest.
- *
- * A blob: header, shape, then for each layer and (global) head K, V and biases as the engine moves
- * them. Little-endian. The store adds the checksum, and the labels that model and recipe must
- * match. */
+ * rest. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "scheduler/internal.h"
 
-#define MAGIC      0x31504e53u /* "SNP1" */
-#define LOADS_MAX  8u
-#define SAVES_MAX  1024u
-#define HEAD_WORDS 10u
+#define LOADS_MAX 8u
+#define SAVES_MAX 1024u
 
 enum load_state { LOAD_FREE, LOAD_ASKED, LOAD_ANSWERED, LOAD_MOVING };
 
@@ -152,87 +146,6 @@ void sc_tier_close(struct sc_sched *s)
     s->tier = NULL;
 }
 
-/* ---- the blob ---- */
-
-static size_t shape_bytes(uint32_t n_layers)
-{
-    return HEAD_WORDS * 4u + n_layers * 16u;
-}
-
-static uint32_t entries_of(const struct sc_snap_shape *shape, uint32_t layer)
-{
-    return shape->n_cores[layer] + shape->n_logical - shape->exact_lo[layer];
-}
-
-static size_t blob_bytes(const struct sc_sched *s, const struct sc_snap_shape *shape)
-{
-    const struct sc_tier *t = s->tier;
-    size_t bytes = shape_bytes(t->n_layers);
-    for (uint32_t l = 0; l < t->n_layers; l++)
-        bytes += t->n_kv_heads * sc_engine_move_bytes(s->engine, entries_of(shape, l));
-    return bytes;
-}
-
-static void head_words(const struct sc_sched *s, const struct sc_snap_shape *shape,
-                       uint32_t words[HEAD_WORDS])
-{
-    const struct sc_model_config *c = &s->limits.model->config;
-    const uint32_t w[HEAD_WORDS] = {MAGIC,
-                                    c->n_layers,
-                                    c->n_kv_heads,
-                                    c->head_dim,
-                                    s->limits.recipe_context.kv_dtype,
-                                    shape->n_logical,
-                                    shape->prompt_len,
-                                    shape->compressed_to,
-                                    shape->epoch_done,
-                                    0};
-    memcpy(words, w, sizeof(w));
-}
-
-static void write_shape(const struct sc_sched *s, const struct sc_snap_shape *shape, uint8_t *to)
-{
-    uint32_t words[HEAD_WORDS];
-    head_words(s, shape, words);
-    memcpy(to, words, sizeof(words));
-    to += sizeof(words);
-    for (uint32_t l = 0; l < s->tier->n_layers; l++) {
-        memcpy(to, &shape->n_cores[l], 4);
-        memcpy(to + 4, &shape->exact_lo[l], 4);
-        memcpy(to + 8, &shape->carry[l], 8);
-        to += 16;
-    }
-}
-
-/* False: not of this model's shape, or its parts do not fit together. */
-static bool read_shape(const struct sc_sched *s, struct sc_blob *blob, uint32_t n,
-                       struct sc_snap_shape *shape)
-{
-    const struct sc_tier *t = s->tier;
-    const uint8_t *from = sc_blob_bytes(blob);
-    uint32_t words[HEAD_WORDS], want[HEAD_WORDS];
-    if (sc_blob_size(blob) < shape_bytes(t->n_layers))
-        return false;
-    memcpy(words, from, sizeof(words));
-    shape->n_logical = words[5];
-    shape->prompt_len = words[6];
-    shape->compressed_to = words[7];
-    shape->epoch_done = words[8];
-    head_words(s, shape, want);
-    if (memcmp(words, want, sizeof(words)) != 0 || shape->n_logical != n ||
-        shape->compressed_to > n || shape->epoch_done > n)
-        return false;
-    from += sizeof(words);
-    for (uint32_t l = 0; l < t->n_layers; l++, from += 16) {
-        memcpy(&shape->n_cores[l], from, 4);
-        memcpy(&shape->exact_lo[l], from + 4, 4);
-        memcpy(&shape->carry[l], from + 8, 8);
-        if (shape->exact_lo[l] > n || shape->n_cores[l] > n)
-            return false;
-    }
-    return sc_blob_size(blob) == blob_bytes(s, shape);
-}
-
 /* ---- out ---- */
 
 void sc_tier_save(struct sc_sched *s, uint32_t node)
@@ -261,12 +174,12 @@ static bool begin_save(struct sc_sched *s)
     c->layer = c->head = 0;
     t->saving = true;
     sc_engine_snap_shape(s->engine, c->snap, &c->shape);
-    if (sc_blob_open(blob_bytes(s, &c->shape), &c->blob, &err) != SC_OK) {
+    if (sc_blob_open(sc_tier_blob_bytes(s, &c->shape), &c->blob, &err) != SC_OK) {
         end_save(s);
         return false;
     }
-    write_shape(s, &c->shape, sc_blob_bytes(c->blob));
-    c->at = shape_bytes(t->n_layers);
+    sc_tier_write_shape(s, &c->shape, sc_blob_bytes(c->blob));
+    c->at = sc_tier_shape_bytes(t->n_layers);
     return true;
 }
 
@@ -364,7 +277,7 @@ static bool begin_load(struct sc_sched *s, struct load *l)
     struct cursor *c = &t->in;
     struct sc_engine_info info;
     if (l->blob == NULL || sc_prefix_node(s->prefix, l->node).snap != UINT32_MAX ||
-        !read_shape(s, l->blob, l->n, &c->shape))
+        !sc_tier_read_shape(s, l->blob, l->n, &c->shape))
         return false;
     sc_engine_get_info(s->engine, &info);
     uint32_t pages = sc_engine_shape_pages(s->engine, &c->shape);
@@ -378,7 +291,7 @@ static bool begin_load(struct sc_sched *s, struct load *l)
     c->node = l->node;
     c->blob = l->blob;
     c->layer = c->head = 0;
-    c->at = shape_bytes(t->n_layers);
+    c->at = sc_tier_shape_bytes(t->n_layers);
     t->moving = l;
     t->in_made = false;
     return true;
@@ -432,7 +345,8 @@ static void add_moves(struct sc_sched *s, struct cursor *c, bool in)
                                   .head = c->heads_in_plan,
                                   .in = in,
                                   .host = sc_blob_bytes(c->blob) + c->at_in_plan};
-        c->at_in_plan += sc_engine_move_bytes(s->engine, entries_of(&c->shape, c->layers_in_plan));
+        c->at_in_plan +=
+            sc_engine_move_bytes(s->engine, sc_tier_entries(&c->shape, c->layers_in_plan));
         if (++c->heads_in_plan == t->n_kv_heads) {
             c->heads_in_plan = 0;
             c->layers_in_plan++;

@@ -111,6 +111,19 @@ class Fake:
             pages_total=100000, pages_free=100000 - used, documents=len(self.documents), prompt_tokens=self.prompt_tokens
         )
 
+    def SubscribeKvEvents(self, request, context):
+        blocks = control.KvBlocks(
+            block_keys=[b"\x01" * 32, b"\xff" * 32], parent_key=b"\xab" * 32, recipe_id="c0" * 32, block_tokens=512,
+            start=144, namespace="tenant")
+        first = request.from_sequence if request.HasField("from_sequence") else 7
+        if first == 7:
+            yield control.KvEvent(cleared=control.KvCleared())
+            yield control.KvEvent(stored=blocks)
+            yield control.KvEvent(sequence=6, synced=control.KvSynced())
+        yield control.KvEvent(sequence=first, removed=blocks)
+        while context.is_active():
+            time.sleep(0.01)
+
     # --- Documents
 
     def PutDocument(self, parts, context):
@@ -213,7 +226,7 @@ def harness_side(method):
     name = method.input_type.name
     module = {m.DESCRIPTOR.name: m for m in (control, documents, inference)}[method.input_type.file.name]
     streams_in = method.name == "PutDocument"
-    streams_out = method.name in ("PutDocument", "GenerateStream")
+    streams_out = method.name in ("PutDocument", "GenerateStream", "SubscribeKvEvents")
     return getattr(module, name), streams_in, streams_out
 
 
@@ -350,6 +363,20 @@ class Documents(unittest.TestCase):
         self.assertEqual(status, 0, text)
         self.assertTrue(text.startswith("\033[?1049h\033[?25l"))
         self.assertTrue(text.rstrip().endswith("\033[?25h\033[?1049l"), text[-80:])
+
+    def test_events_are_a_line_each(self):
+        lines = self.run_semcache("events", "--once").stdout.splitlines()
+        self.assertEqual([line.split()[1] for line in lines if line.split()[0] in "-6"], ["cleared", "stored", "synced"])
+        self.assertIn("stored  0101010101010101 behind abababababababab  tokens 144..656  recipe c0c0c0c0c0c0", lines[1])
+        self.assertIn("stored  ffffffffffffffff behind 0101010101010101  tokens 656..1168", lines[2])
+        objects = [json.loads(line) for line in self.run_semcache("events", "--once", "--json").stdout.splitlines()]
+        self.assertEqual(objects[1]["stored"]["block_keys"], ["01" * 32, "ff" * 32])
+        self.assertEqual(objects[1]["stored"]["parent_key"], "ab" * 32)
+        self.assertEqual(objects[-1], {"sequence": 6, "synced": {}})
+        self.assertIn("exclude each other", self.run_semcache("events", "--once", "--from", "3", status=2).stderr)
+        status, text = self.on_a_terminal("events", "--from", "41", interrupt_after="41 removed")
+        self.assertEqual(status, 0, text)
+        self.assertNotIn("cleared", text)
 
     def test_bench_serve_sends_what_was_asked_for(self):
         bench = ["bench", "serve", "--streams", "8", "--requests", "40", "--prompt-len", "20-30", "--output-len", "2-5",

@@ -1,5 +1,7 @@
 #include "client/inspect.h"
 
+#include "proto/optional.h"
+
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,6 +19,7 @@ struct fixture {
     Semanticache__V1__InspectLayer layer, *layers[1];
     Semanticache__V1__InspectChunk chunk, *chunks[1];
     Semanticache__V1__InspectCacheResponse reply;
+    Semanticache__V1__CacheLookup lookup;
     uint8_t labels[4];
     struct sc_err err;
     char *text;
@@ -90,6 +93,46 @@ static void plain_text_numbers_the_merged_tokens(void **state)
                                    "token); 2 of 6 tokens are exact\n");
 }
 
+static void the_last_line_says_why_the_cache_has_no_more(void **state)
+{
+    static const struct {
+        int miss;
+        const char *want;
+    } cases[] = {
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_NONE, "cached: 2 of 6 tokens; the last one is"},
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_SHARING_OFF, "; the server shares no prefixes"},
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_SHORT, "; too short to be looked up"},
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_EVICTED, "; more was held, and evicted"},
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_OTHER_RECIPE,
+         "; recipe bbbbbbbbbbbb has 5, this is recipe aaaaaaaaaaaa"},
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_OTHER_LENGTH,
+         "; a prompt of another length has 5"},
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_OTHER_TOKENS,
+         "; what is held goes on otherwise at token 3: 77, here 9 \"z\"\n"},
+        {SEMANTICACHE__V1__CACHE_MISS__CACHE_MISS_NEVER_READ, "read on from token 3\n"},
+        {99, "does not know\n"},
+    };
+    static char ours[] = "aaaaaaaaaaaaaaaa", other[] = "bbbbbbbbbbbbbbbb";
+    struct fixture *f = *state;
+    Semanticache__V1__CacheLookup *l = &f->lookup;
+    semanticache__v1__cache_lookup__init(l);
+    l->cached_tokens = 2;
+    l->position = 3;
+    l->recipe_id = ours;
+    l->other_recipe_id = other;
+    l->other_tokens = 5;
+    f->token[5].id = 9;
+    SC_PB_SET(l, prompt_token, 9);
+    SC_PB_SET(l, held_token, 77);
+    f->reply.lookup = &f->lookup;
+    for (size_t i = 0; i < SC_ARRAY_LEN(cases); i++) {
+        l->miss = (Semanticache__V1__CacheMiss)cases[i].miss;
+        size_t at = f->len;
+        assert_int_equal(sc_inspect_print(f->out, false, false, &f->reply, 1, &f->err), SC_OK);
+        assert_non_null(strstr(f->text + at, cases[i].want));
+    }
+}
+
 static void colours_mark_the_merged_tokens_and_keep_characters_whole(void **state)
 {
     struct fixture *f = *state;
@@ -160,6 +203,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(plain_text_numbers_the_merged_tokens),
+        CASE(the_last_line_says_why_the_cache_has_no_more),
         CASE(colours_mark_the_merged_tokens_and_keep_characters_whole),
         CASE(layer_that_was_not_compressed_is_all_exact),
         CASE(the_first_compressed_layer_is_found),

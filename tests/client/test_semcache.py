@@ -120,6 +120,19 @@ class Semcache(unittest.TestCase):
         self.run_semcache("inspect", *args, "--html", str(page))
         self.assertIn('"n_cores":', page.read_text())
 
+    def test_inspect_says_what_is_cached_and_why_not_more(self):
+        document = pathlib.Path(self.folder.name, "looked-up.txt")
+        document.write_text("A prompt that nobody has sent before. " * 4)
+        line = lambda *args: self.run_semcache("inspect", str(document), *args).stdout.splitlines()[-1]  # noqa: E731
+        self.assertRegex(line("--kv", "exact"), r"cached: 0 of \d+ tokens; nobody is known to have read on from token")
+        self.run_semcache("generate", "--prompt", document.read_text(), "--kv", "exact", "--max-tokens", "1")
+        self.assertRegex(line("--kv", "exact"), r"cached: (\d+) of \d+ tokens; the last one is always read")
+        self.assertRegex(line(*SMALL_EPOCH), r"cached: 0 of \d+ tokens; recipe \w+ has \d+, this is recipe")
+        lookup = self.json("inspect", str(document), *SMALL_EPOCH)["lookup"]
+        self.assertEqual(lookup["miss"], "other_recipe")
+        document.write_text(document.read_text()[:100] + " No. And then something else.")
+        self.assertRegex(line("--kv", "exact"), r"cached: \d\d+ of \d+ tokens; what is held goes on otherwise at token \d\d+: \d+.*, here \d+")
+
     def test_server_errors_have_status_and_message(self):
         done = self.run_semcache("generate", "--prompt", "a", "--max-tokens", "100000", status=1)
         self.assertRegex(done.stderr, r"semcache: [A-Z_]+: .*100000")

@@ -22,7 +22,7 @@ static int open_tree(void **state)
     struct sc_err err = SC_ERR_INIT;
     const struct sc_hash none = {{0}};
     const struct sc_recipe recipe = {.mode = SC_KV_EXACT};
-    assert_int_equal(sc_prefix_open(N_PROMPTS, N_PROMPTS + 8, &t.p, &err), SC_OK);
+    assert_int_equal(sc_prefix_open(N_PROMPTS, N_PROMPTS + 8, NULL, &t.p, &err), SC_OK);
     t.root = sc_prefix_root(&none, &none, "tenant", &recipe, LEN);
     *state = &t;
     return 0;

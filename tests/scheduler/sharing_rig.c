@@ -1,0 +1,119 @@
+#include "tests/scheduler/sharing_rig.h"
+
+#include <string.h>
+
+static uint64_t pool_bytes; /* for sharing_engine, which gets no context */
+
+static void sharing_engine(struct sc_engine_opts *opts)
+{
+    opts->max_snaps = 64;
+    opts->max_step_tokens = 160;
+    if (pool_bytes > 0)
+        opts->kv_bytes = pool_bytes;
+}
+
+void server_open(struct server *s, uint32_t n_ranks, bool sharing, uint64_t kv_bytes,
+                 struct sc_store *store)
+{
+    struct sc_err err = SC_ERR_INIT;
+    pool_bytes = kv_bytes;
+    rig_open_golden(&s->rig, "llama31", CONTEXT, n_ranks, sharing_engine);
+    const struct sc_sched_opts so = {.engine = s->rig.engine,
+                                     .model = s->rig.model,
+                                     .queue_max = 256,
+                                     .prefill_tokens = 128,
+                                     .auto_min_tokens = 100,
+                                     .no_sharing = !sharing,
+                                     .store = store};
+    must(sc_sched_open(&so, &s->sched, &err), &err);
+}
+
+void server_close(struct server *s)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_engine_info info;
+    uint64_t pages;
+    must(sc_sched_flush(s->sched, &pages, &err), &err);
+    sc_sched_close(s->sched);
+    sc_engine_get_info(s->rig.engine, &info);
+    assert_int_equal(info.n_pages_free, info.n_pages);
+    rig_close(&s->rig);
+}
+
+static void on_event(void *ctx, const struct sc_event *ev)
+{
+    struct answer *a = ctx;
+    pthread_mutex_lock(&a->mu);
+    for (uint32_t i = 0; i < ev->n_tokens && a->n_tokens < N_OUTPUT; i++)
+        a->tokens[a->n_tokens++] = ev->tokens[i];
+    if (ev->kind == SC_EVENT_DONE) {
+        a->done = true;
+        a->status = ev->status;
+        a->receipt = ev->receipt;
+        a->key = ev->prefix_key;
+    }
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->mu);
+}
+
+struct sc_request_opts ask(const struct server *s, const int32_t *prompt, uint32_t n,
+                           enum sc_kv_choice kv)
+{
+    struct sc_request_opts o = {.prompt = prompt,
+                                .n_prompt = n,
+                                .max_tokens = N_OUTPUT,
+                                .ignore_eos = true,
+                                .sampling = SC_SAMPLING_GREEDY,
+                                .kv = kv};
+    sc_recipe_default(&s->rig.model->config, SC_KV_COMPRESSED, &o.recipe);
+    o.recipe.window = 144; /* longer than a chunk: prompts of all lengths share */
+    o.recipe.epoch = 128;
+    o.sampling.logprobs = true;
+    return o;
+}
+
+void submit(struct server *s, struct sc_request_opts o, struct answer *a)
+{
+    struct sc_err err = SC_ERR_INIT;
+    memset(a, 0, sizeof(*a));
+    pthread_mutex_init(&a->mu, NULL);
+    pthread_cond_init(&a->changed, NULL);
+    o.on_event = on_event;
+    o.ctx = a;
+    must(sc_sched_submit(s->sched, &o, &a->request, &err), &err);
+}
+
+void wait_done(struct answer *a)
+{
+    pthread_mutex_lock(&a->mu);
+    while (!a->done)
+        pthread_cond_wait(&a->changed, &a->mu);
+    pthread_mutex_unlock(&a->mu);
+    sc_request_unref(a->request);
+}
+
+struct answer run(struct server *s, struct sc_request_opts o)
+{
+    static struct answer a;
+    submit(s, o, &a);
+    wait_done(&a);
+    assert_int_equal(a.status, SC_OK);
+    return a;
+}
+
+void assert_same(const struct answer *a, const struct answer *b)
+{
+    assert_int_equal(a->n_tokens, b->n_tokens);
+    for (uint32_t i = 0; i < a->n_tokens; i++) {
+        assert_int_equal(a->tokens[i].token, b->tokens[i].token);
+        assert_memory_equal(&a->tokens[i].logprob, &b->tokens[i].logprob, sizeof(float));
+    }
+}
+
+void prompt_of(int32_t *ids, uint32_t n, uint32_t vocab, uint64_t family, uint32_t shared,
+               uint64_t own)
+{
+    make_tokens(ids, n, vocab, family * 1000);
+    if (shared < n)
+        make_tokens(ids + shared, n - shared, vocab, own * 77 + 5);
+}
