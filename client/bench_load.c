@@ -14,8 +14,10 @@
 #define CODE_UNKNOWN 2
 #define CODE_EXPIRED 4
 
-/* gRPC has a clock of its own, in milliseconds: so little too early is no mistake of the server. */
-#define DEADLINE_SLACK_US 10e3
+/* gRPC has a clock of its own, in milliseconds and of the processor's cycles, which it took little
+ * time to gauge: so little too early is no mistake of the server. */
+#define DEADLINE_SLACK_US    10e3
+#define DEADLINE_SLACK_SHARE 0.005
 
 struct run;
 
@@ -25,6 +27,7 @@ struct slot {
     struct slot *next_free;
     double due_us, last_us; /* arrival; latest message with tokens */
     double deadline_us;     /* 0: none */
+    double slack_us;
     uint32_t n_tokens, cancel_after;
     bool cancel_sent, ended; /* ended: the final message has come */
     /* The queue of slow readers, oldest first: all wait equally long. */
@@ -132,7 +135,7 @@ static enum sc_status on_reply(void *ctx, ProtobufCMessage *message, struct sc_e
 static bool has_expired(const struct slot *slot, int code, double now)
 {
     return slot->deadline_us > 0 && code == CODE_EXPIRED &&
-           now >= slot->deadline_us - DEADLINE_SLACK_US;
+           now >= slot->deadline_us - slot->slack_us;
 }
 
 static void on_end(void *ctx, enum sc_status st, int code, const struct sc_err *err)
@@ -189,6 +192,7 @@ static enum sc_status start_request(struct run *run, double due)
     *slot = (struct slot){.run = run, .due_us = due, .cancel_after = request.cancel_after};
     if (request.deadline_ms > 0)
         slot->deadline_us = now_us() + request.deadline_ms * 1e3;
+    slot->slack_us = DEADLINE_SLACK_US + DEADLINE_SLACK_SHARE * request.deadline_ms * 1e3;
     handler.timeout_s = request.deadline_ms / 1e3;
     st = sc_rpc_start(run->rpc, run->method, run->path, &request.wire.base, &handler, &slot->call,
                       &run->err);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -29,6 +30,7 @@
 #define ABORT_GRACE_US    (5 * SECOND) /* for the statuses of requests that a drain has ended */
 #define PROBE_EVERY_US    (5 * SECOND)
 #define PROBE_PATIENCE_US (10 * SECOND)
+#define TRIM_EVERY_US     (30 * SECOND)
 #define STOP_PATIENCE_US  (10 * SECOND) /* for the engine to let go of cancelled requests */
 
 struct daemon {
@@ -49,7 +51,7 @@ struct daemon {
     enum sc_status load_status; /* written before loader_done */
     struct sc_err load_err;
 
-    uint64_t extended_us, watchdog_us, watchdog_interval_us;
+    uint64_t extended_us, watchdog_us, watchdog_interval_us, trimmed_us;
 };
 
 /* ---- loading ---- */
@@ -138,6 +140,18 @@ static void watch_health(struct daemon *d, bool draining)
         sc_notify_extend(EXTEND_US);
         d->extended_us = view.now_us;
     }
+}
+
+/* What many calls at once leave free is scattered over the allocator's arenas, and stays resident:
+ * memory would creep up to what the largest crowd ever took. */
+static void give_memory_back(struct daemon *d)
+{
+    uint64_t now_us = sc_now_us();
+
+    if (now_us - d->trimmed_us < TRIM_EVERY_US)
+        return;
+    (void)malloc_trim(0);
+    d->trimmed_us = now_us;
 }
 
 /* ---- signals ---- */
@@ -347,6 +361,7 @@ static enum sc_status serve(struct daemon *d, struct sc_err *err)
             }
         }
         watch_health(d, false);
+        give_memory_back(d);
         wait_for_news(d, TICK_MS);
     }
     return SC_OK;

@@ -49,6 +49,12 @@ static void flush(struct sc_sched *s, struct sc_order *order)
     }
     sc_engine_get_info(s->engine, &after);
     order->pages = after.n_pages_free - before.n_pages_free;
+    /* Who asks next is told so. */
+    pthread_mutex_lock(&s->mu);
+    s->stats.pages_free = after.n_pages_free;
+    s->stats.pages_cached = after.n_pages_cached;
+    s->stats.snapshots = sc_prefix_n_live(s->prefix);
+    pthread_mutex_unlock(&s->mu);
 }
 
 static void answer(struct sc_sched *s, struct sc_order *order)

@@ -32,8 +32,11 @@ void server_close(struct server *s)
 {
     struct sc_err err = SC_ERR_INIT;
     struct sc_engine_info info;
+    struct sc_sched_stats stats;
     uint64_t pages;
     must(sc_sched_flush(s->sched, &pages, &err), &err);
+    sc_sched_get_stats(s->sched, &stats);
+    assert_int_equal(stats.pages_free, stats.pages_total);
     sc_sched_close(s->sched);
     sc_engine_get_info(s->rig.engine, &info);
     assert_int_equal(info.n_pages_free, info.n_pages);
