@@ -86,6 +86,7 @@ def corpus(seed, n):
         d = facts.Draw(rng)
         d.fill(3)
         yield " ".join(facts.state(rng, f) for f in d.facts)
+        yield "".join(facts.LEADS + facts.TAILS) if rng.random() < 0.1 else ""
         yield QUESTION_PREFIX + facts.ask(rng, d.facts[0]) + ANSWER_PREFIX + " " + facts.answer_of(d.facts[0][2])
         yield " " + " ".join(rng.choice(words) for _ in range(120))
         yield " " + " ".join(rng.choice(facts.TOWN_A) + rng.choice(facts.TOWN_B) for _ in range(120))

@@ -312,13 +312,23 @@ def answer_of(values):
     return " and ".join(values)
 
 
+# Words in front of and behind a fact.
+LEADS = ["As we were told, ", "According to the ledger, ", "Everyone here knows that ", "Let it be noted that ",
+         "The innkeeper said that ", "We learned that "]
+TAILS = [", so the people say", ", as the old book says", ", and this is certain", ", as I wrote in my notes"]
+DRESSED = 0.2  # how often, each
+
+
 def state(rng, fact, form="train"):
     """The sentence of a fact. Forms: plain, train, held."""
     name, key, values = fact
     kind_ = KINDS[name]
-    text = {"plain": kind_.says[:1], "train": kind_.says, "held": kind_.held_says}[form]
-    text = rng.choice(text).replace("{k}", key).replace("{v}", values[0])
-    return capital(text.replace("{w}", values[-1]))
+    text = rng.choice({"plain": kind_.says[:1], "train": kind_.says, "held": kind_.held_says}[form])
+    if form == "train" and rng.random() < DRESSED:
+        text = rng.choice(LEADS) + text[0].lower() + text[1:]
+    if form == "train" and rng.random() < DRESSED:
+        text = text[:-1] + rng.choice(TAILS) + "."
+    return capital(text.replace("{k}", key).replace("{v}", values[0]).replace("{w}", values[-1]))
 
 
 def ask(rng, fact, form="train"):

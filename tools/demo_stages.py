@@ -14,20 +14,19 @@ class Stage:
 PLAIN = Recipe((3, 4), 3, "plain", kinds=CLASSIC, classic=0.7, shared=0.0, near=0.0)
 PLAIN_MORE = Recipe((4, 6), 5, "plain", classic=0.5, shared=0.1)
 VARIED = Recipe((4, 8), 8, classic=0.4, shared=0.15, near=0.1, split=0.2, single=1.0)
-MIXED = Recipe((4, 12), 10, shared=0.3, near=0.25, chains=(0, 3), split=0.3, mentions=0.1, single=1.0, hop=1.0, none=0.25,
-               both=0.2)
-DENSE = Recipe((12, 24), 16, shared=0.3, near=0.25, chains=(1, 5), split=0.3, mentions=0.15, single=1.0, hop=1.0, none=0.25,
-               both=0.2)
-LONG = Recipe((8, 20), 16, shared=0.3, near=0.25, chains=(1, 4), split=0.3, mentions=0.15, single=1.0, hop=0.8, none=0.25,
-              both=0.2)
+MIXED = Recipe((6, 14), 12, shared=0.3, near=0.2, chains=(0, 3), split=0.3, mentions=0.1, single=1.0, hop=0.6, both=0.15)
+DENSE = Recipe((8, 24), 22, shared=0.3, near=0.25, chains=(1, 5), split=0.3, mentions=0.15, single=1.0, hop=0.7,
+               none=0.2, both=0.15)
+LONG = Recipe((6, 20), 20, shared=0.3, near=0.25, chains=(1, 4), split=0.3, mentions=0.15, single=1.0, hop=0.7,
+              none=0.2, both=0.15)
 
 STAGES = [
-    Stage(0.04, {128: 1}, [PLAIN], 2048, bare=0.2),
-    Stage(0.08, {224: 1}, [PLAIN_MORE], 2688, 1024, bare=0.1),
-    Stage(0.16, {256: 1}, [VARIED], 4096, 4096, recall=0.06),
-    Stage(0.22, {512: 1}, [MIXED], 4096, 16384, recall=0.04),
-    Stage(0.25, {1024: 1}, [MIXED, DENSE], 4096, 16384),
-    Stage(0.25, {1024: 3, 2048: 3, 4096: 2, 6144: 1}, [DENSE, LONG], 4096, 16384, squeeze=0.3, probes="long"),
+    Stage(0.03, {128: 1}, [PLAIN], 2048, bare=0.2),
+    Stage(0.05, {224: 1}, [PLAIN_MORE], 2688, 1024, bare=0.1),
+    Stage(0.18, {256: 1}, [VARIED], 4096, 4096, recall=0.05),
+    Stage(0.27, {512: 1}, [MIXED], 4096, 16384, recall=0.03),
+    Stage(0.24, {1024: 1}, [DENSE], 4096, 16384),
+    Stage(0.23, {1024: 4, 2048: 3, 4096: 2, 6144: 1}, [DENSE, LONG], 4096, 16384, squeeze=0.3, probes="long"),
 ]
 
 

@@ -90,12 +90,11 @@ def positions(rng, n, ends, limit):
     return pos
 
 
-def batch(maker, stage, tokens):
-    """One batch of about `tokens` tokens: ids, weights, length of the first document, positions."""
+def batch(maker, stage, n, size):
+    """`size` samples of n tokens: ids, weights, length of the first document, positions."""
     rng, rows = maker.rng, []
-    n = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
     what, recipe, lm = rng.random(), rng.choice(stage.recipes), stage.lm
-    for _ in range(max(1, tokens // n)):
+    for _ in range(size):
         if what < stage.bare:
             ids, w, d, ends = maker.pairs(n, rng.randint(*recipe.n_facts))
         elif what < stage.bare + stage.recall and n <= 512:
@@ -237,18 +236,20 @@ def worker(rank, args, shared, tok_text):
             keep(frac)
             if frac >= 1 or stage_i >= min(len(STAGES), args.last_stage + 1):
                 return
+        # the workers choose alike, so that neither waits long for the other
+        both = random.Random(args.seed * 1000003 + step)
         st = STAGES[stage_i]
         # one step in four is from an earlier stage, so nothing is forgotten
-        if stage_i and maker.rng.random() < 0.25:
-            st = STAGES[maker.rng.randrange(max(0, stage_i - 2), stage_i)]
-        tokens = STAGES[stage_i].tokens
-        sq = squeeze if maker.rng.random() < st.squeeze else None
-        if sq:
-            squeeze.pick = maker.rng.randrange(3)
-        if sq and tokens // max(st.lengths) > 0:
-            parts = [batch(maker, st, 1) for _ in range(2)]
+        if stage_i and both.random() < 0.25:
+            st = STAGES[both.randrange(max(0, stage_i - 2), stage_i)]
+        n = both.choices(list(st.lengths), list(st.lengths.values()))[0]
+        size = max(1, STAGES[stage_i].tokens // n)
+        sq = squeeze if both.random() < st.squeeze else None
+        if sq:  # merges one document at a time
+            squeeze.pick = both.randrange(3)
+            parts = [batch(maker, st, n, 1) for _ in range(size)]
         else:
-            parts = [batch(maker, st, tokens)]
+            parts = [batch(maker, st, n, size)]
         shared.grads[rank].zero_()
         ls = an = hit = 0.0
         for ids, w, doc, pos in parts:
