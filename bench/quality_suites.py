@@ -7,9 +7,10 @@ Writes JSON Lines, one document a line:
     {"id", "task", "trained", "length", "depth", "document", "questions": [{"q", "a": [...]}]}
 The right answer is the items of "a" joined by " and ". "length" is in tokens of the demo model as this file
 counts them (a few in a hundred off), "depth" the place of what is asked in tenths of the document (0 to 9),
-null where the questions ask all over it. All names of two parts, numbers, sentences and questions are held
-out from training (tools/demo_facts.py). "trained" says whether the model has seen tasks of that form; those it
-has not are there to be reported as such. The same arguments give the same bytes. Standard library only.
+null where the questions ask all over it. Save in plain_facts, all names of two parts, numbers, sentences and
+questions are held out from training (tools/demo_facts.py). "trained" says whether the model has seen tasks of
+that form; those it has not are there to be reported as such. The same arguments give the same bytes. Standard
+library only.
 """
 
 import argparse
@@ -83,6 +84,14 @@ def needle(rng, depth, kinds, n_others, near):
     d.fill(1 + n_others, 0.0, near)
     told = [(at(rng, depth), say(rng, d.facts[0]))] + anywhere(rng, [say(rng, f) for f in d.facts[1:]])
     return d, told, [ask(rng, d.facts[0])]
+
+
+def plain_facts(rng, depth):
+    """Six kinds in their first wording, with names of one token: the one task whose words were all trained."""
+    d = facts.Draw(rng, True, 1.0, facts.CLASSIC)
+    d.fill(8, 0.15)
+    return d, anywhere(rng, [facts.state(rng, f, "plain") for f in d.facts]), [
+        {"q": facts.ask(rng, f, "plain"), "a": list(f[2])} for f in d.facts]
 
 
 def passkey(rng, depth):
@@ -169,6 +178,7 @@ def variable_tracking(hops):
 
 
 TASKS = {  # name: (maker, seen in training, has a depth)
+    "plain_facts": (plain_facts, True, False),
     "passkey": (passkey, True, True),
     "niah_single": (niah_single, True, True),
     "niah_multikey": (niah_multikey, True, True),

@@ -97,17 +97,20 @@ class Recipe:
     """What a document and its questions are like. The shares of question types are weights."""
 
     def __init__(self, n_facts=(3, 4), n_questions=3, form="train", held=False, classic=0.4, few_kinds=0.6,
-                 shared=0.2, near=0.1, chains=(0, 0), split=0.0, mentions=0.0, kinds=None, **types):
+                 shared=0.2, near=0.1, chains=(0, 0), split=0.0, mentions=0.0, kinds=None, alike=False, **types):
         self.n_facts, self.n_questions, self.form, self.held, self.classic = n_facts, n_questions, form, held, classic
         self.few_kinds, self.shared, self.near, self.chains = few_kinds, shared, near, chains
-        self.split, self.mentions, self.kinds = split, mentions, kinds
+        self.split, self.mentions, self.kinds, self.alike = split, mentions, kinds, alike
         self.types = types or {"single": 1.0}
 
 
 def draw_document(rng, r):
     """The facts of a document: a Draw."""
     kinds = list(r.kinds or facts.KINDS)
-    if rng.random() < r.few_kinds:  # otherwise the kind alone tells the answer and keys are not learned
+    if r.alike:  # all chains lead over the same two kinds, so the kinds do not tell the answer
+        first = rng.choice(list(facts.LINKS))
+        kinds = [first, rng.choice([k for k in facts.HOP_OUT[facts.KINDS[first].value] if k != first])]
+    elif rng.random() < r.few_kinds:  # otherwise the kind alone tells the answer and keys are not learned
         kinds = rng.sample(kinds, min(len(kinds), rng.choice([1, 1, 2, 3])))
     d = facts.Draw(rng, r.held, r.classic, kinds)
     n = rng.randint(*r.n_facts)

@@ -187,7 +187,8 @@ def worker(rank, args, shared, tok_text):
     state = args.state and os.path.join(args.state, "worker%d.pt" % rank)
     if state and os.path.exists(state):
         st = torch.load(state, weights_only=False)
-        step, seen, used, stage_i, maker.rng = st["step"], st["seen"], st["used"], st["stage"], st["rng"]
+        step, seen, used, maker.rng = st["step"], st["seen"], st["used"], st["rng"]
+        stage_i = next(i for i, end in enumerate(ends) if used < end * total)
         muon.buf, squeeze.log_tau = st["muon"], st["log_tau"]
         adam.load_state_dict(st["adam"])
         if rank == 0:
@@ -200,7 +201,7 @@ def worker(rank, args, shared, tok_text):
         if not state:
             return
         os.makedirs(args.state, exist_ok=True)
-        torch.save({"step": step, "seen": seen, "used": frac * total, "stage": stage_i, "rng": maker.rng,
+        torch.save({"step": step, "seen": seen, "used": frac * total, "rng": maker.rng,
                     "muon": muon.buf, "log_tau": squeeze.log_tau, "adam": adam.state_dict(),
                     "flat": shared.flat.clone() if rank == 0 else None}, state + ".tmp")
         os.replace(state + ".tmp", state)
@@ -218,7 +219,7 @@ def worker(rank, args, shared, tok_text):
             saved = frac
             keep(frac)
             shared.barrier.wait()
-        if frac >= ends[stage_i] or frac >= 1 or frac - probed > 0.1:
+        if frac >= ends[stage_i] or frac >= 1 or frac - probed > 0.12:
             saved = probed = frac
             shared.queue.put(probe(p, tok, args.seed + 1000 + rank, PROBES[STAGES[stage_i].probes], args.probe_docs))
             if rank == 0:
@@ -282,7 +283,7 @@ def worker(rank, args, shared, tok_text):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--out", required=True)
-    ap.add_argument("--minutes", type=float, default=45, help="processor time of each of the two workers")
+    ap.add_argument("--minutes", type=float, default=40, help="processor time of each of the two workers")
     ap.add_argument("--seed", type=int, default=7)
     ap.add_argument("--lr", type=float, default=1.0)
     ap.add_argument("--eager", action="store_true", help="without torch.compile")
