@@ -7,8 +7,8 @@ Writes JSON Lines, one document a line:
     {"id", "task", "trained", "length", "depth", "document", "questions": [{"q", "a": [...]}]}
 The right answer is the items of "a" joined by " and ". "length" is in tokens of the demo model as this file
 counts them (a few in a hundred off), "depth" the place of what is asked in tenths of the document (0 to 9),
-null where the questions ask all over it. Save in plain_facts, all names of two parts, numbers, sentences and
-questions are held out from training (tools/demo_facts.py). "trained" says whether the model has seen tasks of
+null where the questions ask all over it. All names of two parts and numbers are held out from training, and so are
+the sentences and questions (tools/demo_facts.py), save in plain_facts and the tasks that end in _seen. "trained" says whether the model has seen tasks of
 that form; those it has not are there to be reported as such. The same arguments give the same bytes. Standard
 library only.
 """
@@ -70,12 +70,12 @@ def new_draw(rng, kinds):
     return facts.Draw(rng, True, 0.0, kinds)
 
 
-def say(rng, fact):
-    return facts.state(rng, fact, "held")
+def say(rng, fact, form="held"):
+    return facts.state(rng, fact, form)
 
 
-def ask(rng, fact):
-    return {"q": facts.ask(rng, fact, "held"), "a": list(fact[2])}
+def ask(rng, fact, form="held"):
+    return {"q": facts.ask(rng, fact, form), "a": list(fact[2])}
 
 
 def needle(rng, depth, kinds, n_others, near):
@@ -110,18 +110,21 @@ def niah_confusable(rng, depth):
     return needle(rng, depth, ["magic"], 7, 1.0)
 
 
-def niah_multivalue(rng, depth):
+def niah_multivalue(rng, depth, form="held"):
     """Two values of one key in two sentences, the first of them at the depth; other keys with theirs."""
     d = new_draw(rng, ["market"])
     d.fill(4)
     first = at(rng, depth)
     second = first + (1 - first) * rng.random()
-    one, two = facts.state_split(rng, d.facts[0], "held")
-    told = [(first, one), (second, two)] + anywhere(rng, [s for f in d.facts[1:] for s in facts.state_split(rng, f, "held")])
+    one, two = facts.state_split(rng, d.facts[0], form)
+    others = []
+    for f in d.facts[1:]:
+        others += facts.state_split(rng, f, form)
+    told = [(first, one), (second, two)] + anywhere(rng, others)
     # at the same place the later sentence stays behind
     if round(first * 1000) == round(second * 1000):
-        return niah_multivalue(rng, depth)
-    return d, told, [ask(rng, d.facts[0])]
+        return niah_multivalue(rng, depth, form)
+    return d, told, [ask(rng, d.facts[0], form)]
 
 
 def niah_multiquery(rng, depth):
@@ -132,14 +135,14 @@ def niah_multiquery(rng, depth):
     return d, told, [{"q": facts.ask_both(rng, a, b, "held"), "a": a[2] + b[2]}]
 
 
-def document_qa(rng, depth):
+def document_qa(rng, depth, form="held"):
     """Facts of all kinds, with shared keys and names alike; all of them asked."""
     d = new_draw(rng, [k for k in facts.KINDS if k != "pass"])
     d.fill(12, 0.3, 0.3)
-    return d, anywhere(rng, [say(rng, f) for f in d.facts]), [ask(rng, f) for f in d.facts]
+    return d, anywhere(rng, [say(rng, f, form) for f in d.facts]), [ask(rng, f, form) for f in d.facts]
 
 
-def two_hop(rng, depth):
+def two_hop(rng, depth, form="held"):
     d = new_draw(rng, [k for k in facts.KINDS if k not in ("pass", "magic")])
     chains = []
     while len(chains) < 4:
@@ -147,15 +150,20 @@ def two_hop(rng, depth):
         if c:
             chains.append(c)
     d.fill(12, 0.3, 0.3)
-    return d, anywhere(rng, [say(rng, f) for f in d.facts]), [
-        {"q": facts.ask_hop(rng, a, b, "held"), "a": list(b[2])} for a, b in chains]
+    return d, anywhere(rng, [say(rng, f, form) for f in d.facts]), [
+        {"q": facts.ask_hop(rng, a, b, form), "a": list(b[2])} for a, b in chains]
 
 
-def not_stated(rng, depth):
+def not_stated(rng, depth, form="held"):
     d = new_draw(rng, [k for k in facts.KINDS if k != "pass"])
     d.fill(12, 0.3, 0.3)
     gone = [m for m in (d.missing() for _ in range(4)) if m]
-    return d, anywhere(rng, [say(rng, f) for f in d.facts]), [ask(rng, f) for f in gone]
+    return d, anywhere(rng, [say(rng, f, form) for f in d.facts]), [ask(rng, f, form) for f in gone]
+
+
+def seen(make):
+    """The task in wordings of the training data; names and numbers stay held out."""
+    return lambda rng, depth: make(rng, depth, "train")
 
 
 def variable_tracking(hops):
@@ -188,6 +196,10 @@ TASKS = {  # name: (maker, seen in training, has a depth)
     "document_qa": (document_qa, True, False),
     "two_hop": (two_hop, True, False),
     "not_stated": (not_stated, True, False),
+    "niah_multivalue_seen": (seen(niah_multivalue), True, True),
+    "document_qa_seen": (seen(document_qa), True, False),
+    "two_hop_seen": (seen(two_hop), True, False),
+    "not_stated_seen": (seen(not_stated), True, False),
     "variable_tracking_2": (variable_tracking(2), False, True),
     "variable_tracking_3": (variable_tracking(3), False, True),
     "variable_tracking_4": (variable_tracking(4), False, True),

@@ -13,6 +13,8 @@ import demo_facts as facts  # noqa: E402
 import demo_words as words  # noqa: E402
 import quality_suites as suites  # noqa: E402
 
+BEFORE = r"(?:^|(?<=[.\n][ \n])|(?:%s))" % "|".join(facts.LEADS)
+AFTER = r"(?:%s)?\." % "|".join(facts.TAILS)
 TYPES = ("town", "person", "ship", "thing")
 
 
@@ -27,9 +29,9 @@ def told(document, kind_name, key):
     """How often a document tells a fact of the kind about the key."""
     places = set()
     for text in statements(kind_name):
-        pattern = re.escape(text).replace(r"\{v\}", r"[\w ]+").replace(r"\{w\}", r"[\w ]+")
+        pattern = re.escape(text[:-1]).replace(r"\{v\}", r"[\w ]+").replace(r"\{w\}", r"[\w ]+")
         pattern = pattern.replace(r"\{k\}", re.escape(key))
-        places |= {m.start() for m in re.finditer(r"(?:^|(?<=[.\n][ \n]))" + pattern, document, re.I)}
+        places |= {m.start() for m in re.finditer(BEFORE + pattern + AFTER, document, re.I)}
     return len(places)
 
 
@@ -64,7 +66,7 @@ class Suites(unittest.TestCase):
     def asked(self, text):
         """The kind and the key of a held-out question."""
         for name, kind in facts.KINDS.items():
-            for ask in kind.held_asks:
+            for ask in kind.held_asks + kind.asks:
                 found = re.fullmatch(re.escape(ask).replace(r"\{k\}", "(.+)"), text)
                 if found:
                     return name, found.group(1)
@@ -78,7 +80,7 @@ class Suites(unittest.TestCase):
 
     def test_a_question_of_two_steps_does_not_name_the_key_in_between(self):
         for task, draw, _, questions in self.entries():
-            if task != "two_hop":
+            if not task.startswith("two_hop"):
                 continue
             for question in questions:
                 ends = [(a, b) for a, b in draw.chains() if b[2] == question["a"] and a[1] in question["q"]]
