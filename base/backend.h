@@ -21,7 +21,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  2u
+#define SC_BACKEND_ABI  3u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -31,11 +31,16 @@ struct sc_matrix;    /* weights [n_out, n_in], packed as the backend likes */
 struct sc_embedding; /* a slice of rows of the embedding table */
 struct sc_kv_pool;   /* pages; one pool a rank, any page may serve any layer */
 
+/* What bf16 weights and bf16 pages are multiplied with: activations as they are (F32), or rounded
+ * to bf16 (BF16: faster where the device has instructions for it; sums stay f32). */
+enum sc_math { SC_MATH_AUTO, SC_MATH_F32, SC_MATH_BF16 };
+
 struct sc_backend_opts {
     uint32_t rank, n_ranks;
     uint32_t n_threads; /* CPU threads of this rank, the caller's included; >= 1 */
     int device;         /* GPU ordinal */
     bool pin_threads;   /* CPU: thread t of rank r on core r * n_threads + t */
+    enum sc_math math;  /* AUTO: what is faster on this device */
 };
 
 /* Rows of a weight in its source: row i starts at data + i * row_stride elements; columns
@@ -183,9 +188,13 @@ struct sc_backend_ops {
     void (*free)(struct sc_backend *be, void *mem); /* NULL is fine */
     enum sc_status (*matrix_open)(struct sc_backend *be, const struct sc_matrix_part *parts,
                                   uint32_t n_parts, uint64_t n_in, const float *bias, /* or NULL */
-                                  enum sc_dtype store, /* F32 or BF16: how weights are kept */
+                                  enum sc_dtype store, /* F32, BF16 or I8: how weights are kept */
                                   struct sc_matrix **ret_matrix, struct sc_err *err);
     void (*matrix_close)(struct sc_backend *be, struct sc_matrix *matrix);
+    /* Weights as kept against weights as given: adds to the sums of squared errors and of squares.
+     * I8 keeps round(w / scale), the scale of a row being its largest |w| / 127, over all columns
+     * of the source: the same whatever the tensor-parallel size. */
+    void (*matrix_error)(const struct sc_matrix *matrix, double *error2, double *norm2);
     /* Rows row0 .. row0 + n_rows of a [vocab, dim] table. data: row 0 of the whole table; it must
      * stay valid (a mapped file). */
     enum sc_status (*embedding_open)(struct sc_backend *be, const void *data, enum sc_dtype dtype,
@@ -259,6 +268,9 @@ struct sc_backend_ops {
 /* Backends embed this as their first member. */
 struct sc_backend {
     const struct sc_backend_ops *ops;
+    /* Equal for devices that give the same bits, never 0. KV entries are shared only between such.
+     */
+    uint32_t arithmetic;
 };
 
 typedef enum sc_status sc_backend_open_fn(const struct sc_backend_opts *opts,

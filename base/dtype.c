@@ -2,7 +2,7 @@
 
 const char *sc_dtype_name(enum sc_dtype dtype)
 {
-    static const char *const names[SC_DTYPE_COUNT] = {"f32", "bf16", "f16", "i32"};
+    static const char *const names[SC_DTYPE_COUNT] = {"f32", "bf16", "int8", "f16", "i32"};
     return (unsigned)dtype < SC_DTYPE_COUNT ? names[dtype] : "unknown";
 }
 

@@ -9,13 +9,20 @@
 #include <stdint.h>
 #include <string.h>
 
-enum sc_dtype { SC_DTYPE_F32, SC_DTYPE_BF16, SC_DTYPE_F16, SC_DTYPE_I32, SC_DTYPE_COUNT };
+enum sc_dtype {
+    SC_DTYPE_F32,
+    SC_DTYPE_BF16,
+    SC_DTYPE_I8, /* weights: with one scale a row */
+    SC_DTYPE_F16,
+    SC_DTYPE_I32,
+    SC_DTYPE_COUNT
+};
 
-const char *sc_dtype_name(enum sc_dtype dtype); /* "f32", "bf16", "f16", "i32" */
+const char *sc_dtype_name(enum sc_dtype dtype); /* "f32", "bf16", "int8", "f16", "i32" */
 
 static inline size_t sc_dtype_bytes(enum sc_dtype dtype)
 {
-    return dtype == SC_DTYPE_BF16 || dtype == SC_DTYPE_F16 ? 2 : 4;
+    return dtype == SC_DTYPE_I8 ? 1 : dtype == SC_DTYPE_BF16 || dtype == SC_DTYPE_F16 ? 2 : 4;
 }
 
 static inline float sc_bf16_to_f32(uint16_t v)

@@ -199,13 +199,14 @@ int main(int argc, char **argv)
     for (b.isa = argc > 2 ? (enum sc_cpu_isa)strtoul(argv[2], NULL, 10) : SC_CPU_ISA_PLAIN;
          b.isa <= sc_cpu_isa_best(); b.isa++) {
         must(sc_cpu_backend_open_isa(&opts, b.isa, &b.be, &err), &err);
-        if (b.isa != SC_CPU_ISA_AVX512BF16)
+        bool rounds = b.isa >= SC_CPU_ISA_AVX512BF16; /* f32 is that of AVX512 */
+        if (!rounds)
             bench_matmul(&b, SC_DTYPE_F32);
         bench_matmul(&b, SC_DTYPE_BF16);
-        if (b.isa != SC_CPU_ISA_AVX512BF16) {
-            bench_attention(&b, SC_DTYPE_BF16);
+        bench_matmul(&b, SC_DTYPE_I8);
+        bench_attention(&b, SC_DTYPE_BF16);
+        if (!rounds)
             bench_attention(&b, SC_DTYPE_F32);
-        }
         b.be->ops->close(b.be);
     }
 #ifdef SC_HAVE_OPENBLAS

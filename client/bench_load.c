@@ -12,6 +12,10 @@
 #define CODE_OK      0
 #define CODE_CANCEL  1
 #define CODE_UNKNOWN 2
+#define CODE_EXPIRED 4
+
+/* gRPC has a clock of its own, in milliseconds: so little too early is no mistake of the server. */
+#define DEADLINE_SLACK_US 10e3
 
 struct run;
 
@@ -20,6 +24,7 @@ struct slot {
     struct sc_rpc_call *call; /* NULL: free */
     struct slot *next_free;
     double due_us, last_us; /* arrival; latest message with tokens */
+    double deadline_us;     /* 0: none */
     uint32_t n_tokens, cancel_after;
     bool cancel_sent, ended; /* ended: the final message has come */
     /* The queue of slow readers, oldest first: all wait equally long. */
@@ -123,15 +128,26 @@ static enum sc_status on_reply(void *ctx, ProtobufCMessage *message, struct sc_e
     return SC_OK;
 }
 
+/* At its deadline as asked; before it, somebody has read the clock wrong. */
+static bool has_expired(const struct slot *slot, int code, double now)
+{
+    return slot->deadline_us > 0 && code == CODE_EXPIRED &&
+           now >= slot->deadline_us - DEADLINE_SLACK_US;
+}
+
 static void on_end(void *ctx, enum sc_status st, int code, const struct sc_err *err)
 {
     struct slot *slot = ctx;
     struct run *run = slot->run;
     struct sc_load_result *r = run->result;
+    const double now = now_us();
     slow_remove(slot);
     if (st == SC_OK && slot->ended) {
         r->n_completed++;
-        sc_stats_add(&r->total, now_us() - slot->due_us);
+        sc_stats_add(&r->total, now - slot->due_us);
+    } else if (has_expired(slot, code, now)) {
+        r->n_expired++;
+        sc_stats_add(&r->past_deadline, now - slot->deadline_us);
     } else if (slot->cancel_sent && code == CODE_CANCEL) {
         r->n_cancelled++;
     } else if (run->interrupted && code == CODE_CANCEL) {
@@ -152,16 +168,17 @@ static enum sc_status start_request(struct run *run, double due)
 {
     struct slot *slot = run->free;
     struct sc_load_request request;
-    const struct sc_rpc_handler handler = {.on_reply = on_reply,
-                                           .on_end = on_end,
-                                           .ctx = slot,
-                                           .paced = run->opts->slow_reader_ms > 0};
+    struct sc_rpc_handler handler = {.on_reply = on_reply,
+                                     .on_end = on_end,
+                                     .ctx = slot,
+                                     .paced = run->opts->slow_reader_ms > 0};
     semanticache__v1__generate_request__init(&request.wire);
     semanticache__v1__sampling_params__init(&request.sampling);
     semanticache__v1__token_ids__init(&request.token_ids);
     semanticache__v1__document_prompt__init(&request.documents);
     request.wire.sampling = &request.sampling;
     request.cancel_after = SC_LOAD_NO_CANCEL;
+    request.deadline_ms = 0;
     enum sc_status st = run->make(run->ctx, run->result->n_started, &request, &run->err);
     /* Progress is traffic that is not measured; a cancel at once is to come while the prompt is
      * read. */
@@ -170,6 +187,9 @@ static enum sc_status start_request(struct run *run, double due)
         return st;
     run->free = slot->next_free;
     *slot = (struct slot){.run = run, .due_us = due, .cancel_after = request.cancel_after};
+    if (request.deadline_ms > 0)
+        slot->deadline_us = now_us() + request.deadline_ms * 1e3;
+    handler.timeout_s = request.deadline_ms / 1e3;
     st = sc_rpc_start(run->rpc, run->method, run->path, &request.wire.base, &handler, &slot->call,
                       &run->err);
     if (st != SC_OK) {
@@ -178,6 +198,7 @@ static enum sc_status start_request(struct run *run, double due)
         return st;
     }
     run->result->n_started++;
+    run->result->n_deadlines += request.deadline_ms > 0;
     run->n_active++;
     if (run->n_active > run->result->peak_streams)
         run->result->peak_streams = run->n_active;
@@ -289,9 +310,12 @@ void sc_load_result_add(struct sc_load_result *sum, const struct sc_load_result 
     sc_stats_add_all(&sum->ttft, &r->ttft);
     sc_stats_add_all(&sum->gap, &r->gap);
     sc_stats_add_all(&sum->total, &r->total);
+    sc_stats_add_all(&sum->past_deadline, &r->past_deadline);
     sum->n_started += r->n_started;
     sum->n_completed += r->n_completed;
     sum->n_cancelled += r->n_cancelled;
+    sum->n_deadlines += r->n_deadlines;
+    sum->n_expired += r->n_expired;
     sum->n_interrupted += r->n_interrupted;
     sum->n_failed += r->n_failed;
     for (int code = 0; code < SC_LOAD_CODES; code++)
@@ -313,4 +337,5 @@ void sc_load_result_fini(struct sc_load_result *result)
     sc_stats_fini(&result->ttft);
     sc_stats_fini(&result->gap);
     sc_stats_fini(&result->total);
+    sc_stats_fini(&result->past_deadline);
 }

@@ -31,6 +31,7 @@ struct sc_load_request {
     Semanticache__V1__TokenIds token_ids;
     Semanticache__V1__DocumentPrompt documents;
     uint32_t cancel_after; /* tokens; 0: at the first message of any kind */
+    uint32_t deadline_ms;  /* from when it is sent; 0: none */
 };
 
 /* Fills request, which is initialised, for number `index`. What it points to is used before the
@@ -40,8 +41,11 @@ typedef enum sc_status sc_load_make_fn(void *ctx, uint64_t index, struct sc_load
 
 struct sc_load_result {
     struct sc_stats ttft, gap, total; /* gap: between messages with tokens; total: completed ones */
+    struct sc_stats past_deadline;    /* how long after theirs the expired ones ended */
     uint64_t n_started, n_completed;
     uint64_t n_cancelled;   /* as asked */
+    uint64_t n_deadlines;   /* requests that had one */
+    uint64_t n_expired;     /* ended at it, and not before */
     uint64_t n_interrupted; /* by a signal */
     uint64_t n_failed, errors[SC_LOAD_CODES];
     struct sc_err first_error;

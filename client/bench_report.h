@@ -10,10 +10,11 @@
 
 #include "client/bench_load.h"
 
-/* requests, tokens, rates, errors by status, ttft_ms, gap_ms, total_ms. NULL: no memory. */
+/* requests, tokens, rates, errors by status, ttft_ms, gap_ms, total_ms, past_deadline_ms. NULL: no
+ * memory. */
 json_t *sc_load_json(struct sc_load_result *result);
 
-/* Several lines; the last four are the table of times. */
+/* Several lines; at the end the table of times. */
 void sc_load_print(FILE *out, struct sc_load_result *result);
 
 /* The table's head and a row of it, in milliseconds. */

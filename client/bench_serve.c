@@ -11,18 +11,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define DEFAULT_STREAMS    1u
-#define DEFAULT_OPEN_LOOP  4096u /* streams that wait for nobody, where only a rate is given */
-#define DEFAULT_PROMPT_LEN 512u
-#define DEFAULT_OUTPUT_LEN 64u
-#define PREFIX_KEY         UINT64_MAX /* requests have their index as key */
+#define DEFAULT_STREAMS     1u
+#define DEFAULT_OPEN_LOOP   4096u /* streams that wait for nobody, where only a rate is given */
+#define DEFAULT_PROMPT_LEN  512u
+#define DEFAULT_OUTPUT_LEN  64u
+#define DEFAULT_DEADLINE_MS 1000u
+#define PREFIX_KEY          UINT64_MAX /* requests have their index as key */
 
 struct serve {
     struct sc_cli *cli;
     uint64_t seed;
-    uint64_t prompt_low, prompt_high, output_low, output_high;
+    uint64_t prompt_low, prompt_high, output_low, output_high, deadline_low, deadline_high; /* ms */
     uint32_t shared_prefix;
-    double cancel_share;
+    double cancel_share, deadline_share;
     struct sc_load_opts load;
     uint32_t vocab;
     int32_t *ids; /* of the request being made; its first shared_prefix stay */
@@ -48,11 +49,14 @@ static enum sc_status read_options(struct sc_cli *cli, struct serve *s, struct s
           &s->prompt_high);
     range(sc_arg(cli->args, SC_OPT_OUTPUT_LEN), DEFAULT_OUTPUT_LEN, &s->output_low,
           &s->output_high);
+    range(sc_arg(cli->args, SC_OPT_DEADLINE_MS), DEFAULT_DEADLINE_MS, &s->deadline_low,
+          &s->deadline_high);
     s->shared_prefix = (uint32_t)sc_arg(cli->args, SC_OPT_SHARED_PREFIX)->u;
     if (s->shared_prefix > s->prompt_low)
         return sc_fail(err, SC_EINVAL, "--shared-prefix: %u tokens, the shortest prompt has %u",
                        s->shared_prefix, (unsigned)s->prompt_low);
     s->cancel_share = sc_arg(cli->args, SC_OPT_CANCEL_PERCENT)->real / 100;
+    s->deadline_share = sc_arg(cli->args, SC_OPT_DEADLINE_PERCENT)->real / 100;
     s->load.n_streams = streams->set ? (uint32_t)streams->u
                         : rate->set  ? DEFAULT_OPEN_LOOP
                                      : DEFAULT_STREAMS;
@@ -113,18 +117,22 @@ static enum sc_status make(void *ctx, uint64_t index, struct sc_load_request *re
     SC_PB_SET(&request->sampling, temperature, 0.0f);
     if (sc_rand_unit(&rand) < s->cancel_share)
         request->cancel_after = sc_rand_below(&rand, (uint32_t)n_output);
+    if (sc_rand_unit(&rand) < s->deadline_share)
+        request->deadline_ms = (uint32_t)sc_rand_between(&rand, s->deadline_low, s->deadline_high);
     return SC_OK;
 }
 
 static json_t *config_json(const struct serve *s)
 {
-    return json_pack("{s:i, s:I, s:[I,I], s:[I,I], s:f, s:i, s:f, s:i, s:f, s:o}", "streams",
-                     (int)s->load.n_streams, "requests", (json_int_t)s->load.n_requests,
+    return json_pack("{s:i, s:I, s:[I,I], s:[I,I], s:f, s:i, s:f, s:f, s:[I,I], s:i, s:f, s:o}",
+                     "streams", (int)s->load.n_streams, "requests", (json_int_t)s->load.n_requests,
                      "prompt_len", (json_int_t)s->prompt_low, (json_int_t)s->prompt_high,
                      "output_len", (json_int_t)s->output_low, (json_int_t)s->output_high, "rate",
                      s->load.rate_per_s, "shared_prefix", (int)s->shared_prefix, "cancel_percent",
-                     s->cancel_share * 100, "slow_reader_ms", (int)s->load.slow_reader_ms,
-                     "duration_s", s->load.duration_s, "seed", sc_json_u64(s->seed));
+                     s->cancel_share * 100, "deadline_percent", s->deadline_share * 100,
+                     "deadline_ms", (json_int_t)s->deadline_low, (json_int_t)s->deadline_high,
+                     "slow_reader_ms", (int)s->load.slow_reader_ms, "duration_s",
+                     s->load.duration_s, "seed", sc_json_u64(s->seed));
 }
 
 static enum sc_status report(const struct serve *s, struct sc_load_result *result,

@@ -285,11 +285,14 @@ enum sc_status sc_rpc_start(struct sc_rpc *rpc, const ProtobufCMethodDescriptor 
     struct sc_rpc_call *c = calloc(1, sizeof(*c));
     if (c == NULL)
         return sc_fail(err, SC_ENOMEM, "call: no memory");
+    double timeout_s = rpc->timeout_s;
+    if (handler->timeout_s > 0 && (timeout_s <= 0 || handler->timeout_s < timeout_s))
+        timeout_s = handler->timeout_s;
     gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
-    if (rpc->timeout_s > 0)
+    if (timeout_s > 0)
         deadline =
             gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                         gpr_time_from_millis((int64_t)(rpc->timeout_s * 1e3), GPR_TIMESPAN));
+                         gpr_time_from_micros((int64_t)(timeout_s * 1e6 + 0.5), GPR_TIMESPAN));
     grpc_slice path_slice = grpc_slice_from_copied_string(path);
     c->rpc = rpc;
     c->method = method;

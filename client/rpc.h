@@ -67,7 +67,8 @@ struct sc_rpc_handler {
     /* st and err as sc_rpc_call returns them; code is the gRPC status. May start other calls. */
     void (*on_end)(void *ctx, enum sc_status st, int code, const struct sc_err *err);
     void *ctx;
-    bool paced; /* after each reply the next is read when sc_rpc_read_on says so */
+    bool paced;       /* after each reply the next is read when sc_rpc_read_on says so */
+    double timeout_s; /* where it is shorter than the connection's; 0: that one */
 };
 
 /* request is NULL where the handler has a source; it is packed before the function returns. */

@@ -6,6 +6,7 @@ struct attn_work {
     uint32_t group;       /* query heads per KV head */
     uint32_t most_tokens; /* of one task */
     uint32_t most_heads;  /* KV heads of one task */
+    uint32_t n_items;     /* blocks x parts of all sequences */
 };
 
 /* How one sequence is cut: blocks of tokens x parts of the KV heads. */
@@ -28,40 +29,111 @@ static struct cut cut_seq(const struct attn_work *w, const struct sc_attn_seq *s
     return c;
 }
 
-/* Task: some KV heads and one block of one sequence's rows. The last block of a prompt costs most
+/* Item: some KV heads and one block of one sequence's rows. The last block of a prompt costs most
  * and goes first. */
-static void attn_task(void *ctx, uint32_t task, uint32_t thread)
+static void find_item(const struct attn_work *w, uint32_t item, struct sc_cpu_attn *attn)
 {
-    const struct attn_work *w = ctx;
     const struct sc_attn_args *a = w->a;
     const struct sc_attn_seq *seq = a->seqs;
     struct cut c = cut_seq(w, seq);
-    struct sc_cpu_attn attn;
     size_t row, first;
 
-    while (task >= c.n_blocks * c.n_parts) {
-        task -= c.n_blocks * c.n_parts;
+    while (item >= c.n_blocks * c.n_parts) {
+        item -= c.n_blocks * c.n_parts;
         c = cut_seq(w, ++seq);
     }
-    attn.pool = a->pool;
-    attn.seq = seq;
-    attn.head0 = task % c.n_parts * c.part_heads;
-    attn.n_heads = a->n_kv_heads - attn.head0;
-    if (attn.n_heads > c.part_heads)
-        attn.n_heads = c.part_heads;
-    attn.token0 = (c.n_blocks - 1 - task / c.n_parts) * c.block_tokens;
-    attn.n_tokens = seq->n_rows - attn.token0;
-    if (attn.n_tokens > c.block_tokens)
-        attn.n_tokens = c.block_tokens;
-    attn.group = w->group;
-    row = (size_t)seq->row0 + attn.token0;
-    first = (size_t)attn.head0 * w->group * a->head_dim;
-    attn.q_stride = a->q_stride;
-    attn.out_stride = (size_t)a->n_heads * a->head_dim;
-    attn.q = a->q + row * attn.q_stride + first;
-    attn.out = a->out + row * attn.out_stride + first;
-    attn.scale = a->scale;
-    w->dev->kernels.attention(&attn, &w->dev->scratch[thread]);
+    *attn = (struct sc_cpu_attn){.pool = a->pool, .seq = seq, .group = w->group, .scale = a->scale};
+    attn->head0 = item % c.n_parts * c.part_heads;
+    attn->n_heads = a->n_kv_heads - attn->head0;
+    if (attn->n_heads > c.part_heads)
+        attn->n_heads = c.part_heads;
+    attn->token0 = (c.n_blocks - 1 - item / c.n_parts) * c.block_tokens;
+    attn->n_tokens = seq->n_rows - attn->token0;
+    if (attn->n_tokens > c.block_tokens)
+        attn->n_tokens = c.block_tokens;
+    row = (size_t)seq->row0 + attn->token0;
+    first = (size_t)attn->head0 * w->group * a->head_dim;
+    attn->q_stride = a->q_stride;
+    attn->out_stride = (size_t)a->n_heads * a->head_dim;
+    attn->q = a->q + row * attn->q_stride + first;
+    attn->out = a->out + row * attn->out_stride + first;
+    attn->n_spans = sc_cpu_attn_spans(seq, attn->token0, attn->n_tokens).n;
+}
+
+static void run_kernel(const struct attn_work *w, const struct sc_cpu_attn *attn, uint32_t thread)
+{
+    const struct sc_cpu_kernels *k = &w->dev->kernels;
+    bool bf16 = attn->pool->spec.dtype == SC_DTYPE_BF16;
+    (bf16 ? k->attention_bf16 : k->attention_f32)(attn, &w->dev->scratch[thread]);
+}
+
+static void item_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct attn_work *w = ctx;
+    struct sc_cpu_attn attn;
+    find_item(w, task, &attn);
+    run_kernel(w, &attn, thread);
+}
+
+/* Floats of one span's part of an item. */
+static size_t part_floats(const struct sc_cpu_attn *attn)
+{
+    return (size_t)attn->n_heads * attn->n_tokens * attn->group *
+           sc_cpu_attn_part_floats(attn->pool);
+}
+
+/* One span of one item; only for few items. */
+static void span_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct attn_work *w = ctx;
+    struct sc_cpu_attn attn;
+    float *part = w->dev->parts;
+    uint32_t item = 0;
+
+    for (find_item(w, 0, &attn); task >= attn.n_spans; find_item(w, ++item, &attn)) {
+        task -= attn.n_spans;
+        part += attn.n_spans * part_floats(&attn);
+    }
+    attn.part = part + task * part_floats(&attn);
+    attn.span0 = task;
+    attn.n_spans = 1;
+    run_kernel(w, &attn, thread);
+}
+
+static void combine_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct attn_work *w = ctx;
+    const struct sc_cpu_kernels *k = &w->dev->kernels;
+    struct sc_cpu_attn attn;
+    const float *parts = w->dev->parts;
+
+    find_item(w, 0, &attn);
+    for (uint32_t item = 0; item < task; find_item(w, ++item, &attn))
+        parts += attn.n_spans * part_floats(&attn);
+    (attn.pool->spec.dtype == SC_DTYPE_BF16 ? k->combine_bf16 : k->combine_f32)(
+        &attn, parts, &w->dev->scratch[thread]);
+}
+
+/* Fewer items than keep the threads busy: the spans are what they share. How the work is spread
+ * changes no result: the same spans are combined in the same order either way. */
+static bool share_spans(const struct attn_work *w)
+{
+    uint32_t n_threads = sc_cpu_threads_count(w->dev->threads);
+    struct sc_cpu_attn attn;
+    uint64_t n_tasks = 0, floats = 0;
+
+    if (w->dev->parts == NULL || w->n_items >= 2 * n_threads)
+        return false;
+    for (uint32_t item = 0; item < w->n_items; item++) {
+        find_item(w, item, &attn);
+        n_tasks += attn.n_spans;
+        floats += attn.n_spans * part_floats(&attn);
+    }
+    if (n_tasks == w->n_items || floats > SC_CPU_PARTS_BYTES / sizeof(float))
+        return false;
+    sc_cpu_threads_run(w->dev->threads, span_task, (void *)w, (uint32_t)n_tasks);
+    sc_cpu_threads_run(w->dev->threads, combine_task, (void *)w, w->n_items);
+    return true;
 }
 
 static enum sc_status check_seq(const struct sc_attn_args *a, uint32_t i, struct sc_err *err)
@@ -130,6 +202,8 @@ enum sc_status sc_cpu_attention(struct sc_backend *be, const struct sc_attn_args
     if (n_tasks > UINT32_MAX)
         return sc_fail(err, SC_EINVAL, "attention: %llu blocks of rows",
                        (unsigned long long)n_tasks);
-    sc_cpu_threads_run(w.dev->threads, attn_task, &w, (uint32_t)n_tasks);
+    w.n_items = (uint32_t)n_tasks;
+    if (!share_spans(&w))
+        sc_cpu_threads_run(w.dev->threads, item_task, &w, w.n_items);
     return SC_OK;
 }

@@ -7,17 +7,14 @@
  * query reads and the order of its sums follow from its own entries alone: entries that it does not
  * see are never added, not even with weight zero, because their memory may hold anything.
  */
-#define SLACK 8.0f
+#define SLACK  8.0f
+#define AT_EXP v_exp
+
+#include "cpu/attention_state.h"
 
 struct range {
     uint32_t lo, hi; /* visible entries of a page */
 };
-
-/* Floats from query to query in scratch: not a power of two, which would crowd one cache set. */
-INLINE uint32_t query_stride(uint32_t dim_pad)
-{
-    return dim_pad + 16;
-}
 
 /* Scores of nq queries into p [nq][32]. */
 INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const float *bias,
@@ -32,15 +29,17 @@ INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const f
                 s[i][c] = v_load(bias + 16 * (col + c));
         }
         for (uint32_t d = 0; d < head_dim; d++) {
+            /* bf16: dimension d of entry e in the low or high half of word [d / 2][e] */
+            const uint8_t *row = block + (bf16 ? d / 2 : d) * SC_PAGE_ENTRIES * 4 + 64 * col;
             vf k[QK_COLS];
 #pragma GCC unroll 2
             for (int c = 0; c < QK_COLS; c++) {
                 if (!bf16)
-                    k[c] = v_load((const float *)(const void *)block + d * 32 + 16 * (col + c));
-                else if (col + c == 0)
-                    k[c] = v_low((const uint16_t *)(const void *)block + d * 32);
+                    k[c] = v_load((const float *)(const void *)row + 16 * c);
+                else if (d % 2 == 0)
+                    k[c] = v_low((const uint16_t *)(const void *)row + 32 * c);
                 else
-                    k[c] = v_high((const uint16_t *)(const void *)block + d * 32);
+                    k[c] = v_high((const uint16_t *)(const void *)row + 32 * c);
             }
 #pragma GCC unroll 12
             for (int i = 0; i < nq; i++) {
@@ -235,11 +234,11 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         bool same = r.lo == last.lo && r.hi == last.hi;
         uint32_t stop = same || (t + 1) * a->group > end ? end : (t + 1) * a->group;
         float *p = s->attn.p + (i - q0) * SC_PAGE_ENTRIES;
-        float *o = s->attn.o + (base + i) * stride;
+        float *o = s->attn.span.o + (base + i) * stride;
         if (r.lo < r.hi) {
             for (uint32_t j = i; j < stop; j++)
-                weigh(p + (j - i) * SC_PAGE_ENTRIES, r, &s->attn.top[base + j],
-                      s->attn.sum + (base + j) * 16, o + (j - i) * stride, pool->dim_pad);
+                weigh(p + (j - i) * SC_PAGE_ENTRIES, r, &s->attn.span.top[base + j],
+                      s->attn.span.sum + (base + j) * 16, o + (j - i) * stride, pool->dim_pad);
             pv(stop - i, bf16, pg->block + pool->v_offset, pool->dim_pad, r, p, o);
         }
         i = stop;
@@ -261,66 +260,60 @@ static void attend_page(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s, u
     }
 }
 
-/* Where query i of scratch, [head][token][head of the group], begins in a row-major array. */
-static size_t query_at(const struct sc_cpu_attn *a, uint32_t i, size_t row_stride)
-{
-    uint32_t head = i / (a->n_tokens * a->group), rest = i % (a->n_tokens * a->group);
-    uint32_t column = (head * a->group + rest % a->group) * a->pool->spec.head_dim;
-    return rest / a->group * row_stride + column;
-}
-
 static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
     uint32_t hd = a->pool->spec.head_dim, stride = query_stride(a->pool->dim_pad);
     vf scale = v_set1(a->scale);
-    for (uint32_t i = 0; i < a->n_heads * a->n_tokens * a->group; i++) {
+    for (uint32_t i = 0; i < query_count(a); i++) {
         const float *from = a->q + query_at(a, i, a->q_stride);
         float *to = s->attn.q + i * stride;
         for (uint32_t d = 0; d < hd; d += 16) {
             uint32_t n = hd - d < 16 ? hd - d : 16;
             v_storen(to + d, v_mul(v_loadn(from + d, n), scale), n);
         }
-        for (uint32_t d = 0; d < a->pool->dim_pad; d += 16)
-            v_store(s->attn.o + i * stride + d, v_zero());
-        v_store(s->attn.sum + i * 16, v_zero());
-        s->attn.top[i] = -INFINITY;
     }
 }
 
-static void store_outputs(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                        const struct sc_cpu_attn_spans *spans, uint32_t span)
 {
-    uint32_t hd = a->pool->spec.head_dim, stride = query_stride(a->pool->dim_pad);
-    for (uint32_t i = 0; i < a->n_heads * a->n_tokens * a->group; i++) {
-        float *to = a->out + query_at(a, i, a->out_stride);
-        const float *from = s->attn.o + i * stride;
-        float sum = v_sum(v_load(s->attn.sum + i * 16));
-        vf inv = v_set1(sum == 0.0f ? 0.0f : 1.0f / sum); /* all biases -inf: nothing is seen */
-        for (uint32_t d = 0; d < hd; d += 16) {
-            uint32_t n = hd - d < 16 ? hd - d : 16;
-            v_storen(to + d, v_mul(v_load(from + d), inv), n);
+    const struct sc_attn_seq *seq = a->seq;
+    struct page_ref pg = {.is_core = span < spans->n_core_spans};
+    uint32_t page, end;
+
+    if (pg.is_core) {
+        page = span * SC_CPU_SPAN_PAGES;
+        end = page + SC_CPU_SPAN_PAGES;
+        for (; page < end && page < spans->n_core_pages; page++) {
+            uint32_t left = seq->n_cores - page * SC_PAGE_ENTRIES;
+            pg.cores = (struct range){0, left < SC_PAGE_ENTRIES ? left : SC_PAGE_ENTRIES};
+            attend_page(a, s, seq->core_pages[page], &pg);
         }
+        return;
+    }
+    page = (spans->exact_span0 + span - spans->n_core_spans) * SC_CPU_SPAN_PAGES;
+    end = page + SC_CPU_SPAN_PAGES;
+    for (page = page < spans->exact_page0 ? spans->exact_page0 : page;
+         page < end && page < spans->exact_page1; page++) {
+        pg.exact_page = page;
+        attend_page(a, s, seq->exact_pages[page], &pg);
     }
 }
 
 static void attention(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
-    const struct sc_attn_seq *seq = a->seq;
-    uint64_t first_own = (uint64_t)seq->pos0 + a->token0, from = seq->exact_lo;
-    uint32_t last_page = (uint32_t)((first_own + a->n_tokens - 1) / SC_PAGE_ENTRIES);
-    struct page_ref pg = {.is_core = true};
+    struct sc_cpu_attn_spans spans = sc_cpu_attn_spans(a->seq, a->token0, a->n_tokens);
 
     load_queries(a, s);
-    for (uint32_t done = 0; done < seq->n_cores; done += SC_PAGE_ENTRIES) {
-        uint32_t left = seq->n_cores - done;
-        pg.cores = (struct range){0, left < SC_PAGE_ENTRIES ? left : SC_PAGE_ENTRIES};
-        attend_page(a, s, seq->core_pages[done / SC_PAGE_ENTRIES], &pg);
+    state_clear(a, &s->attn.total);
+    for (uint32_t span = a->span0; span < a->span0 + a->n_spans; span++) {
+        state_clear(a, &s->attn.span);
+        attend_span(a, s, &spans, span);
+        if (a->part == NULL)
+            state_add_span(a, s);
     }
-    pg.is_core = false;
-    if (seq->window != 0 && first_own + 1 > seq->window && first_own + 1 - seq->window > from)
-        from = first_own + 1 - seq->window;
-    for (uint32_t page = (uint32_t)(from / SC_PAGE_ENTRIES); page <= last_page; page++) {
-        pg.exact_page = page;
-        attend_page(a, s, seq->exact_pages[page], &pg);
-    }
-    store_outputs(a, s);
+    if (a->part == NULL)
+        state_store(a, s);
+    else
+        state_put_part(a, s);
 }

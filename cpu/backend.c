@@ -3,6 +3,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#if defined(SC_CPU_X86)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "cpu/memory.h"
 
@@ -69,6 +74,7 @@ static void cpu_close(struct sc_backend *be)
     sc_cpu_threads_close(dev->threads);
     sc_cpu_memory_give(dev->scratch, dev->scratch_bytes);
     sc_cpu_memory_give(dev->rounded, SC_CPU_ROUNDED_BYTES);
+    sc_cpu_memory_give(dev->parts, SC_CPU_PARTS_BYTES);
     free(dev);
 }
 
@@ -80,6 +86,7 @@ static const struct sc_backend_ops cpu_ops = {
     .free = cpu_free,
     .matrix_open = sc_cpu_matrix_open,
     .matrix_close = sc_cpu_matrix_close,
+    .matrix_error = sc_cpu_matrix_error,
     .embedding_open = sc_cpu_embedding_open,
     .embedding_close = sc_cpu_embedding_close,
     .kv_page_bytes = sc_cpu_kv_page_bytes,
@@ -108,8 +115,41 @@ static const struct sc_backend_ops cpu_ops = {
 
 const char *sc_cpu_isa_name(enum sc_cpu_isa isa)
 {
-    static const char *const names[SC_CPU_ISA_COUNT] = {"plain", "avx2", "avx512", "avx512bf16"};
+    static const char *const names[SC_CPU_ISA_COUNT] = {"plain", "avx2", "avx512", "avx512bf16",
+                                                        "amx"};
     return (unsigned)isa < SC_CPU_ISA_COUNT ? names[isa] : "unknown";
+}
+
+#if defined(SC_CPU_X86)
+/* The matrix unit, and the kernel's leave to use its registers, which a process has to ask for. */
+static bool amx_usable(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    uint32_t a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return false;
+    const uint32_t tile = 1u << 24, bf16 = 1u << 22;
+    return (d & (tile | bf16)) == (tile | bf16) &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+#endif
+
+/* Intel's cores multiply f32 at least as fast as they take bf16 dot products; AMD's take these
+ * twice as fast (docs/results/cpu-kernels.md). */
+static bool slow_dot(void)
+{
+#if defined(SC_CPU_X86)
+    return __builtin_cpu_is("intel");
+#else
+    return false;
+#endif
+}
+
+/* AVX2 and AVX512 give the same bits. */
+static uint32_t arithmetic_of(enum sc_cpu_isa isa)
+{
+    static const uint32_t of[SC_CPU_ISA_COUNT] = {1, 2, 2, 3, 4};
+    return of[isa];
 }
 
 enum sc_cpu_isa sc_cpu_isa_best(void)
@@ -119,8 +159,10 @@ enum sc_cpu_isa sc_cpu_isa_best(void)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx2 && avx512 && !__builtin_cpu_supports("avx512bf16"))
+        return SC_CPU_ISA_AVX512;
     if (avx2 && avx512)
-        return __builtin_cpu_supports("avx512bf16") ? SC_CPU_ISA_AVX512BF16 : SC_CPU_ISA_AVX512;
+        return amx_usable() ? SC_CPU_ISA_AMX : SC_CPU_ISA_AVX512BF16;
     if (avx2)
         return SC_CPU_ISA_AVX2;
 #endif
@@ -136,10 +178,10 @@ static void choose_kernels(struct sc_cpu_device *dev)
     }
     if (dev->isa >= SC_CPU_ISA_AVX512) {
         dev->kernels = *sc_cpu_kernels_avx512();
-        if (dev->isa == SC_CPU_ISA_AVX512BF16) {
-            dev->kernels.matmul_bf16 = sc_cpu_matmul_avx512bf16;
-            dev->kernels.round_row = sc_cpu_round_row_avx512bf16;
-        }
+        if (dev->isa == SC_CPU_ISA_AVX512BF16)
+            sc_cpu_kernels_avx512bf16(&dev->kernels);
+        if (dev->isa == SC_CPU_ISA_AMX)
+            sc_cpu_kernels_amx(&dev->kernels);
         return;
     }
 #endif
@@ -171,6 +213,7 @@ enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum 
     if (dev == NULL)
         return sc_fail(err, SC_ENOMEM, "cpu backend: %zu bytes", sizeof(*dev));
     dev->base.ops = &cpu_ops;
+    dev->base.arithmetic = arithmetic_of(isa);
     dev->isa = isa;
     choose_kernels(dev);
     for (uint32_t n = 1; n <= SC_CHUNK_MAX; n++)
@@ -181,11 +224,17 @@ enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum 
         goto fail;
     dev->scratch = mem;
     dev->scratch_bytes = opts->n_threads * sizeof(struct sc_cpu_scratch);
-    if (dev->kernels.round_row != NULL) {
+    if (dev->kernels.round_rows != NULL) {
         st = sc_cpu_memory_take(SC_CPU_ROUNDED_BYTES, "cpu bf16 activations", &mem, err);
         if (st != SC_OK)
             goto fail;
         dev->rounded = mem;
+    }
+    if (opts->n_threads > 1) {
+        st = sc_cpu_memory_take(SC_CPU_PARTS_BYTES, "cpu attention parts", &mem, err);
+        if (st != SC_OK)
+            goto fail;
+        dev->parts = mem;
     }
     st = sc_cpu_threads_open(opts, &dev->threads, err);
     if (st != SC_OK)
@@ -202,6 +251,13 @@ enum sc_status sc_cpu_backend_open(const struct sc_backend_opts *opts, struct sc
                                    struct sc_err *err)
 {
     enum sc_cpu_isa isa = sc_cpu_isa_best();
-    return sc_cpu_backend_open_isa(opts, isa > SC_CPU_ISA_AVX512 ? SC_CPU_ISA_AVX512 : isa, ret_be,
-                                   err);
+    bool rounds = isa >= SC_CPU_ISA_AVX512BF16;
+
+    if (opts->math == SC_MATH_BF16 && !rounds)
+        return sc_fail(err, SC_ENOTSUP, "math bf16: this machine or build has %s, which lacks it",
+                       sc_cpu_isa_name(isa));
+    if (rounds && (opts->math == SC_MATH_F32 ||
+                   (opts->math == SC_MATH_AUTO && isa == SC_CPU_ISA_AVX512BF16 && slow_dot())))
+        isa = SC_CPU_ISA_AVX512;
+    return sc_cpu_backend_open_isa(opts, isa, ret_be, err);
 }

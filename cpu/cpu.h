@@ -4,15 +4,17 @@
  * purity rule for itself, and AVX2 and AVX512 give the same bits as each other. PLAIN has no fused
  * multiply-add and differs in the last bits.
  *
- * Weights stored as bf16 are widened in registers and multiplied with f32 activations: products are
- * exact, sums are f32. AVX512BF16 instead rounds the activations to bf16 and uses the dot-product
- * instruction. Measured on one Zen 4 core, 64 rows by [2048, 2048]: 115 against 228 GFLOP/s;
- * relative rms error on random data 8e-7 against 1.7e-3. For one row both are bound by memory and
- * equally fast (36 GB/s of weights). So sc_cpu_backend_open takes at most AVX512, where results do
- * not depend on whether the machine has the instruction, and AVX512BF16 has to be asked for.
+ * Up to AVX512, weights and pages stored as bf16 are widened in registers and multiplied with f32
+ * activations: products are exact, sums are f32. AVX512BF16 and AMX round activations (and queries
+ * and attention weights) to bf16, as most engines do, and sum in f32: relative rms error on random
+ * data 1.7e-3 against 8e-7. One core, 512 rows by [2048, 2048]: Zen 4 114 against 223 GFLOP/s; Xeon
+ * with the matrix unit 161 against 944. sc_backend_opts.math chooses; AUTO takes the faster one,
+ * and then results depend on the machine in their last bits. What is stored as f32 is never
+ * rounded.
  *
- * Memory: all scratch is taken at open: 0.3 MiB a thread, and 16 MiB more for AVX512BF16. Weights
- * and pages from 1 MiB on lie in 2 MiB-aligned mappings that ask for huge pages. Threads:
+ * Memory: all scratch is taken at open: 0.7 MiB a thread, 4 MiB more with several threads, and 32
+ * MiB (touched as far as needed) for AVX512BF16 and AMX. Weights and pages from 1 MiB on lie in 2
+ * MiB-aligned mappings that ask for huge pages. Threads:
  * opts.n_threads - 1 workers, which take part in a call only while it runs; none for 1.
  */
 #ifndef SC_CPU_CPU_H
@@ -33,18 +35,20 @@ enum sc_cpu_isa {
     SC_CPU_ISA_AVX2,
     SC_CPU_ISA_AVX512,
     SC_CPU_ISA_AVX512BF16,
+    SC_CPU_ISA_AMX,
     SC_CPU_ISA_COUNT
 };
 
 const char *sc_cpu_isa_name(enum sc_cpu_isa isa); /* "plain", "avx2", ...; never NULL */
 enum sc_cpu_isa sc_cpu_isa_best(void);            /* the highest that this machine runs */
 
-/* The highest of this machine, at most AVX512. pin_threads binds the workers (thread 1 and up); the
- * caller's own thread is the caller's to bind. Matches sc_backend_open_fn. */
+/* By opts->math; SC_ENOTSUP for BF16 where there is no instruction for it. pin_threads binds the
+ * workers (thread 1 and up); the caller's own thread is the caller's to bind. Matches
+ * sc_backend_open_fn. */
 enum sc_status sc_cpu_backend_open(const struct sc_backend_opts *opts, struct sc_backend **ret_be,
                                    struct sc_err *err) SC_MUST_CHECK;
 
-/* SC_ENOTSUP when this machine or this build lacks the instruction set. */
+/* opts->math is not read. SC_ENOTSUP when this machine or this build lacks the instruction set. */
 enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum sc_cpu_isa isa,
                                        struct sc_backend **ret_be,
                                        struct sc_err *err) SC_MUST_CHECK;

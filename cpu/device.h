@@ -9,8 +9,11 @@
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 
-/* bf16 activations of AVX512BF16: rows are multiplied in groups that fit. */
-#define SC_CPU_ROUNDED_BYTES ((size_t)16 << 20)
+/* bf16 activations of AVX512BF16: rows are multiplied in groups that fit, one block
+ * of SC_CPU_ROUND_ROWS of the widest matrix at least. */
+#define SC_CPU_ROUNDED_BYTES ((size_t)32 << 20)
+/* Parts of attention that several threads gather. */
+#define SC_CPU_PARTS_BYTES ((size_t)4 << 20)
 
 struct sc_cpu_device {
     struct sc_backend base;
@@ -20,8 +23,10 @@ struct sc_cpu_device {
     struct sc_cpu_scratch *scratch; /* one a thread */
     size_t scratch_bytes;
     uint32_t *rounded; /* SC_CPU_ROUNDED_BYTES, or NULL */
-    /* cos and sin of -i * inv_freq for tokens of a chunk, and the inv_freq that they are for */
-    float unrotate[SC_CHUNK_MAX][SC_CPU_HEAD_DIM_MAX];
+    float *parts;      /* SC_CPU_PARTS_BYTES, or NULL with one thread */
+    /* cos (first half of the rows) and sin of -i * inv_freq for tokens i of a chunk, and the
+     * inv_freq that they are for */
+    float unrotate[SC_CPU_HEAD_DIM_MAX][SC_CHUNK_MAX];
     float unrotate_freq[SC_CPU_HEAD_DIM_MAX / 2];
     uint32_t unrotate_dim;
     float log_count[SC_CHUNK_MAX + 1]; /* ln n */
@@ -33,8 +38,10 @@ struct sc_matrix {
     size_t panel_bytes;
     uint8_t *panels;
     size_t panels_bytes;
-    float *bias; /* [n_panels * SC_CPU_PANEL], or NULL */
-    size_t bias_bytes;
+    float *bias;  /* [n_panels * SC_CPU_PANEL], or NULL */
+    float *scale; /* the same; I8 only */
+    size_t bias_bytes, scale_bytes;
+    double error2, norm2; /* of the weights as kept; I8 only */
 };
 
 static inline struct sc_cpu_device *sc_cpu_device(struct sc_backend *be)
@@ -51,6 +58,7 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
                                   enum sc_dtype store, struct sc_matrix **ret_matrix,
                                   struct sc_err *err);
 void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
+void sc_cpu_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
 enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
                              uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
                              struct sc_err *err);

@@ -35,6 +35,12 @@ INLINE void dist_block(const bool cosine, const struct sc_cpu_dist *a, uint32_t 
             dist = v_mul(acc[r], v_set1(a->inv_var));
         }
         v_quantise(v_mul(dist, v_set1(SC_DIST_ONE)), a->cap, value);
+        if (i < a->m && from == j0 && j0 + 16 <= a->m) {
+            int32_t *to = a->dist + (size_t)i * a->m + j0;
+            for (uint32_t j = 0; j < 16; j++)
+                to[j] += value[j];
+            continue;
+        }
         for (uint32_t j = from; i < a->m && j < a->m && j < j0 + 16; j++)
             a->dist[(size_t)i * a->m + j] += value[j - j0];
     }

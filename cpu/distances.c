@@ -28,8 +28,8 @@ static void prepare_unrotate(struct sc_cpu_device *dev, const float *inv_freq, u
         for (uint32_t j = 0; j < half; j++) {
             float sine, cosine;
             sincosf((float)i * inv_freq[j], &sine, &cosine);
-            dev->unrotate[i][j] = cosine;
-            dev->unrotate[i][half + j] = -sine;
+            dev->unrotate[j][i] = cosine;
+            dev->unrotate[half + j][i] = -sine;
         }
     }
     memcpy(dev->unrotate_freq, inv_freq, half * sizeof(float));
@@ -56,24 +56,23 @@ static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *jo
                         struct sc_cpu_scratch *s)
 {
     const struct sc_dist_args *a = w->a;
-    float key[SC_CPU_HEAD_DIM_MAX];
+    const uint32_t end = (job->m + 15) / 16 * 16;
 
-    for (uint32_t i = 0; i < SC_CHUNK_MAX; i++) {
+    for (uint32_t d = 0; d < a->head_dim; d++)
+        memset(s->dist.xt + d * SC_CHUNK_MAX + job->m, 0, (end - job->m) * sizeof(float));
+    for (uint32_t i = 0, n; i < job->m; i += n) {
+        uint32_t pos = job->pos0 + i, slot = pos % SC_PAGE_ENTRIES;
+        n = SC_PAGE_ENTRIES - slot < job->m - i ? SC_PAGE_ENTRIES - slot : job->m - i;
+        w->dev->kernels.keys_to_columns(
+            a->pool, sc_cpu_kv_block(a->pool, job->exact_pages[pos / SC_PAGE_ENTRIES], head), slot,
+            n, s->dist.xt + i);
+    }
+    if (is_pre(a->metric))
+        w->dev->kernels.rotate_keys(s->dist.xt, w->dev->unrotate[0], job->m, a->head_dim);
+    for (uint32_t i = 0; is_cosine(a->metric) && i < end; i++) {
         float norm2 = 0.0f;
-        uint32_t pos = job->pos0 + i;
-        if (i < job->m) {
-            const uint8_t *block =
-                sc_cpu_kv_block(a->pool, job->exact_pages[pos / SC_PAGE_ENTRIES], head);
-            sc_cpu_kv_get_k(a->pool, block, pos % SC_PAGE_ENTRIES, key);
-            if (is_pre(a->metric))
-                w->dev->kernels.rotate(key, w->dev->unrotate[i], a->head_dim);
-        } else {
-            memset(key, 0, sizeof(key));
-        }
-        for (uint32_t d = 0; d < a->head_dim; d++) {
-            s->dist.xt[d * SC_CHUNK_MAX + i] = key[d];
-            norm2 += key[d] * key[d];
-        }
+        for (uint32_t d = 0; d < a->head_dim; d++)
+            norm2 += s->dist.xt[d * SC_CHUNK_MAX + i] * s->dist.xt[d * SC_CHUNK_MAX + i];
         s->dist.norm2[i] = norm2;
     }
 }

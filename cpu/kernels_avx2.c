@@ -7,17 +7,26 @@
 #include "cpu/attention_impl.h"
 #include "cpu/rows_impl.h"
 #include "cpu/distance_impl.h"
+#include "cpu/entry_impl.h"
 
 const struct sc_cpu_kernels *sc_cpu_kernels_avx2(void)
 {
     static const struct sc_cpu_kernels kernels = {
         .matmul_f32 = matmul_f32,
         .matmul_bf16 = matmul_bf16,
-        .attention = attention,
+        .widen_i8 = widen_i8,
+        .attention_f32 = attention,
+        .attention_bf16 = attention,
+        .combine_f32 = state_combine,
+        .combine_bf16 = state_combine,
         .norm_row = norm_row,
         .rotate = rotate,
         .swiglu_row = swiglu_row,
         .distances = distances,
+        .rotate_keys = rotate_keys,
+        .keys_to_columns = keys_to_columns,
+        .entries_to_rows = entries_to_rows,
+        .put_entry = put_entry,
     };
     return &kernels;
 }

@@ -1,20 +1,20 @@
-/* cpu/kernels_avx512bf16.c - bf16 weights times activations rounded to bf16, two products a lane.
+/* cpu/kernels_avx512bf16.c - bf16 times bf16 with the AVX-512 dot product, two products a lane.
  *
- * The same tile and order as matmul_impl.h, with pairs of k in place of single ones. Not exact: see
- * cpu/cpu.h for what it costs and gives. */
+ * One accumulator per output takes its pairs in rising order, whatever the number of rows. */
 #include "cpu/kernels.h"
+#define SC_SIMD_AVX512
+#include "cpu/simd.h"
 
-#include <immintrin.h>
+#include "cpu/bf16_impl.h"
 
-#define ROWS 6
+#define ROWS 6 /* of a register tile */
 #define COLS 4
 
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE void tile(const int mr, const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
+/* mr rows of a block of 16, from x on, times one panel slice. */
+INLINE void mm_rows(const int mr, const struct sc_cpu_mm *mm, const uint32_t *x, float *y,
+                    size_t ys)
 {
     const uint32_t *w = mm->panel;
-    uint32_t n_pairs = (mm->k + 1) / 2;
     __m512 acc[ROWS][COLS];
 
 #pragma GCC unroll 8
@@ -23,17 +23,19 @@ INLINE void tile(const int mr, const struct sc_cpu_mm *mm, const uint32_t *x, fl
         for (int c = 0; c < COLS; c++)
             acc[r][c] = mm->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y + r * ys + 16 * c);
     }
-    for (uint32_t k = 0; k < n_pairs; k++) {
-        __m512bh wv[COLS];
-#pragma GCC unroll 8
-        for (int c = 0; c < COLS; c++)
-            wv[c] = (__m512bh)_mm512_loadu_si512(w + (size_t)k * SC_CPU_PANEL + 16 * c);
-#pragma GCC unroll 8
-        for (int r = 0; r < mr; r++) {
-            __m512bh xv = (__m512bh)_mm512_set1_epi32((int)x[(size_t)r * mm->x_stride + k]);
+    for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS) {
+        for (uint32_t pair = 0; pair < 16; pair++, w += SC_CPU_PANEL) {
+            __m512bh wv[COLS];
 #pragma GCC unroll 8
             for (int c = 0; c < COLS; c++)
-                acc[r][c] = _mm512_dpbf16_ps(acc[r][c], wv[c], xv);
+                wv[c] = (__m512bh)_mm512_loadu_si512(w + 16 * c);
+#pragma GCC unroll 8
+            for (int r = 0; r < mr; r++) {
+                __m512bh xv = (__m512bh)_mm512_set1_epi32((int)x[16 * r + (int)pair]);
+#pragma GCC unroll 8
+                for (int c = 0; c < COLS; c++)
+                    acc[r][c] = _mm512_dpbf16_ps(acc[r][c], wv[c], xv);
+            }
         }
     }
 #pragma GCC unroll 8
@@ -48,63 +50,205 @@ INLINE void tile(const int mr, const struct sc_cpu_mm *mm, const uint32_t *x, fl
     }
 }
 
-static void any_rows(uint32_t rows, const struct sc_cpu_mm *mm, const uint32_t *x, float *y,
-                     size_t ys)
+static void mm_any_rows(uint32_t rows, const struct sc_cpu_mm *mm, const uint32_t *x, float *y,
+                        size_t ys)
 {
     switch (rows) {
     case 1:
-        tile(1, mm, x, y, ys);
+        mm_rows(1, mm, x, y, ys);
         break;
     case 2:
-        tile(2, mm, x, y, ys);
+        mm_rows(2, mm, x, y, ys);
         break;
     case 3:
-        tile(3, mm, x, y, ys);
+        mm_rows(3, mm, x, y, ys);
         break;
     case 4:
-        tile(4, mm, x, y, ys);
+        mm_rows(4, mm, x, y, ys);
         break;
     case 5:
-        tile(5, mm, x, y, ys);
+        mm_rows(5, mm, x, y, ys);
         break;
     case 6:
-        tile(6, mm, x, y, ys);
+        mm_rows(6, mm, x, y, ys);
         break;
     default:
         break;
     }
 }
 
-void sc_cpu_matmul_avx512bf16(const struct sc_cpu_mm *mm)
+/* Some of a block of up to 16 rows, in pieces of about the same size. */
+static void mm_block(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys,
+                     uint32_t rows)
 {
-    for (uint32_t row = 0; row < mm->rows; row += ROWS) {
-        uint32_t rows = mm->rows - row < ROWS ? mm->rows - row : ROWS;
-        const uint32_t *x = (const uint32_t *)mm->x + row * mm->x_stride;
-        float *y = mm->y + row * mm->y_stride;
-        float full[ROWS][SC_CPU_PANEL];
-        if (mm->cols == SC_CPU_PANEL) {
-            any_rows(rows, mm, x, y, mm->y_stride);
-            continue;
-        }
-        memset(full, 0, sizeof(full));
-        for (uint32_t r = 0; !mm->first && r < rows; r++)
-            memcpy(full[r], y + r * mm->y_stride, mm->cols * sizeof(float));
-        any_rows(rows, mm, x, full[0], SC_CPU_PANEL);
-        for (uint32_t r = 0; r < rows; r++)
-            memcpy(y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
+    uint32_t pieces = (rows + ROWS - 1) / ROWS, done = 0;
+    for (; pieces > 0; pieces--) {
+        uint32_t n = (rows - done + pieces - 1) / pieces;
+        mm_any_rows(n, mm, x + 16 * done, y + done * ys, ys);
+        done += n;
     }
 }
 
-void sc_cpu_round_row_avx512bf16(const float *x, uint32_t n_in, uint32_t *pairs)
+/* The last panel may have fewer than 64 valid outputs: it works on a full-width copy of y. */
+static void mm_narrow(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, uint32_t rows)
 {
-    uint16_t *out = (uint16_t *)(void *)pairs;
-    uint32_t i = 0;
-    for (; i + 16 <= n_in; i += 16)
-        _mm256_storeu_si256((__m256i *)(void *)(out + i),
-                            (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i)));
-    if (i < n_in) {
-        __mmask16 rest = (__mmask16)((1u << (n_in - i)) - 1u);
-        __m256i last = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(rest, x + i));
-        _mm256_mask_storeu_epi16(out + i, (__mmask16)((1u << ((n_in - i + 1) / 2 * 2)) - 1u), last);
+    float full[TILE_ROWS][SC_CPU_PANEL];
+    memset(full, 0, sizeof(full));
+    for (uint32_t r = 0; !mm->first && r < rows; r++)
+        memcpy(full[r], y + r * mm->y_stride, mm->cols * sizeof(float));
+    mm_block(mm, x, full[0], SC_CPU_PANEL, rows);
+    for (uint32_t r = 0; r < rows; r++)
+        memcpy(y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
+}
+
+static void matmul_bf16(const struct sc_cpu_mm *mm)
+{
+    const uint32_t *x = (const uint32_t *)mm->x + mm->k0 / TILE_COLS * TILE_WORDS;
+    for (uint32_t row = 0; row < mm->rows; row += TILE_ROWS, x += mm->x_stride) {
+        uint32_t rows = mm->rows - row < TILE_ROWS ? mm->rows - row : TILE_ROWS;
+        float *y = mm->y + row * mm->y_stride;
+        if (mm->cols == SC_CPU_PANEL)
+            mm_block(mm, x, y, mm->y_stride, rows);
+        else
+            mm_narrow(mm, x, y, rows);
     }
+}
+
+/* Scores of nq queries of one tile, 32 entries. */
+INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t n_steps, const uint8_t *k,
+                    const float *bias, float *scores)
+{
+    __m512 s[8][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < nq; i++) {
+        s[i][0] = _mm512_loadu_ps(bias);
+        s[i][1] = _mm512_loadu_ps(bias + 16);
+    }
+    for (uint32_t step = 0; step < n_steps; step++, q += TILE_WORDS) {
+        for (uint32_t pair = 0; pair < 16; pair++, k += SC_PAGE_ENTRIES * 4) {
+            __m512bh a = (__m512bh)_mm512_loadu_si512(k);
+            __m512bh b = (__m512bh)_mm512_loadu_si512(k + 64);
+#pragma GCC unroll 8
+            for (int i = 0; i < nq; i++) {
+                __m512bh x = (__m512bh)_mm512_set1_epi32((int)q[16 * i + (int)pair]);
+                s[i][0] = _mm512_dpbf16_ps(s[i][0], a, x);
+                s[i][1] = _mm512_dpbf16_ps(s[i][1], b, x);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < nq; i++) {
+        _mm512_storeu_ps(scores + i * (int)SC_CPU_STRETCH, s[i][0]);
+        _mm512_storeu_ps(scores + i * (int)SC_CPU_STRETCH + 16, s[i][1]);
+    }
+}
+
+#define CASES_8(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
+#define CASES_4(DO) DO(1) DO(2) DO(3) DO(4)
+
+static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t n_steps, const uint8_t *const *pages,
+                     uint32_t n, const float *bias, float *scores)
+{
+    for (uint32_t p = 0; p < n; p++) {
+        for (uint32_t i = 0; i < nq; i += 8) {
+            const uint32_t *from = q + i / TILE_ROWS * n_steps * TILE_WORDS + i % TILE_ROWS * 16;
+            float *to = scores + i * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES;
+            switch (nq - i < 8 ? nq - i : 8) {
+#define QK_CASE(m)                                                                                 \
+    case m:                                                                                        \
+        qk_rows(m, from, n_steps, pages[p], bias + p * SC_PAGE_ENTRIES, to);                       \
+        break;
+                CASES_8(QK_CASE)
+#undef QK_CASE
+            default:
+                break;
+            }
+        }
+    }
+}
+
+/* nc vectors of dimensions of nq queries; v_skip: bytes from a page's V to the first of them. */
+INLINE void pv_rows(const int nq, const int nc, const uint32_t *weights,
+                    const uint8_t *const *pages, uint32_t n, uint32_t v_skip, uint32_t dim_pad,
+                    float *o, uint32_t stride)
+{
+    __m512 acc[4][4];
+#pragma GCC unroll 4
+    for (int i = 0; i < nq; i++) {
+#pragma GCC unroll 4
+        for (int c = 0; c < nc; c++)
+            acc[i][c] = _mm512_loadu_ps(o + (uint32_t)i * stride + 16 * c);
+    }
+    for (uint32_t p = 0; p < n; p++, weights += TILE_WORDS) {
+        const uint8_t *v = pages[p] + v_skip;
+        for (uint32_t pair = 0; pair < 16; pair++, v += dim_pad * 4) {
+            __m512bh x[4];
+#pragma GCC unroll 4
+            for (int c = 0; c < nc; c++)
+                x[c] = (__m512bh)_mm512_loadu_si512(v + 64 * c);
+#pragma GCC unroll 4
+            for (int i = 0; i < nq; i++) {
+                __m512bh w = (__m512bh)_mm512_set1_epi32((int)weights[16 * i + (int)pair]);
+#pragma GCC unroll 4
+                for (int c = 0; c < nc; c++)
+                    acc[i][c] = _mm512_dpbf16_ps(acc[i][c], x[c], w);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < nq; i++) {
+#pragma GCC unroll 4
+        for (int c = 0; c < nc; c++)
+            _mm512_storeu_ps(o + (uint32_t)i * stride + 16 * c, acc[i][c]);
+    }
+}
+
+INLINE void pv_dims(const int nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
+                    uint32_t dim_pad, float *o, uint32_t stride)
+{
+    uint32_t d = 0;
+    for (; d + 64 <= dim_pad; d += 64)
+        pv_rows(nq, 4, weights, pages, n, d * 4, dim_pad, o + d, stride);
+    for (; d < dim_pad; d += 16)
+        pv_rows(nq, 1, weights, pages, n, d * 4, dim_pad, o + d, stride);
+}
+
+static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
+                     uint32_t dim_pad, float *o, uint32_t stride)
+{
+    for (uint32_t i = 0; i < nq; i += 4) {
+        const uint32_t *from =
+            weights + i / TILE_ROWS * SC_CPU_STRETCH_PAGES * TILE_WORDS + i % TILE_ROWS * 16;
+        switch (nq - i < 4 ? nq - i : 4) {
+#define PV_CASE(m)                                                                                 \
+    case m:                                                                                        \
+        pv_dims(m, from, pages, n, dim_pad, o + i * stride, stride);                               \
+        break;
+            CASES_4(PV_CASE)
+#undef PV_CASE
+        default:
+            break;
+        }
+    }
+}
+
+static void at_begin(uint32_t rows)
+{
+    (void)rows;
+}
+
+static void at_end(void)
+{
+}
+
+#include "cpu/attention_bf16_impl.h"
+
+void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels)
+{
+    kernels->matmul_bf16 = matmul_bf16;
+    kernels->widen_i8 = widen_i8;
+    kernels->round_rows = round_rows;
+    kernels->round_words = round_words;
+    kernels->attention_bf16 = attention_bf16;
+    kernels->combine_bf16 = state_combine;
 }

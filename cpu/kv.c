@@ -19,7 +19,8 @@ static enum sc_status layout(const struct sc_kv_spec *spec, struct sc_kv_pool *p
                        SC_CPU_HEADS_MAX);
     pool->spec = *spec;
     pool->dim_pad = (spec->head_dim + 15) / 16 * 16;
-    pool->v_offset = SC_PAGE_ENTRIES * spec->head_dim * element;
+    pool->k_pad = element == 2 ? (spec->head_dim + 31) / 32 * 32 : spec->head_dim;
+    pool->v_offset = SC_PAGE_ENTRIES * pool->k_pad * element;
     pool->bias_offset = pool->v_offset + SC_PAGE_ENTRIES * pool->dim_pad * element;
     pool->head_bytes = pool->bias_offset + SC_PAGE_ENTRIES * sizeof(float);
     pool->page_bytes = pool->head_bytes * spec->n_kv_heads;
@@ -129,11 +130,12 @@ static enum sc_status check_span(const struct sc_kv_pool *pool, uint32_t page, u
         const bool bf = sizeof(type) == 2;                                                         \
         for (uint32_t i = 0; i < n; i++) {                                                         \
             uint32_t slot = slot0 + i;                                                             \
-            type *pk = (type *)(void *)block + (bf ? 2 * (slot % 16) + slot / 16 : slot);          \
+            type *pk = (type *)(void *)block;                                                      \
             type *pv = (type *)(void *)(block + pool->v_offset) +                                  \
                        (bf ? (slot / 2) * 2 * pool->dim_pad + slot % 2 : slot * pool->dim_pad);    \
             for (uint32_t d = 0; d < hd; d++) {                                                    \
-                type *ek = &pk[d * SC_PAGE_ENTRIES], *ev = &pv[bf ? 2 * d : d];                    \
+                type *ek = &pk[bf ? sc_cpu_kv_k_at(slot, d) : d * SC_PAGE_ENTRIES + slot];         \
+                type *ev = &pv[bf ? 2 * d : d];                                                    \
                 if (to_page) {                                                                     \
                     *ek = ((const type *)k)[i * hd + d];                                           \
                     *ev = ((const type *)v)[i * hd + d];                                           \

@@ -1,11 +1,13 @@
 /* cpu/kv.h - how a page of the pool lies in memory. Private to cpu/.
  *
  * page p: one block per KV head, each block 64-byte aligned:
- *   K    transposed, [head_dim][32], so that the scores of 32 entries need no horizontal sums;
+ *   K    transposed, so that the scores of 32 entries need no horizontal sums: f32 [head_dim][32],
+ *        bf16 pairs of dimensions [k_pad / 2][32][2];  k_pad: head_dim up to 32s, zeros behind it
  *   V    f32: [32][dim_pad]; bf16: entry pairs [16][dim_pad][2];   dim_pad: head_dim up to 16s
  *   bias f32 [32].
- * bf16 comes in pairs that share 32 bits, because widening the low and the high half of a 64-byte
- * load takes one instruction each: K pairs entry i with i + 16, V pairs entry 2i with 2i + 1.
+ * bf16 comes in pairs that share 32 bits: dot-product instructions want the two neighbours of a sum
+ * side by side, and widening the low and the high half of a 64-byte load takes one instruction
+ * each.
  */
 #ifndef SC_CPU_KV_H
 #define SC_CPU_KV_H
@@ -15,7 +17,7 @@
 struct sc_kv_pool {
     struct sc_kv_spec spec;
     uint32_t n_pages;
-    uint32_t dim_pad;
+    uint32_t dim_pad, k_pad;
     size_t v_offset, bias_offset; /* in a block */
     size_t head_bytes, page_bytes;
     size_t mem_bytes;
@@ -32,6 +34,12 @@ static inline float *sc_cpu_kv_bias(const struct sc_kv_pool *pool, uint8_t *bloc
     return (float *)(void *)(block + pool->bias_offset);
 }
 
+/* Where dimension d of an entry's K lies, in bf16 elements. */
+static inline size_t sc_cpu_kv_k_at(uint32_t slot, uint32_t d)
+{
+    return (size_t)(d / 2) * 2 * SC_PAGE_ENTRIES + 2 * slot + d % 2;
+}
+
 /* Stores x [head_dim] as the K (V) of an entry. */
 static inline void sc_cpu_kv_put_k(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot,
                                    const float *x)
@@ -42,9 +50,9 @@ static inline void sc_cpu_kv_put_k(const struct sc_kv_pool *pool, uint8_t *block
         for (uint32_t d = 0; d < hd; d++)
             k[d * SC_PAGE_ENTRIES] = x[d];
     } else {
-        uint16_t *k = (uint16_t *)(void *)block + 2 * (slot % 16) + slot / 16;
+        uint16_t *k = (uint16_t *)(void *)block;
         for (uint32_t d = 0; d < hd; d++)
-            k[d * SC_PAGE_ENTRIES] = sc_f32_to_bf16(x[d]);
+            k[sc_cpu_kv_k_at(slot, d)] = sc_f32_to_bf16(x[d]);
     }
 }
 
@@ -71,9 +79,9 @@ static inline void sc_cpu_kv_get_k(const struct sc_kv_pool *pool, const uint8_t 
         for (uint32_t d = 0; d < hd; d++)
             x[d] = k[d * SC_PAGE_ENTRIES];
     } else {
-        const uint16_t *k = (const uint16_t *)(const void *)block + 2 * (slot % 16) + slot / 16;
+        const uint16_t *k = (const uint16_t *)(const void *)block;
         for (uint32_t d = 0; d < hd; d++)
-            x[d] = sc_bf16_to_f32(k[d * SC_PAGE_ENTRIES]);
+            x[d] = sc_bf16_to_f32(k[sc_cpu_kv_k_at(slot, d)]);
     }
 }
 

@@ -149,3 +149,22 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
 {
     mm_run(true, mm);
 }
+
+/* The high half of a whole number up to 127 as f32 is its bf16, exactly. */
+INLINE uint32_t bits_of_i8(int8_t x)
+{
+    float f = x;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof(bits));
+    return bits;
+}
+
+static void widen_i8(const int8_t *from, size_t n, uint16_t *to)
+{
+    for (size_t i = 0; i < n; i += 2 * SC_CPU_PANEL) {
+        uint32_t pairs[SC_CPU_PANEL];
+        for (uint32_t c = 0; c < SC_CPU_PANEL; c++)
+            pairs[c] = bits_of_i8(from[i + c]) >> 16 | bits_of_i8(from[i + SC_CPU_PANEL + c]);
+        memcpy(to + i, pairs, sizeof(pairs));
+    }
+}

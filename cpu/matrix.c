@@ -1,18 +1,23 @@
 #include "cpu/device.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "cpu/memory.h"
 
-/* Rows of one task: enough that a panel slice, read from the second-level cache, is paid for. */
+/* Rows of one task: enough that a panel slice, read from the second-level cache, is paid for; a
+ * multiple of SC_CPU_ROUND_ROWS. */
 #define TASK_ROWS 192u
-/* Inputs of one slice: a slice of a panel stays in the second-level cache. Even, for bf16 pairs. */
-#define SLICE_IN 1024u
+/* So few rows read every weight once: bf16 and f32 panels are not sliced for them. */
+#define FEW_ROWS 6u
+/* int8 weights of few rows: a slice, widened, stays in the first-level cache. */
+#define SLICE_FEW_IN 256u
 
 struct pack {
     const struct sc_matrix_part *parts;
     uint32_t n_parts;
     struct sc_matrix *m;
+    double (*sums)[2]; /* I8: squared errors and squares of each panel */
 };
 
 static float load_element(const uint8_t *data, enum sc_dtype dtype, uint64_t i)
@@ -47,6 +52,36 @@ static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_p
             sc_f32_to_bf16(load_element(data, part->dtype, first + k));
 }
 
+/* Symmetric, one scale a row: that of the whole row of the source, of which this matrix may have
+ * but some columns. A row with a weight that is not
+ * finite gets the scale NaN. */
+static void pack_row_i8(struct sc_matrix *m, uint32_t out, const struct sc_matrix_part *part,
+                        uint64_t row, double *sums)
+{
+    int8_t *to = (int8_t *)m->panels + out / SC_CPU_PANEL * m->panel_bytes + out % SC_CPU_PANEL;
+    uint64_t first = row * part->row_stride;
+    float largest = 0.0f, scale;
+    bool finite = true;
+
+    for (uint64_t k = 0; k < part->row_stride; k++) {
+        float w = fabsf(load_element(part->data, part->dtype, first + k));
+        largest = w > largest ? w : largest;
+        finite &= w < INFINITY;
+    }
+    scale = m->scale[out] = finite ? largest / 127.0f : NAN;
+    if (!finite || scale == 0.0f)
+        return;
+    for (uint32_t k = 0; k < m->n_in; k++) {
+        float w = load_element(part->data, part->dtype, first + part->col0 + k);
+        float q = (w / scale + 0x1.8p23f) - 0x1.8p23f; /* to the nearest, ties to even */
+        double e = (double)w - (double)q * scale;
+        q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
+        to[(size_t)k * SC_CPU_PANEL] = (int8_t)q;
+        sums[0] += e * e;
+        sums[1] += (double)w * w;
+    }
+}
+
 static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
 {
     struct pack *p = ctx;
@@ -54,8 +89,12 @@ static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
     (void)thread;
     for (uint32_t i = 0; i < p->n_parts; i++) {
         uint64_t part_end = part0 + p->parts[i].n_rows;
-        for (; out < end && out < part_end; out++)
-            pack_row(p->m, (uint32_t)out, &p->parts[i], out - part0);
+        for (; out < end && out < part_end; out++) {
+            if (p->m->store == SC_DTYPE_I8)
+                pack_row_i8(p->m, (uint32_t)out, &p->parts[i], out - part0, p->sums[panel]);
+            else
+                pack_row(p->m, (uint32_t)out, &p->parts[i], out - part0);
+        }
         part0 = part_end;
     }
 }
@@ -65,8 +104,8 @@ static enum sc_status check_parts(const struct sc_matrix_part *parts, uint32_t n
                                   struct sc_err *err)
 {
     uint64_t n_out = 0;
-    if (store != SC_DTYPE_F32 && store != SC_DTYPE_BF16)
-        return sc_fail(err, SC_ENOTSUP, "matrix: stored as %s, allowed f32 and bf16",
+    if (store != SC_DTYPE_F32 && store != SC_DTYPE_BF16 && store != SC_DTYPE_I8)
+        return sc_fail(err, SC_ENOTSUP, "matrix: stored as %s, allowed f32, bf16 and int8",
                        sc_dtype_name(store));
     if (n_in == 0 || n_in > SC_CPU_DIM_MAX)
         return sc_fail(err, SC_EINVAL, "matrix: %llu columns, allowed 1 to %u",
@@ -90,13 +129,40 @@ static enum sc_status check_parts(const struct sc_matrix_part *parts, uint32_t n
     return SC_OK;
 }
 
+static enum sc_status take_row(uint32_t n_panels, const char *what, float **ret_mem,
+                               size_t *ret_bytes, struct sc_err *err)
+{
+    size_t bytes = (size_t)n_panels * SC_CPU_PANEL * sizeof(float);
+    void *mem = NULL;
+    enum sc_status st = sc_cpu_memory_take(bytes, what, &mem, err);
+    if (st == SC_OK) {
+        *ret_mem = mem;
+        *ret_bytes = bytes;
+    }
+    return st;
+}
+
+/* The sums of all panels, in order; a row that could not be scaled is named. */
+static enum sc_status check_scales(struct sc_matrix *m, double (*sums)[2], struct sc_err *err)
+{
+    for (uint32_t i = 0; i < m->n_panels; i++) {
+        m->error2 += sums[i][0];
+        m->norm2 += sums[i][1];
+    }
+    for (uint32_t i = 0; i < m->n_out; i++) {
+        if (isnan(m->scale[i]))
+            return sc_fail(err, SC_EINVAL, "matrix: row %u has a weight that is not finite", i);
+    }
+    return SC_OK;
+}
+
 enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_part *parts,
                                   uint32_t n_parts, uint64_t n_in, const float *bias,
                                   enum sc_dtype store, struct sc_matrix **ret_matrix,
                                   struct sc_err *err)
 {
     struct sc_matrix *m;
-    struct pack pack = {parts, n_parts, NULL};
+    struct pack pack = {.parts = parts, .n_parts = n_parts};
     uint64_t n_out = 0;
     void *mem = NULL;
     enum sc_status st = check_parts(parts, n_parts, n_in, store, &n_out, err);
@@ -110,30 +176,50 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
     m->n_in = (uint32_t)n_in;
     m->n_out = (uint32_t)n_out;
     m->n_panels = (m->n_out + SC_CPU_PANEL - 1) / SC_CPU_PANEL;
-    m->panel_bytes = store == SC_DTYPE_F32 ? (size_t)m->n_in * SC_CPU_PANEL * 4
-                                           : (size_t)((m->n_in + 1) / 2) * SC_CPU_PANEL * 4;
+    m->panel_bytes =
+        (store == SC_DTYPE_F32 ? (size_t)m->n_in * 4
+                               : (size_t)((m->n_in + 31) / 32) * 32 * sc_dtype_bytes(store)) *
+        SC_CPU_PANEL;
     st = sc_cpu_memory_take(m->panel_bytes * m->n_panels, "matrix", &mem, err);
     if (st != SC_OK)
         goto fail;
     m->panels = mem;
     m->panels_bytes = m->panel_bytes * m->n_panels;
     if (bias != NULL) {
-        size_t bytes = (size_t)m->n_panels * SC_CPU_PANEL * sizeof(float);
-        st = sc_cpu_memory_take(bytes, "matrix bias", &mem, err);
+        st = take_row(m->n_panels, "matrix bias", &m->bias, &m->bias_bytes, err);
         if (st != SC_OK)
             goto fail;
-        m->bias = mem;
-        m->bias_bytes = bytes;
         memcpy(m->bias, bias, m->n_out * sizeof(float));
+    }
+    if (store == SC_DTYPE_I8) {
+        st = take_row(m->n_panels, "matrix scales", &m->scale, &m->scale_bytes, err);
+        if (st != SC_OK)
+            goto fail;
+        pack.sums = calloc(m->n_panels, sizeof(*pack.sums));
+        if (pack.sums == NULL) {
+            st = sc_fail(err, SC_ENOMEM, "matrix: sums of %u panels", m->n_panels);
+            goto fail;
+        }
     }
     pack.m = m;
     sc_cpu_threads_run(sc_cpu_device(be)->threads, pack_panel, &pack, m->n_panels);
+    if (store == SC_DTYPE_I8)
+        st = check_scales(m, pack.sums, err);
+    free(pack.sums);
+    if (st != SC_OK)
+        goto fail;
     *ret_matrix = m;
     return SC_OK;
 
 fail:
     sc_cpu_matrix_close(be, m);
     return st;
+}
+
+void sc_cpu_matrix_error(const struct sc_matrix *m, double *error2, double *norm2)
+{
+    *error2 += m->error2;
+    *norm2 += m->norm2;
 }
 
 void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *m)
@@ -143,6 +229,7 @@ void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *m)
         return;
     sc_cpu_memory_give(m->panels, m->panels_bytes);
     sc_cpu_memory_give(m->bias, m->bias_bytes);
+    sc_cpu_memory_give(m->scale, m->scale_bytes);
     free(m);
 }
 
@@ -151,59 +238,91 @@ struct product {
     const struct sc_matrix *w;
     const float *x;
     size_t x_stride;
-    const uint32_t *pairs; /* rounded x at stride pair_stride, or NULL */
-    size_t pair_stride;
+    const uint32_t *rounded; /* x, block_words a block of SC_CPU_ROUND_ROWS rows; or NULL */
+    size_t block_words;
     float *y;
     size_t y_stride;
     uint32_t n, n_groups; /* rows, groups of TASK_ROWS */
 };
 
+/* y = y * scale + bias, which the kernels leave to us for int8. */
+static void scale_rows(const struct sc_matrix *w, uint32_t out0, const struct sc_cpu_mm *mm)
+{
+    for (uint32_t r = 0; r < mm->rows; r++) {
+        float *y = mm->y + r * mm->y_stride;
+        for (uint32_t c = 0; c < mm->cols; c++)
+            y[c] *= w->scale[out0 + c];
+        for (uint32_t c = 0; w->bias != NULL && c < mm->cols; c++)
+            y[c] += w->bias[out0 + c];
+    }
+}
+
 static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct product *p = ctx;
     const struct sc_matrix *w = p->w;
+    const struct sc_cpu_kernels *kernels = &p->dev->kernels;
+    const bool i8 = w->store == SC_DTYPE_I8;
     uint32_t panel = task / p->n_groups, row0 = task % p->n_groups * TASK_ROWS;
     uint32_t rows = p->n - row0 < TASK_ROWS ? p->n - row0 : TASK_ROWS;
     uint32_t out0 = panel * SC_CPU_PANEL, left = w->n_out - out0;
-    uint32_t slice = rows > 6 ? SLICE_IN : w->n_in; /* few rows: nothing is read twice */
-    (void)thread;
+    const bool fused = i8 && rows <= SC_CPU_ROUND_ROWS && kernels->matmul_few_i8 != NULL;
+    uint32_t slice = fused             ? w->n_in
+                     : rows > FEW_ROWS ? SC_CPU_SLICE_IN
+                     : i8              ? SLICE_FEW_IN
+                                       : w->n_in;
 
     for (uint32_t k0 = 0; k0 < w->n_in; k0 += slice) {
         uint32_t n_k = w->n_in - k0 < slice ? w->n_in - k0 : slice;
-        size_t panel_skip = (size_t)k0 * SC_CPU_PANEL * (w->store == SC_DTYPE_F32 ? 4 : 2);
+        const uint8_t *from = w->panels + panel * w->panel_bytes +
+                              (size_t)k0 * SC_CPU_PANEL * sc_dtype_bytes(w->store);
+        bool last = k0 + n_k == w->n_in;
         struct sc_cpu_mm mm = {
-            .panel = w->panels + panel * w->panel_bytes + panel_skip,
+            .panel = from,
             .y = p->y + row0 * p->y_stride + out0,
             .y_stride = p->y_stride,
             .rows = rows,
             .k = n_k,
+            .k0 = k0,
             .cols = left < SC_CPU_PANEL ? left : SC_CPU_PANEL,
             .first = k0 == 0,
         };
-        if (w->bias != NULL && k0 + n_k == w->n_in)
+        if (w->bias != NULL && last && !i8)
             mm.bias = w->bias + out0;
-        if (p->pairs != NULL) {
-            mm.x = p->pairs + row0 * p->pair_stride + k0 / 2;
-            mm.x_stride = p->pair_stride;
+        if (p->rounded != NULL) {
+            mm.x = p->rounded + row0 / SC_CPU_ROUND_ROWS * p->block_words;
+            mm.x_stride = p->block_words;
         } else {
             mm.x = p->x + row0 * p->x_stride + k0;
             mm.x_stride = p->x_stride;
         }
+        if (fused) {
+            kernels->matmul_few_i8(&mm);
+            scale_rows(w, out0, &mm);
+            continue;
+        }
+        if (i8) {
+            kernels->widen_i8((const int8_t *)from, (size_t)(n_k + 31) / 32 * 32 * SC_CPU_PANEL,
+                              p->dev->scratch[thread].weights);
+            mm.panel = p->dev->scratch[thread].weights;
+        }
         if (w->store == SC_DTYPE_F32)
-            p->dev->kernels.matmul_f32(&mm);
+            kernels->matmul_f32(&mm);
         else
-            p->dev->kernels.matmul_bf16(&mm);
+            kernels->matmul_bf16(&mm);
+        if (i8 && last)
+            scale_rows(w, out0, &mm);
     }
 }
 
 static void round_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct product *p = ctx;
-    uint32_t end = (task + 1) * 16 < p->n ? (task + 1) * 16 : p->n;
+    uint32_t row0 = task * SC_CPU_ROUND_ROWS, left = p->n - row0;
     (void)thread;
-    for (uint32_t i = task * 16; i < end; i++)
-        p->dev->kernels.round_row(p->x + i * p->x_stride, p->w->n_in,
-                                  p->dev->rounded + i * p->pair_stride);
+    p->dev->kernels.round_rows(p->x + row0 * p->x_stride, p->x_stride,
+                               left < SC_CPU_ROUND_ROWS ? left : SC_CPU_ROUND_ROWS, p->w->n_in,
+                               p->dev->rounded + task * p->block_words);
 }
 
 enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
@@ -211,7 +330,7 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
                              struct sc_err *err)
 {
     struct sc_cpu_device *dev = sc_cpu_device(be);
-    bool rounds = w->store == SC_DTYPE_BF16 && dev->rounded != NULL;
+    bool rounds = w->store != SC_DTYPE_F32 && dev->rounded != NULL;
     struct product p = {.dev = dev, .w = w, .x_stride = x_stride, .y_stride = y_stride};
     uint32_t batch = n;
 
@@ -219,8 +338,8 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
         return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows, x stride %u, y stride %u",
                        w->n_out, w->n_in, n, x_stride, y_stride);
     if (rounds) {
-        p.pair_stride = (w->n_in + 1) / 2;
-        batch = (uint32_t)(SC_CPU_ROUNDED_BYTES / 4 / p.pair_stride);
+        p.block_words = dev->kernels.round_words(w->n_in);
+        batch = (uint32_t)(SC_CPU_ROUNDED_BYTES / 4 / p.block_words) * SC_CPU_ROUND_ROWS;
     }
     for (uint32_t row = 0; row < n; row += batch) {
         p.n = n - row < batch ? n - row : batch;
@@ -228,8 +347,14 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
         p.x = x + (size_t)row * x_stride;
         p.y = y + (size_t)row * y_stride;
         if (rounds) {
-            sc_cpu_threads_run(dev->threads, round_task, &p, (p.n + 15) / 16);
-            p.pairs = dev->rounded;
+            uint32_t n_blocks = (p.n + SC_CPU_ROUND_ROWS - 1) / SC_CPU_ROUND_ROWS;
+            p.rounded = dev->rounded;
+            if ((uint64_t)p.n * w->n_in < SC_CPU_SMALL) {
+                for (uint32_t i = 0; i < n_blocks; i++)
+                    round_task(&p, i, 0);
+            } else {
+                sc_cpu_threads_run(dev->threads, round_task, &p, n_blocks);
+            }
         }
         sc_cpu_threads_run(dev->threads, multiply_task, &p, w->n_panels * p.n_groups);
     }

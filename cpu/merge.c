@@ -15,56 +15,55 @@ struct merge_job {
     uint32_t head;
 };
 
-static void load_token(const struct sc_merge_args *a, const struct merge_job *mj, uint32_t token,
-                       bool key, float *x)
+/* K and V of the whole chunk into s->merge. */
+static void load_chunk(const struct merge_work *w, const struct merge_job *mj,
+                       struct sc_cpu_scratch *s)
 {
-    uint32_t pos = mj->job->pos0 + token;
-    const uint8_t *block =
-        sc_cpu_kv_block(a->pool, mj->job->exact_pages[pos / SC_PAGE_ENTRIES], mj->head);
-    if (key)
-        sc_cpu_kv_get_k(a->pool, block, pos % SC_PAGE_ENTRIES, x);
-    else
-        sc_cpu_kv_get_v(a->pool, block, pos % SC_PAGE_ENTRIES, x);
+    const struct sc_merge_args *a = w->a;
+    for (uint32_t i = 0, n; i < mj->job->m; i += n) {
+        uint32_t pos = mj->job->pos0 + i, slot = pos % SC_PAGE_ENTRIES;
+        n = SC_PAGE_ENTRIES - slot < mj->job->m - i ? SC_PAGE_ENTRIES - slot : mj->job->m - i;
+        w->dev->kernels.entries_to_rows(
+            a->pool,
+            sc_cpu_kv_block(a->pool, mj->job->exact_pages[pos / SC_PAGE_ENTRIES], mj->head), slot,
+            n, s->merge.k + i * a->head_dim, s->merge.v + i * a->head_dim);
+    }
 }
 
-static void add_token(const struct sc_merge_args *a, const struct merge_job *mj, uint32_t token,
-                      bool key, struct sc_cpu_scratch *s)
+/* Cores of all clusters into s->merge, and how many members each has. Members are added in order of
+ * their positions. */
+static void represent(const struct merge_work *w, const struct merge_job *mj,
+                      struct sc_cpu_scratch *s)
 {
-    float *sum = key ? s->merge.k : s->merge.v;
-    load_token(a, mj, token, key, s->merge.x);
-    for (uint32_t d = 0; d < a->head_dim; d++)
-        sum[d] += s->merge.x[d];
-}
+    const struct sc_merge_args *a = w->a;
+    const uint32_t hd = a->head_dim;
+    uint32_t chosen[SC_CHUNK_MAX];
 
-/* K and V of cluster c into s->merge; returns the number of members. */
-static uint32_t represent(const struct sc_merge_args *a, const struct merge_job *mj, uint32_t c,
-                          struct sc_cpu_scratch *s)
-{
-    uint32_t n = 0, chosen = mj->seeds[c];
-
-    memset(s->merge.k, 0, sizeof(s->merge.k));
-    memset(s->merge.v, 0, sizeof(s->merge.v));
+    memset(s->merge.members, 0, mj->count * sizeof(s->merge.members[0]));
+    memset(s->merge.core_k, 0, (size_t)mj->count * hd * sizeof(float));
+    memset(s->merge.core_v, 0, (size_t)mj->count * hd * sizeof(float));
+    for (uint32_t c = 0; c < mj->count; c++)
+        chosen[c] = mj->seeds[c];
     for (uint32_t i = 0; i < mj->job->m; i++) {
-        if (mj->labels[i] != c)
-            continue;
-        n++;
+        uint32_t c = mj->labels[i];
+        float *core_k = s->merge.core_k + c * hd, *core_v = s->merge.core_v + c * hd;
+        s->merge.members[c]++;
         if (a->representative == SC_REP_LAST)
-            chosen = i;
-        if (a->representative == SC_REP_MEAN) {
-            add_token(a, mj, i, true, s);
-            add_token(a, mj, i, false, s);
+            chosen[c] = i;
+        for (uint32_t d = 0; a->representative == SC_REP_MEAN && d < hd; d++) {
+            core_k[d] += s->merge.k[i * hd + d];
+            core_v[d] += s->merge.v[i * hd + d];
         }
     }
-    if (a->representative != SC_REP_MEAN) {
-        load_token(a, mj, chosen, true, s->merge.k);
-        load_token(a, mj, chosen, false, s->merge.v);
-        return n;
+    for (uint32_t c = 0; c < mj->count; c++) {
+        float *core_k = s->merge.core_k + c * hd, *core_v = s->merge.core_v + c * hd;
+        float n = (float)s->merge.members[c];
+        for (uint32_t d = 0; d < hd; d++) {
+            bool mean = a->representative == SC_REP_MEAN;
+            core_k[d] = mean ? core_k[d] / n : s->merge.k[chosen[c] * hd + d];
+            core_v[d] = mean ? core_v[d] / n : s->merge.v[chosen[c] * hd + d];
+        }
     }
-    for (uint32_t d = 0; d < a->head_dim; d++) {
-        s->merge.k[d] /= (float)n;
-        s->merge.v[d] /= (float)n;
-    }
-    return n;
 }
 
 static void merge_task(void *ctx, uint32_t task, uint32_t thread)
@@ -83,20 +82,20 @@ static void merge_task(void *ctx, uint32_t task, uint32_t thread)
     mj.labels = a->labels + at;
     mj.seeds = a->seeds + at;
     mj.count = a->counts[index * a->n_planes + plane];
+    load_chunk(w, &mj, s);
+    represent(w, &mj, s);
     for (uint32_t c = 0; c < mj.n_cores; c++) {
+        static const float zeros[SC_CPU_HEAD_DIM_MAX];
         uint32_t entry = mj.job->core0 + c, slot = entry % SC_PAGE_ENTRIES;
         uint8_t *block =
             sc_cpu_kv_block(a->pool, mj.job->core_pages[entry / SC_PAGE_ENTRIES], head);
-        float bias = -INFINITY;
-        if (c < mj.count) {
-            uint32_t n = represent(a, &mj, c, s);
-            bias = a->log_bias ? w->dev->log_count[n] : 0.0f;
-        } else {
-            memset(s->merge.k, 0, sizeof(s->merge.k));
-            memset(s->merge.v, 0, sizeof(s->merge.v));
-        }
-        sc_cpu_kv_put_k(a->pool, block, slot, s->merge.k);
-        sc_cpu_kv_put_v(a->pool, block, slot, s->merge.v);
+        bool real = c < mj.count; /* a head may have fewer clusters than the job has entries */
+        float bias = !real         ? -INFINITY
+                     : a->log_bias ? w->dev->log_count[s->merge.members[c]]
+                                   : 0.0f;
+        w->dev->kernels.put_entry(a->pool, block, slot,
+                                  real ? s->merge.core_k + c * a->head_dim : zeros,
+                                  real ? s->merge.core_v + c * a->head_dim : zeros);
         sc_cpu_kv_bias(a->pool, block)[slot] = bias;
     }
 }

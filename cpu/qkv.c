@@ -44,6 +44,7 @@ enum sc_status sc_cpu_rope_angles(struct sc_backend *be, const uint32_t *positio
 struct qkv_work {
     const struct sc_cpu_device *dev;
     const struct sc_qkv_args *a;
+    uint32_t task_rows;
 };
 
 /* Normalises and rotates one head in place. */
@@ -55,14 +56,12 @@ static void place_head(const struct qkv_work *w, float *x, const float *norm, co
     w->dev->kernels.rotate(x, angles, a->head_dim);
 }
 
-static void qkv_row(void *ctx, uint32_t i, uint32_t thread)
+static void qkv_row(const struct qkv_work *w, uint32_t i)
 {
-    const struct qkv_work *w = ctx;
     const struct sc_qkv_args *a = w->a;
     uint32_t hd = a->head_dim;
     float *row = a->qkv + (size_t)i * (a->n_heads + 2 * a->n_kv_heads) * hd;
     const float *angles = a->angles + (size_t)i * hd;
-    (void)thread;
 
     for (uint32_t h = 0; h < a->n_heads; h++)
         place_head(w, row + h * hd, a->q_norm, angles);
@@ -70,15 +69,23 @@ static void qkv_row(void *ctx, uint32_t i, uint32_t thread)
         float *k = row + (a->n_heads + h) * hd, *v = k + a->n_kv_heads * hd;
         uint8_t *block = sc_cpu_kv_block(a->pool, a->pages[i], h);
         place_head(w, k, a->k_norm, angles);
-        sc_cpu_kv_put_k(a->pool, block, a->slots[i], k);
-        sc_cpu_kv_put_v(a->pool, block, a->slots[i], v);
+        w->dev->kernels.put_entry(a->pool, block, a->slots[i], k, v);
         sc_cpu_kv_bias(a->pool, block)[a->slots[i]] = 0.0f;
     }
 }
 
+static void qkv_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct qkv_work *w = ctx;
+    uint32_t row = task * w->task_rows, left = w->a->n_rows - row;
+    (void)thread;
+    for (uint32_t end = row + (left < w->task_rows ? left : w->task_rows); row < end; row++)
+        qkv_row(w, row);
+}
+
 enum sc_status sc_cpu_qkv(struct sc_backend *be, const struct sc_qkv_args *a, struct sc_err *err)
 {
-    struct qkv_work w = {sc_cpu_device(be), a};
+    struct qkv_work w = {sc_cpu_device(be), a, 1};
     enum sc_status st = sc_cpu_check_pool("qkv", a->pool, a->n_kv_heads, a->head_dim, err);
     if (st == SC_OK)
         st = sc_cpu_check_pages("qkv", a->pool, a->pages, 0, a->n_rows, err);
@@ -94,9 +101,13 @@ enum sc_status sc_cpu_qkv(struct sc_backend *be, const struct sc_qkv_args *a, st
     }
     if ((uint64_t)a->n_rows * a->n_heads * a->head_dim < SC_CPU_SMALL) {
         for (uint32_t i = 0; i < a->n_rows; i++)
-            qkv_row(&w, i, 0);
+            qkv_row(&w, i);
     } else {
-        sc_cpu_threads_run(w.dev->threads, qkv_row, &w, a->n_rows);
+        /* Neighbours share the cache lines of a page: a prompt's rows go by the page. */
+        uint32_t share = a->n_rows / sc_cpu_threads_count(w.dev->threads);
+        w.task_rows = share == 0 ? 1 : share < SC_PAGE_ENTRIES ? share : SC_PAGE_ENTRIES;
+        sc_cpu_threads_run(w.dev->threads, qkv_task, &w,
+                           (a->n_rows + w.task_rows - 1) / w.task_rows);
     }
     return SC_OK;
 }

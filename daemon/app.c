@@ -16,6 +16,7 @@
 #include "daemon/keys.h"
 #include "daemon/plugin.h"
 #include "daemon/run_request.h"
+#include "daemon/sdnotify.h"
 #include "daemon/services.h"
 #include "daemon/svc_events.h"
 #include "daemon/symbols.h"
@@ -23,6 +24,7 @@
 #include "shard/calibrate.h"
 
 #define WARM_UP_SECONDS 600
+#define PROGRESS_US     2000000u
 
 enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app, struct sc_err *err)
 {
@@ -110,6 +112,17 @@ static uint32_t snapshots_of(const struct sc_config *config, const struct sc_mod
     return n < 64 ? 64 : n > 16384 ? 16384 : (uint32_t)n;
 }
 
+/* Called by every rank's thread; rank 0 speaks for all, every few seconds. */
+static void on_load(void *ctx, uint32_t rank, uint32_t done, uint32_t total)
+{
+    struct sc_app *app = ctx;
+    if (rank != 0 || sc_now_us() < app->next_progress_us)
+        return;
+    app->next_progress_us = sc_now_us() + PROGRESS_US;
+    sc_notice("loading weights", "layers=%u of=%u", done, total);
+    sc_notify_status("loading weights, layer %u of %u", done, total);
+}
+
 static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
 {
     const struct sc_config *config = app->config;
@@ -126,13 +139,21 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         .kv_bytes = config->kv_memory_bytes,
         .kv_dtype = config->kv_dtype,
         .weight_dtype = config->weight_dtype,
+        .math = config->math,
+        .on_load = on_load,
+        .on_load_ctx = app,
     };
     enum sc_status st = choose_backend(config, &opts.open_backend, err);
 
+    app->next_progress_us = sc_now_us() + PROGRESS_US;
     if (st == SC_OK)
         st = sc_engine_open(&opts, &app->engine, err);
     if (st == SC_OK)
         sc_engine_get_info(app->engine, &app->engine_info);
+    if (st == SC_OK && app->engine_info.weight_error > 0.0)
+        sc_notice("weights rounded", "dtype=%s relative_error=%.4f worst_matrix=%.4f",
+                  sc_dtype_name(config->weight_dtype), app->engine_info.weight_error,
+                  app->engine_info.weight_error_worst);
     return st;
 }
 

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/backend.h"
 #include "base/dtype.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -43,6 +44,7 @@ struct sc_config {
     uint32_t max_seqs, prefill_tokens;
     uint32_t max_context; /* 0: the model's */
     enum sc_dtype weight_dtype;
+    enum sc_math math;
 
     uint64_t kv_memory_bytes; /* of each rank */
     enum sc_dtype kv_dtype;

@@ -6,6 +6,8 @@
 static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
 static const char *const kv_modes[] = {"auto", "exact", "compressed", NULL};
 static const char *const dtypes[] = {"f32", "bf16", NULL};
+static const char *const weight_dtypes[] = {"f32", "bf16", "int8", NULL};
+static const char *const maths[] = {"auto", "f32", "bf16", NULL};
 static const char *const levels[] = {"error", "warning", "notice", "info", "debug", NULL};
 static const char *const formats[] = {"text", "json", NULL};
 
@@ -40,7 +42,8 @@ const struct sc_config_key sc_config_keys[] = {
     {"engine.prefill_tokens", SC_CONFIG_UINT, AT(prefill_tokens), 16, SC_STEP_TOKENS_MAX, NULL,
      "512", false},
     {"engine.max_context", SC_CONFIG_UINT, AT(max_context), 0, SC_CONTEXT_MAX, NULL, "0", false},
-    {"engine.weight_dtype", SC_CONFIG_CHOICE, AT(weight_dtype), 0, 0, dtypes, "bf16", false},
+    {"engine.weight_dtype", SC_CONFIG_CHOICE, AT(weight_dtype), 0, 0, weight_dtypes, "bf16", false},
+    {"engine.math", SC_CONFIG_CHOICE, AT(math), 0, 0, maths, "auto", false},
     {"engine.stuck_after", SC_CONFIG_DURATION, AT(stuck_after_us), SECOND, DAY, NULL, "60s", false},
 
     {"kv.memory", SC_CONFIG_SIZE, AT(kv_memory_bytes), KIB *KIB, 1024 * 1024 * GIB, NULL, "1GiB",
@@ -81,6 +84,9 @@ const struct sc_config_key sc_config_keys[] = {
 };
 const size_t sc_config_n_keys = SC_ARRAY_LEN(sc_config_keys);
 
-_Static_assert(SC_DTYPE_F32 == 0 && SC_DTYPE_BF16 == 1, "dtypes follow the enum");
+_Static_assert(SC_DTYPE_F32 == 0 && SC_DTYPE_BF16 == 1 && SC_DTYPE_I8 == 2,
+               "dtypes follow the enum");
+_Static_assert(SC_MATH_AUTO == 0 && SC_MATH_F32 == 1 && SC_MATH_BF16 == 2, "maths follow the enum");
+_Static_assert(sizeof(enum sc_math) == sizeof(int), "choices are stored as int");
 _Static_assert(sizeof(enum sc_dtype) == sizeof(int) && sizeof(enum sc_log_level) == sizeof(int),
                "choices are stored as int");

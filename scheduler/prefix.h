@@ -41,14 +41,17 @@ void sc_prefix_reset(struct sc_prefix *p); /* forgets every snapshot: the engine
 struct sc_prefix_root {
     struct sc_hash key, recipe_id;
     char ns[SC_NAMESPACE_BYTES_MAX + 1];
-    uint32_t offset; /* blocks end at offset + multiples of the block */
+    /* Blocks end at offset + multiples of the block, as what is compressed does. The first one is
+     * whole, the second shorter: nothing is compressed there, and prompts are not cut for it. */
+    uint32_t offset;
     bool compressed;
 };
 struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct sc_hash *recipe_id,
                                      const char *ns, const struct sc_recipe *recipe,
                                      uint32_t prompt_len);
-/* The first end of a block after pos. */
+/* The first end of a block after pos, and the last one at or before it; 0 begins the first. */
 uint32_t sc_prefix_boundary(const struct sc_prefix_root *root, uint32_t pos);
+uint32_t sc_prefix_boundary_before(const struct sc_prefix_root *root, uint32_t pos);
 /* The keys of the blocks of tokens [n] that end after `after`, at most cap. Returns how many. */
 uint32_t sc_prefix_keys(const struct sc_prefix_root *root, const int32_t *tokens, uint32_t n,
                         uint32_t after, struct sc_hash *keys, uint32_t cap);

@@ -30,9 +30,17 @@ struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct s
 
 uint32_t sc_prefix_boundary(const struct sc_prefix_root *root, uint32_t pos)
 {
-    if (pos < root->offset)
-        return root->offset;
+    if (pos < SC_PREFIX_BLOCK)
+        return SC_PREFIX_BLOCK;
     return root->offset + ((pos - root->offset) / SC_PREFIX_BLOCK + 1) * SC_PREFIX_BLOCK;
+}
+
+uint32_t sc_prefix_boundary_before(const struct sc_prefix_root *root, uint32_t pos)
+{
+    if (pos < SC_PREFIX_BLOCK)
+        return 0;
+    uint32_t before = pos - (pos - root->offset) % SC_PREFIX_BLOCK;
+    return before < SC_PREFIX_BLOCK ? SC_PREFIX_BLOCK : before;
 }
 
 struct sc_hash sc_prefix_child_key(const struct sc_hash *parent, const int32_t *tokens, uint32_t n)

@@ -392,7 +392,9 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
         .clock_ctx = opts->clock_ctx,
         .sharing = !opts->no_sharing && info.max_snaps > 0,
         .calibrated = calibration != NULL,
-        .recipe_context = {.kv_dtype = info.kv_dtype, .weight_dtype = info.weight_dtype}};
+        .recipe_context = {.kv_dtype = info.kv_dtype,
+                           .weight_dtype = info.weight_dtype,
+                           .arithmetic = info.arithmetic}};
     if (calibration != NULL)
         s->limits.recipe_context.calibration = sc_calibration_hash(calibration);
     s->manual = opts->manual;

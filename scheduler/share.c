@@ -121,11 +121,7 @@ void sc_share_attach(struct sc_sched *s, struct sc_request *r)
         find_leader(s, r);
     if (r->n_fed >= r->n_prompt)
         return;
-    uint32_t block = r->n_fed;
-    if (block < r->root.offset)
-        block = 0;
-    else
-        block -= (block - r->root.offset) % SC_PREFIX_BLOCK;
+    uint32_t block = sc_prefix_boundary_before(&r->root, r->n_fed);
     r->path = sc_prefix_hold(s->prefix, &r->root, r->tokens, block, now);
 }
 

@@ -1,5 +1,6 @@
 #include "shard/engine.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -32,6 +33,7 @@ struct sc_engine {
     uint64_t steps, generation;
     uint8_t *slot_seen; /* [max_seqs], scratch of check_plan: what the plan does to each slot */
     char backend[96];   /* what rank 0's device says of itself */
+    uint32_t arithmetic;
 
     pthread_mutex_t mu; /* guards what follows */
     pthread_cond_t posted, done;
@@ -154,8 +156,9 @@ static enum sc_status check_opts(const struct sc_engine_opts *o, struct sc_err *
     if (o->kv_dtype != SC_DTYPE_F32 && o->kv_dtype != SC_DTYPE_BF16)
         return sc_fail(err, SC_EINVAL, "kv dtype: %s, must be f32 or bf16",
                        sc_dtype_name(o->kv_dtype));
-    if (o->weight_dtype != SC_DTYPE_F32 && o->weight_dtype != SC_DTYPE_BF16)
-        return sc_fail(err, SC_EINVAL, "weight dtype: %s, must be f32 or bf16",
+    if (o->weight_dtype != SC_DTYPE_F32 && o->weight_dtype != SC_DTYPE_BF16 &&
+        o->weight_dtype != SC_DTYPE_I8)
+        return sc_fail(err, SC_EINVAL, "weight dtype: %s, must be f32, bf16 or int8",
                        sc_dtype_name(o->weight_dtype));
     return SC_OK;
 }
@@ -215,6 +218,7 @@ enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engin
     e->ranks_open = true;
     struct sc_backend *be = e->workers[0].rank.be;
     be->ops->describe(be, e->backend, sizeof(e->backend));
+    e->arithmetic = be->arithmetic;
     *ret_engine = e;
     return SC_OK;
 }
@@ -257,9 +261,18 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
         .generation = e->generation,
         .kv_dtype = e->opts.kv_dtype,
         .weight_dtype = e->opts.weight_dtype,
+        .arithmetic = e->arithmetic,
     };
-    for (uint32_t r = 0; r < e->opts.n_ranks; r++)
-        info.weight_bytes += e->workers[r].rank.weights.source_bytes;
+    double error2 = 0.0, norm2 = 0.0, worst = 0.0;
+    for (uint32_t r = 0; r < e->opts.n_ranks; r++) {
+        const struct sc_weights *w = &e->workers[r].rank.weights;
+        info.weight_bytes += w->source_bytes;
+        error2 += w->error2;
+        norm2 += w->norm2;
+        worst = w->worst > worst ? w->worst : worst;
+    }
+    info.weight_error = norm2 > 0.0 ? sqrt(error2 / norm2) : 0.0;
+    info.weight_error_worst = sqrt(worst);
     memcpy(info.backend, e->backend, sizeof(info.backend));
     *ret_info = info;
 }

@@ -36,7 +36,11 @@ struct sc_engine_opts {
     uint32_t max_snaps;         /* snapshots held at once; 0: none */
     uint64_t kv_bytes;          /* memory for pages, of each rank */
     enum sc_dtype kv_dtype;     /* F32 or BF16 */
-    enum sc_dtype weight_dtype; /* F32 or BF16 */
+    enum sc_dtype weight_dtype; /* F32, BF16 or I8 */
+    enum sc_math math;
+    /* NULL, or told by each rank's thread how many of its layers are loaded. */
+    void (*on_load)(void *ctx, uint32_t rank, uint32_t done, uint32_t total);
+    void *on_load_ctx;
 };
 
 enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engine **ret_engine,
@@ -52,6 +56,9 @@ struct sc_engine_info {
     uint64_t weight_bytes; /* source bytes of all ranks' slices */
     uint64_t steps, generation;
     enum sc_dtype kv_dtype, weight_dtype;
+    uint32_t arithmetic; /* sc_backend.arithmetic */
+    double weight_error; /* relative rms of weights as kept against the checkpoint; 0 when exact */
+    double weight_error_worst; /* of one matrix */
     char backend[96];
 };
 void sc_engine_get_info(const struct sc_engine *engine, struct sc_engine_info *ret_info);

@@ -137,7 +137,8 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
                                             .n_ranks = opts->n_ranks,
                                             .n_threads = opts->n_threads,
                                             .device = (int)rank_no,
-                                            .pin_threads = opts->pin_threads};
+                                            .pin_threads = opts->pin_threads,
+                                            .math = opts->math};
     enum sc_status st;
 
     *rank = (struct sc_rank){.rank = rank_no,
@@ -151,8 +152,7 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
     if (st == SC_OK)
         st = opts->open_backend(&be_opts, &rank->be, err);
     if (st == SC_OK)
-        st = sc_weights_open(rank->be, opts->model, &rank->slice, opts->weight_dtype,
-                             &rank->weights, err);
+        st = sc_weights_open(rank, &rank->weights, err);
     if (st == SC_OK)
         st = open_pool(rank, err);
     if (st == SC_OK)

@@ -39,11 +39,14 @@ struct sc_weights {
     float *final_norm;
     struct sc_matrix *lm_head;
     uint64_t source_bytes; /* of this slice in the checkpoint */
+    double error2, norm2;  /* sums over all matrices, see matrix_error */
+    double worst;          /* largest error2 / norm2 of one matrix */
 };
 
-enum sc_status sc_weights_open(struct sc_backend *be, const struct sc_model *model,
-                               const struct sc_slice *slice, enum sc_dtype store,
-                               struct sc_weights *ret_weights, struct sc_err *err) SC_MUST_CHECK;
+/* rank: its backend, options and slice are set. */
+struct sc_rank;
+enum sc_status sc_weights_open(const struct sc_rank *rank, struct sc_weights *ret_weights,
+                               struct sc_err *err) SC_MUST_CHECK;
 void sc_weights_close(struct sc_backend *be, uint32_t n_layers, struct sc_weights *weights);
 
 /* Page tables of one layer of one sequence. exact_pages is indexed by position / SC_PAGE_ENTRIES.

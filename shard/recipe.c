@@ -84,6 +84,7 @@ struct sc_hash sc_recipe_id(const struct sc_recipe *r, const struct sc_recipe_co
     sc_hasher_str(&h, "semanticache recipe 1");
     sc_hasher_u32(&h, context->kv_dtype);
     sc_hasher_u32(&h, context->weight_dtype);
+    sc_hasher_u32(&h, context->arithmetic);
     sc_hasher_u32(&h, r->mode);
     if (r->mode == SC_KV_EXACT)
         return sc_hasher_end(&h);

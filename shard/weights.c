@@ -57,6 +57,7 @@ struct loader {
     const struct sc_slice *slice;
     enum sc_dtype store;
     uint64_t source_bytes;
+    double error2, norm2, worst;
     enum sc_status st;
     struct sc_err *err;
 };
@@ -136,6 +137,14 @@ static struct sc_matrix *open_matrix(struct loader *ld, const struct sc_matrix_p
     if (ld->st == SC_OK)
         ld->st =
             ld->be->ops->matrix_open(ld->be, parts, n_parts, n_in, bias, ld->store, &m, ld->err);
+    if (m != NULL && ld->be->ops->matrix_error != NULL) {
+        double error2 = 0.0, norm2 = 0.0;
+        ld->be->ops->matrix_error(m, &error2, &norm2);
+        ld->error2 += error2;
+        ld->norm2 += norm2;
+        if (norm2 > 0.0 && error2 / norm2 > ld->worst)
+            ld->worst = error2 / norm2;
+    }
     return m;
 }
 
@@ -220,12 +229,15 @@ static void load_layer(struct loader *ld, uint32_t layer, struct sc_layer *w)
     w->down = open_matrix(ld, parts, 1, s->ffn, NULL);
 }
 
-enum sc_status sc_weights_open(struct sc_backend *be, const struct sc_model *model,
-                               const struct sc_slice *slice, enum sc_dtype store,
-                               struct sc_weights *ret_weights, struct sc_err *err)
+enum sc_status sc_weights_open(const struct sc_rank *rank, struct sc_weights *ret_weights,
+                               struct sc_err *err)
 {
-    const struct sc_model_config *c = &model->config;
-    struct loader ld = {.be = be, .model = model, .slice = slice, .store = store, .err = err};
+    struct sc_backend *be = rank->be;
+    const struct sc_engine_opts *opts = rank->opts;
+    const struct sc_slice *slice = &rank->slice;
+    const struct sc_model_config *c = &opts->model->config;
+    struct loader ld = {
+        .be = be, .model = opts->model, .slice = slice, .store = opts->weight_dtype, .err = err};
     struct sc_weights w = {0};
     struct sc_tensor_view v;
     struct sc_matrix_part head;
@@ -236,13 +248,19 @@ enum sc_status sc_weights_open(struct sc_backend *be, const struct sc_model *mod
     if (view(&ld, "model.embed_tokens.weight", c->vocab, c->hidden, &v))
         ld.st = be->ops->embedding_open(be, v.data, v.dtype, slice->vocab0, slice->n_vocab,
                                         c->hidden, &w.embedding, err);
-    for (uint32_t l = 0; l < c->n_layers && ld.st == SC_OK; l++)
+    for (uint32_t l = 0; l < c->n_layers && ld.st == SC_OK; l++) {
         load_layer(&ld, l, &w.layers[l]);
+        if (opts->on_load != NULL && ld.st == SC_OK)
+            opts->on_load(opts->on_load_ctx, rank->rank, l + 1, c->n_layers);
+    }
     w.final_norm = load_vector(&ld, "model.norm.weight", c->hidden);
     head = part(&ld, c->tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", c->vocab,
                 c->hidden, slice->vocab0, slice->n_vocab, 0, c->hidden);
     w.lm_head = open_matrix(&ld, &head, 1, c->hidden, NULL);
     w.source_bytes = ld.source_bytes;
+    w.error2 = ld.error2;
+    w.norm2 = ld.norm2;
+    w.worst = ld.worst;
     if (ld.st != SC_OK) {
         sc_weights_close(be, c->n_layers, &w);
         return ld.st;

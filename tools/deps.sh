@@ -8,7 +8,7 @@ packages=(
     libjansson-dev libsodium-dev libconfig-dev libpcre2-dev libutf8proc-dev zlib1g-dev libsystemd-dev
     libhiredis-dev
     libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler grpc-proto
-    libcmocka-dev libopenblas-dev redis-server
+    libcmocka-dev libopenblas-dev redis-server valgrind
     python3 python3-grpcio python3-protobuf
 )
 

@@ -47,6 +47,15 @@ def size(count):
         count /= 1024
 
 
+def milliseconds(us):
+    return f"{us / 1e3:.1f} ms"
+
+
+def is_warm(reply):
+    """Most of the prompt was read for an earlier question."""
+    return reply["usage"]["cached_tokens"] > reply["usage"]["prompt_tokens"] / 2
+
+
 def row(mode, reply, right):
     receipt, timings = reply["receipt"], reply["timings"]
     verdict = "" if right is None else ("right" if plain(reply["text"]) == plain(right) else "WRONG")
@@ -57,29 +66,34 @@ def row(mode, reply, right):
         "entries": f"{receipt['physical_entries']}/{receipt['exact_entries']}",
         "ratio": f"{receipt['ratio']:.3f}",
         "KV memory": size(reply["kv_bytes"]) if "kv_bytes" in reply else "?",
-        "TTFT": f"{timings['ttft_us'] / 1e6:.2f} s",
+        "cached": reply["usage"]["cached_tokens"],
+        "TTFT": milliseconds(timings["ttft_us"]),
         "tokens/s": f"{reply['decode_tokens_per_s']:.0f}" if reply["decode_tokens_per_s"] else "-",
     }
 
 
 def print_table(rows):
     names = list(rows[0])
-    widths = {n: max(len(n), *(len(r[n]) for r in rows)) for n in names}
+    widths = {n: max(len(n), *(len(str(r[n])) for r in rows)) for n in names}
     print("  ".join(n.ljust(widths[n]) for n in names).rstrip())
     print("  ".join("-" * widths[n] for n in names))
     for r in rows:
-        print("  ".join(r[n].ljust(widths[n]) for n in names).rstrip())
+        print("  ".join(str(r[n]).ljust(widths[n]) for n in names).rstrip())
 
 
 def speed(replies):
     """Short answers make single rates noisy: all of a mode together."""
-    ttft = statistics.median(r["timings"]["ttft_us"] for r in replies) / 1e6
+    ttfts = []
+    for name, warm in (("cold", False), ("warm", True)):
+        times = [r["timings"]["ttft_us"] for r in replies if is_warm(r) == warm]
+        if times:
+            ttfts.append(f"{name} {milliseconds(statistics.median(times))}")
     # The first token of an answer belongs to the prefill.
     tokens = sum(max(r["usage"]["completion_tokens"] - 1, 0) for r in replies)
     seconds = sum(r["timings"]["decode_us"] for r in replies) / 1e6
     ratio = statistics.mean(r["receipt"]["ratio"] for r in replies)
     rate = f", {tokens / seconds:.0f} tokens/s over {tokens} tokens" if seconds > 0 and tokens else ""
-    return f"{ratio:.3f} of the entries; median TTFT {ttft:.2f} s{rate}"
+    return f"{ratio:.3f} of the entries; median TTFT {', '.join(ttfts)}{rate}"
 
 
 def main():

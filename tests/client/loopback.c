@@ -9,10 +9,13 @@
 #include <grpc/support/alloc.h>
 #include <grpc/support/time.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define TIMEOUT_S 20.0
 
 enum tag { TAG_CALL = 1, TAG_RECV, TAG_SEND, TAG_CLOSE, TAG_STATUS, TAG_SHUTDOWN, N_TAGS };
 
@@ -181,7 +184,11 @@ static void *serve(void *ctx)
 struct loopback *loopback_start(loopback_fn *respond_fn, void *ctx)
 {
     struct loopback *s = calloc(1, sizeof(*s));
+    sigset_t set;
     SC_ASSERT(s != NULL);
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGINT);
+    (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
     s->respond = respond_fn;
     s->ctx = ctx;
     grpc_init();
@@ -225,4 +232,18 @@ const char *loopback_authorization(const struct loopback *s)
 unsigned loopback_cancelled(struct loopback *s)
 {
     return atomic_load(&s->n_cancelled);
+}
+
+int loopback_setup(loopback_fn *respond_fn, void *ctx, struct loopback **ret_server,
+                   struct sc_rpc **ret_rpc)
+{
+    struct sc_err err = SC_ERR_INIT;
+    *ret_server = loopback_start(respond_fn, ctx);
+    return sc_rpc_open(loopback_address(*ret_server), TIMEOUT_S, ret_rpc, &err) == SC_OK ? 0 : -1;
+}
+
+void loopback_teardown(struct loopback *s, struct sc_rpc *rpc)
+{
+    sc_rpc_close(rpc);
+    loopback_stop(s);
 }

@@ -5,10 +5,10 @@
 #ifndef SC_TESTS_CLIENT_LOOPBACK_H
 #define SC_TESTS_CLIENT_LOOPBACK_H
 
-#include <protobuf-c/protobuf-c.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "client/rpc.h"
 
 #define LOOPBACK_MESSAGES_MAX 16
 
@@ -28,11 +28,18 @@ typedef void loopback_fn(void *ctx, const char *method, const uint8_t *request, 
 
 struct loopback;
 
+/* Blocks SIGINT in the calling thread: the server's threads, which inherit it, leave signals to the
+ * client. */
 struct loopback *loopback_start(loopback_fn *respond, void *ctx);
 void loopback_stop(struct loopback *server);
 const char *loopback_address(const struct loopback *server);
 /* The call's `authorization` metadata, "" without; for respond. */
 const char *loopback_authorization(const struct loopback *server);
 unsigned loopback_cancelled(struct loopback *server); /* calls that the client cancelled */
+
+/* A server and a connection to it, as fixtures of cmocka need them: 0, or -1. */
+int loopback_setup(loopback_fn *respond, void *ctx, struct loopback **ret_server,
+                   struct sc_rpc **ret_rpc);
+void loopback_teardown(struct loopback *server, struct sc_rpc *rpc);
 
 #endif

@@ -1,7 +1,6 @@
 #include "client/bench_report.h"
 #include "tests/client/loopback.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -21,7 +20,8 @@ struct fixture {
     unsigned n_calls, refuse_every; /* 0: none */
     bool hang, interrupt, no_final, fail_to_make;
     uint64_t indexes[64];
-    uint32_t cancel_after;
+    uint32_t cancel_after, deadline_ms, deadline_every; /* the first of so many has one */
+    int code;                                           /* ends every call */
     Semanticache__V1__GenerateStreamResponse delta_event, final_event;
     Semanticache__V1__Delta delta;
     Semanticache__V1__Final final;
@@ -50,6 +50,7 @@ static void respond(void *ctx, const char *method, const uint8_t *request, size_
     answer->messages[N_DELTAS] = &f->final_event.base;
     answer->n_messages = f->hang || f->no_final ? N_DELTAS : N_DELTAS + 1;
     answer->hang = f->hang;
+    answer->code = f->code;
 }
 
 static int setup(void **state)
@@ -58,6 +59,7 @@ static int setup(void **state)
     if (f == NULL)
         return -1;
     f->cancel_after = SC_LOAD_NO_CANCEL;
+    f->deadline_every = 1;
     semanticache__v1__generate_stream_response__init(&f->delta_event);
     semanticache__v1__generate_stream_response__init(&f->final_event);
     semanticache__v1__delta__init(&f->delta);
@@ -73,16 +75,14 @@ static int setup(void **state)
     f->final.usage = &f->usage;
     f->final_event.final = &f->final;
     f->final_event.event_case = SEMANTICACHE__V1__GENERATE_STREAM_RESPONSE__EVENT_FINAL;
-    f->server = loopback_start(respond, f);
     *state = f;
-    return sc_rpc_open(loopback_address(f->server), 20.0, &f->rpc, &f->err) == SC_OK ? 0 : -1;
+    return loopback_setup(respond, f, &f->server, &f->rpc);
 }
 
 static int teardown(void **state)
 {
     struct fixture *f = *state;
-    sc_rpc_close(f->rpc);
-    loopback_stop(f->server);
+    loopback_teardown(f->server, f->rpc);
     free(f);
     return 0;
 }
@@ -95,6 +95,8 @@ static enum sc_status make(void *ctx, uint64_t index, struct sc_load_request *re
         return sc_fail(err, SC_ENOMEM, "no more");
     f->indexes[index % SC_ARRAY_LEN(f->indexes)]++;
     request->cancel_after = f->cancel_after;
+    if (index % f->deadline_every == 0)
+        request->deadline_ms = f->deadline_ms;
     return SC_OK;
 }
 
@@ -179,6 +181,65 @@ static void cancels_that_were_asked_for_are_no_errors(void **state)
     for (int ms = 0; loopback_cancelled(f->server) < 6 && ms < 5000; ms += 10)
         (void)usleep(10000);
     assert_int_equal(loopback_cancelled(f->server), 6);
+    sc_load_result_fini(&r);
+}
+
+static void deadlines_that_were_asked_for_are_no_errors(void **state)
+{
+    struct fixture *f = *state;
+    struct sc_load_result r;
+    char *text = NULL;
+    size_t len = 0;
+    f->hang = true;
+    f->deadline_ms = 30;
+    assert_int_equal(run(f, (struct sc_load_opts){.n_streams = 1, .n_requests = 4}, &r), SC_OK);
+    assert_int_equal(r.n_deadlines, 4);
+    assert_int_equal(r.n_expired, 4);
+    assert_int_equal(r.n_failed, 0);
+    assert_int_equal(r.past_deadline.n, 4);
+    assert_true(r.wall_s >= 4 * 0.028);
+    for (int ms = 0; loopback_cancelled(f->server) < 4 && ms < 5000; ms += 10)
+        (void)usleep(10000);
+    assert_int_equal(loopback_cancelled(f->server), 4);
+    FILE *out = open_memstream(&text, &len);
+    assert_non_null(out);
+    sc_load_print(out, &r);
+    assert_int_equal(fclose(out), 0);
+    assert_non_null(strstr(text, "\ndeadlines   4 set, 4 ended there as asked\n"));
+    assert_non_null(strstr(text, "\npast deadline       4 "));
+    free(text);
+    json_t *json = sc_load_json(&r);
+    assert_int_equal(json_integer_value(json_object_get(json, "deadlines")), 4);
+    assert_int_equal(json_integer_value(json_object_get(json, "expired")), 4);
+    json_decref(json);
+    sc_load_result_fini(&r);
+}
+
+static void a_deadline_is_that_of_its_request_alone(void **state)
+{
+    struct fixture *f = *state;
+    struct sc_load_result r;
+    f->deadline_ms = 20000;
+    f->deadline_every = 3;
+    assert_int_equal(run(f, (struct sc_load_opts){.n_streams = 2, .n_requests = 9}, &r), SC_OK);
+    assert_int_equal(r.n_deadlines, 3);
+    assert_int_equal(r.n_expired, 0);
+    assert_int_equal(r.n_completed, 9);
+    sc_load_result_fini(&r);
+}
+
+static void an_end_before_the_deadline_or_without_one_is_a_failure(void **state)
+{
+    struct fixture *f = *state;
+    struct sc_load_result r;
+    f->no_final = true;
+    f->code = 4;
+    f->deadline_ms = 15000;
+    f->deadline_every = 2;
+    assert_int_equal(run(f, (struct sc_load_opts){.n_streams = 1, .n_requests = 4}, &r), SC_OK);
+    assert_int_equal(r.n_expired, 0);
+    assert_int_equal(r.n_failed, 4);
+    assert_int_equal(r.errors[4], 4);
     sc_load_result_fini(&r);
 }
 
@@ -281,6 +342,9 @@ int main(void)
         CASE(refusals_are_counted_by_status),
         CASE(a_stream_without_an_end_is_a_failure),
         CASE(cancels_that_were_asked_for_are_no_errors),
+        CASE(deadlines_that_were_asked_for_are_no_errors),
+        CASE(a_deadline_is_that_of_its_request_alone),
+        CASE(an_end_before_the_deadline_or_without_one_is_a_failure),
         CASE(a_slow_reader_waits_before_each_message),
         CASE(slow_readers_can_be_cancelled),
         CASE(arrivals_come_at_their_rate_and_end_with_the_duration),
@@ -288,10 +352,5 @@ int main(void)
         CASE(runs_that_follow_each_other_add_up),
         CASE(a_request_that_cannot_be_made_ends_the_run),
     };
-    /* The server's threads start before the client opens: they, too, must not take the signal. */
-    sigset_t set;
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGINT);
-    (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

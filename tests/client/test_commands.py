@@ -399,6 +399,16 @@ class Documents(unittest.TestCase):
         self.run_semcache("bench", "serve", "--prompt-len", "4", "--shared-prefix", "5", status=2)
         self.run_semcache("bench", "serve", "--rate", "5", status=2)
 
+    def test_bench_serve_gives_deadlines_to_the_share_asked_for(self):
+        bench = ["bench", "serve", "--streams", "4", "--requests", "60", "--prompt-len", "20", "--output-len", "2",
+                 "--deadline-percent", "40", "--deadline-ms", "5000-9000", "--seed", "5"]
+        result = self.json(*bench)
+        self.assertEqual((result["completed"], result["failed"], result["expired"]), (60, 0, 0))
+        self.assertTrue(12 <= result["deadlines"] <= 36, result["deadlines"])
+        self.assertEqual(result["config"]["deadline_ms"], [5000, 9000])
+        self.assertEqual(self.json(*bench)["deadlines"], result["deadlines"])
+        self.assertNotIn("deadlines", self.run_semcache("bench", "serve", "--prompt-len", "4").stdout)
+
     def test_bench_documents_measures_and_cleans_up(self):
         self.fake.room = 3
         bench = ["bench", "documents", "--documents", "4", "--questions", "6", "--passes", "2", "--document-len", "100",

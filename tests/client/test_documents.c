@@ -2,7 +2,6 @@
 #include "proto/optional.h"
 #include "tests/client/loopback.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -156,16 +155,14 @@ static int setup(void **state)
     if (f == NULL)
         return -1;
     script(f);
-    f->server = loopback_start(respond, f);
     *state = f;
-    return sc_rpc_open(loopback_address(f->server), 20.0, &f->rpc, &f->err) == SC_OK ? 0 : -1;
+    return loopback_setup(respond, f, &f->server, &f->rpc);
 }
 
 static int teardown(void **state)
 {
     struct fixture *f = *state;
-    sc_rpc_close(f->rpc);
-    loopback_stop(f->server);
+    loopback_teardown(f->server, f->rpc);
     free(f);
     return 0;
 }
@@ -421,10 +418,5 @@ int main(void)
         CASE(pins_are_told_as_time_left),
         CASE(the_bar_tells_bytes_then_tokens),
     };
-    /* The server's threads start before the client opens: they, too, must not take the signal. */
-    sigset_t set;
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGINT);
-    (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

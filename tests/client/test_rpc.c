@@ -2,7 +2,6 @@
 #include "client/rpc.h"
 #include "tests/client/loopback.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -97,16 +96,14 @@ static int setup(void **state)
     struct fixture *f = calloc(1, sizeof(*f));
     if (f == NULL)
         return -1;
-    f->server = loopback_start(respond, f);
     *state = f;
-    return sc_rpc_open(loopback_address(f->server), 20.0, &f->rpc, &f->err) == SC_OK ? 0 : -1;
+    return loopback_setup(respond, f, &f->server, &f->rpc);
 }
 
 static int teardown(void **state)
 {
     struct fixture *f = *state;
-    sc_rpc_close(f->rpc);
-    loopback_stop(f->server);
+    loopback_teardown(f->server, f->rpc);
     free(f);
     return 0;
 }
@@ -324,10 +321,5 @@ int main(void)
         CASE(stream_without_an_end_is_an_error),
         CASE(failing_output_cancels_the_call),
     };
-    /* The server's threads start before the client opens: they, too, must not take the signal. */
-    sigset_t set;
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGINT);
-    (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

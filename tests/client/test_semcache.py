@@ -41,7 +41,7 @@ class Semcache(unittest.TestCase):
         cls.folder.cleanup()
 
     def command(self, name, *args):
-        return [SEMCACHE, name, "--server", self.daemon.target, *args]
+        return [SEMCACHE, *name.split(), "--server", self.daemon.target, *args]
 
     def run_semcache(self, name, *args, status=0, text=True, **kwargs):
         done = subprocess.run(
@@ -154,6 +154,15 @@ class Semcache(unittest.TestCase):
         while self.json("info")["server"]["running"] > 0:
             self.assertLess(time.monotonic(), end, "the server still runs the request")
             time.sleep(0.05)
+
+    def test_a_deadline_ends_the_request_on_the_server_too(self):
+        result = self.json("bench serve", "--streams", "4", "--requests", "12", "--prompt-len", "16-400", "--output-len", "3000",
+                           "--deadline-percent", "100", "--deadline-ms", "20-200")
+        self.assertEqual((result["completed"], result["failed"]), (0, 0))
+        self.assertEqual((result["deadlines"], result["expired"]), (12, 12))
+        # A step later nobody runs: each would have gone on for thousands.
+        harness.wait_until(lambda: self.json("info")["server"]["running"] == 0, "requests ended at their deadlines",
+                           timeout=PATIENCE_S / 12)
 
     def test_examples_do_what_semcache_does(self):
         wanted = self.json("generate", "--prompt", TEXT, "--max-tokens", "32", "--temperature", "0",

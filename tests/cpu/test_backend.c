@@ -179,9 +179,30 @@ static void bad_options_are_refused(void **state)
     assert_null(be);
 }
 
+static void math_chooses_the_instruction_set(void **state)
+{
+    static const enum sc_math maths[] = {SC_MATH_AUTO, SC_MATH_F32, SC_MATH_BF16};
+    uint32_t arithmetic[3] = {0};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct sc_backend_opts opts = {.n_threads = 1, .n_ranks = 1, .math = maths[i]};
+        struct sc_backend *be = NULL;
+        if (maths[i] == SC_MATH_BF16 && sc_cpu_isa_best() < SC_CPU_ISA_AVX512BF16) {
+            assert_fails(SC_ENOTSUP, sc_cpu_backend_open(&opts, &be, err));
+            continue;
+        }
+        assert_ok(sc_cpu_backend_open(&opts, &be, err));
+        arithmetic[i] = be->arithmetic;
+        be->ops->close(be);
+        assert_int_not_equal(arithmetic[i], 0);
+    }
+    assert_int_not_equal(arithmetic[1], arithmetic[2]);
+    assert_true(arithmetic[0] == arithmetic[1] || arithmetic[0] == arithmetic[2]);
+}
+
 static void the_default_says_what_it_is(void **state)
 {
-    struct sc_backend_opts opts = {.n_threads = 2, .n_ranks = 1};
+    struct sc_backend_opts opts = {.n_threads = 2, .n_ranks = 1, .math = SC_MATH_F32};
     struct sc_backend *be = NULL;
     char text[64], small[6];
     (void)state;
@@ -189,7 +210,7 @@ static void the_default_says_what_it_is(void **state)
     assert_string_equal(be->ops->name, "cpu");
     be->ops->describe(be, text, sizeof(text));
     assert_non_null(strstr(text, "2 threads"));
-    assert_null(strstr(text, "bf16")); /* rounding activations has to be asked for */
+    assert_null(strstr(text, "bf16")); /* f32 never rounds activations */
     be->ops->describe(be, small, sizeof(small));
     assert_string_equal(small, "cpu a");
     be->ops->close(be);
@@ -247,6 +268,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_step_loop_takes_no_memory),
         cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(math_chooses_the_instruction_set),
         cmocka_unit_test(the_default_says_what_it_is),
         cmocka_unit_test(pools_and_memory_have_limits),
         cmocka_unit_test(memory_is_aligned_zeroed_and_transferred),

@@ -28,6 +28,13 @@ static void make(struct problem *p, struct rng *r)
         }
         p->w[i] = to_dtype(p->w[i], p->store);
     }
+    for (uint32_t o = 0; p->store == SC_DTYPE_I8 && o < p->n_out; o++) {
+        float *w = p->w + (size_t)o * p->n_in, largest = 0.0f;
+        for (uint32_t k = 0; k < p->n_in; k++)
+            largest = fmaxf(largest, fabsf(w[k]));
+        for (uint32_t k = 0; k < p->n_in && largest > 0.0f; k++)
+            w[k] = rintf(w[k] / (largest / 127.0f)) * (largest / 127.0f);
+    }
 }
 
 static void open_matrix(struct problem *p, struct sc_backend *be)
@@ -50,7 +57,7 @@ static void drop(struct problem *p, struct sc_backend *be)
  * the root of k for random signs; with bf16 activations each product is off by up to 2^-9. */
 static double tolerance(const struct problem *p, enum sc_cpu_isa isa, double magnitude)
 {
-    bool rounds = isa == SC_CPU_ISA_AVX512BF16 && p->store == SC_DTYPE_BF16;
+    bool rounds = isa >= SC_CPU_ISA_AVX512BF16 && p->store != SC_DTYPE_F32;
     return magnitude * (rounds ? 0x1p-8 : 0x1p-23 * (2.0 + sqrt(p->n_in)));
 }
 
@@ -95,11 +102,11 @@ static void products_match_double_precision_on_odd_shapes(void **state)
     static const uint32_t shapes[][3] = {{1, 1, 1},    {7, 3, 2},     {64, 64, 6},  {65, 63, 7},
                                          {130, 65, 5}, {33, 200, 13}, {96, 129, 1}, {257, 70, 130},
                                          {48, 16, 3},  {1025, 66, 8}, {2050, 5, 7}};
-    static const enum sc_dtype types[][2] = {{SC_DTYPE_F32, SC_DTYPE_F32},
-                                             {SC_DTYPE_F32, SC_DTYPE_BF16},
-                                             {SC_DTYPE_BF16, SC_DTYPE_BF16},
-                                             {SC_DTYPE_BF16, SC_DTYPE_F32},
-                                             {SC_DTYPE_F16, SC_DTYPE_F32}};
+    static const enum sc_dtype types[][2] = {
+        {SC_DTYPE_F32, SC_DTYPE_F32},   {SC_DTYPE_F32, SC_DTYPE_BF16},
+        {SC_DTYPE_BF16, SC_DTYPE_BF16}, {SC_DTYPE_BF16, SC_DTYPE_F32},
+        {SC_DTYPE_F16, SC_DTYPE_F32},   {SC_DTYPE_BF16, SC_DTYPE_I8},
+        {SC_DTYPE_F32, SC_DTYPE_I8}};
     struct rng r = {1};
     (void)state;
     announce_isas();
@@ -127,11 +134,12 @@ static void a_row_has_the_same_bits_alone_in_any_block_and_with_any_threads(void
     (void)state;
     FOR_EACH_ISA(isa)
     {
-        for (int bf16 = 0; bf16 < 2; bf16++) {
+        for (enum sc_dtype store = SC_DTYPE_F32; store <= SC_DTYPE_I8; store++) {
             struct rng r = {2};
             struct problem p = {.n_in = IN, .n_out = OUT, .n = N, .bias = true};
             float *whole = malloc(sizeof(float) * N * OUT), *part = malloc(sizeof(float) * N * OUT);
-            p.source = p.store = bf16 ? SC_DTYPE_BF16 : SC_DTYPE_F32;
+            p.store = store;
+            p.source = store == SC_DTYPE_F32 ? SC_DTYPE_F32 : SC_DTYPE_BF16;
             for (uint32_t threads = 1; threads <= 3; threads++) {
                 struct sc_backend *be = open_backend(isa, threads);
                 struct rng same = r;
@@ -154,6 +162,49 @@ static void a_row_has_the_same_bits_alone_in_any_block_and_with_any_threads(void
             free(part);
         }
     }
+}
+
+/* The scale of a row is that of all its columns, so ranks that have some of them agree; the error
+ * is told; weights that are no numbers are refused. */
+static void int8_weights_do_not_depend_on_the_split(void **state)
+{
+    enum { IN = 192, OUT = 70 };
+    struct rng r = {5};
+    float *w = random_floats(&r, (size_t)IN * OUT), x[IN] = {0}, whole[OUT], half[OUT];
+    double error2 = 0.0, norm2 = 0.0, want2 = 0.0;
+    struct sc_matrix_part all = {w, SC_DTYPE_F32, OUT, IN, 0}, right = all;
+    struct sc_matrix *m = NULL;
+    struct sc_backend *be = open_backend(sc_cpu_isa_best(), 2);
+    (void)state;
+
+    for (uint32_t o = 0; o < OUT; o++)
+        w[(size_t)o * IN + 3] *= 10.0f; /* the largest lies in the left half */
+    right.col0 = IN / 2;
+    x[IN / 2 + 7] = 1.0f; /* picks one weight of each row */
+    assert_ok(be->ops->matrix_open(be, &all, 1, IN, NULL, SC_DTYPE_I8, &m, err));
+    assert_ok(be->ops->matmul(be, m, x, IN, whole, OUT, 1, err));
+    be->ops->matrix_error(m, &error2, &norm2);
+    be->ops->matrix_close(be, m);
+    assert_ok(be->ops->matrix_open(be, &right, 1, IN / 2, NULL, SC_DTYPE_I8, &m, err));
+    assert_ok(be->ops->matmul(be, m, x + IN / 2, IN, half, OUT, 1, err));
+    be->ops->matrix_close(be, m);
+    assert_memory_equal(half, whole, sizeof(whole));
+    for (uint32_t o = 0; o < OUT; o++) {
+        float largest = 0.0f;
+        for (uint32_t k = 0; k < IN; k++)
+            largest = fmaxf(largest, fabsf(w[o * IN + k]));
+        for (uint32_t k = 0; k < IN; k++) {
+            float scale = largest / 127.0f;
+            double e = (double)w[o * IN + k] - (double)rintf(w[o * IN + k] / scale) * scale;
+            want2 += e * e;
+        }
+    }
+    assert_true(fabs(error2 - want2) <= 1e-6 * want2);
+    assert_true(error2 / norm2 > 1e-7 && error2 / norm2 < 1e-2);
+    w[IN + 1] = NAN;
+    assert_fails(SC_EINVAL, be->ops->matrix_open(be, &all, 1, IN, NULL, SC_DTYPE_I8, &m, err));
+    free(w);
+    be->ops->close(be);
 }
 
 static void avx2_and_avx512_give_the_same_bits(void **state)
@@ -242,6 +293,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_match_double_precision_on_odd_shapes),
         cmocka_unit_test(a_row_has_the_same_bits_alone_in_any_block_and_with_any_threads),
+        cmocka_unit_test(int8_weights_do_not_depend_on_the_split),
         cmocka_unit_test(avx2_and_avx512_give_the_same_bits),
         cmocka_unit_test(parts_are_stacked_and_columns_sliced),
         cmocka_unit_test(bad_shapes_are_refused),

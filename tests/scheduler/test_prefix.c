@@ -97,9 +97,28 @@ static void what_was_dropped_is_found_no_more(void **state)
     assert_int_equal(sc_prefix_find(t->p, &t->root, tokens, LEN, LEN, 4).n, LEN);
 }
 
+static void compressed_blocks_end_where_prompts_are_cut_in_any_case(void **state)
+{
+    const struct sc_hash none = {{0}};
+    const struct sc_recipe recipe = {.mode = SC_KV_COMPRESSED, .window = 256, .epoch = 512};
+    const struct sc_prefix_root root = sc_prefix_root(&none, &none, "", &recipe, 4 * LEN);
+    uint32_t before = 0;
+    (void)state;
+    assert_int_equal(sc_prefix_boundary(&root, 0), LEN); /* not before: nothing is compressed */
+    for (uint32_t pos = 0; pos < 4 * LEN; pos++) {
+        uint32_t end = sc_prefix_boundary(&root, pos);
+        assert_in_range(end, pos + 1, before + LEN);
+        assert_int_equal(sc_prefix_boundary_before(&root, pos), before);
+        if (pos >= LEN)
+            assert_int_equal(end, sc_recipe_next_cut(&recipe, 4 * LEN, pos));
+        before = pos + 1 == end ? end : before;
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(compressed_blocks_end_where_prompts_are_cut_in_any_case),
         cmocka_unit_test_setup_teardown(the_eldest_of_many_is_found_where_a_prompt_leaves_it,
                                         open_tree, close_tree),
         cmocka_unit_test_setup_teardown(many_that_begin_alike_give_what_they_have_in_common,

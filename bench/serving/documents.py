@@ -1,0 +1,50 @@
+"""Documents of 8000 tokens in a fixed memory of 96 MiB: how many stay, and what questions on them take."""
+
+from serving.setup import MODES, markdown
+
+MEMORY = "96MiB"
+COMMON = ["--document-len", 8000, "--question-len", 16, "--output-len", 4]
+FILL = ["--documents", 36, "--questions", 8]
+ASK = ["--documents", 16, "--questions", 48]
+KEPT = {"exact": [], "compressed": ["--target-ratio", 0.2]}
+
+
+def measure(bench):
+    modes = {}
+    for mode in MODES:
+        options = [*COMMON, "--kv", mode, *KEPT[mode]]
+        daemon = bench.daemon(kv__memory=MEMORY)
+        fill = bench.semcache(daemon, "bench documents", *options, *FILL, "--seed", bench.seed)
+        daemon.stop()
+        daemon = bench.daemon(kv__memory=MEMORY)
+        asked = bench.semcache(daemon, "bench documents", *options, *ASK, "--seed", bench.seed + 1)
+        daemon.stop()
+        modes[mode] = {"fill": fill, "ask": asked}
+    return {"modes": modes}
+
+
+def table(result):
+    fill, ask = [], []
+    for mode, m in result["modes"].items():
+        f, a = m["fill"], m["ask"]
+        name = " ".join([mode.upper(), *(f"`{KEPT[mode][0]} {KEPT[mode][1]}`" for _ in KEPT[mode][:1])])
+        fill.append((name, f"{f['ingest']['ratio']:.3f}", f"{f['bytes_per_document'] / 2**20:.1f} MiB",
+                     f["resident"]["after_ingest"]))
+        ask.append((name, f"{a['ingest']['ratio']:.3f}", f"{a['qa_per_s']:.2f}", f"{100 * a['hit_rate']:.1f} %",
+                    f"{a['warm']['ttft_ms']['p50']:.1f} ms", f"{a['warm']['ttft_ms']['p99']:.1f} ms"))
+    return "\n".join([
+        "36 documents put, 8 questions:\n",
+        markdown(("mode", "entries kept", "bytes a document", "ready after the puts"), fill),
+        "\n16 documents, 48 questions in turn, which fit compressed and not exact:\n",
+        markdown(("mode", "entries kept", "questions/s", "prompt tokens cached", "TTFT p50", "p99"), ask),
+    ])
+
+
+def plot(result, figure):
+    axes = figure.subplots(1, 2)
+    modes = result["modes"]
+    names = [m.upper() for m in modes]
+    axes[0].bar(names, [m["fill"]["resident"]["after_ingest"] for m in modes.values()], color=["C0", "C1"])
+    axes[0].set(title="of 36 documents, 96 MiB of pages", ylabel="documents ready")
+    axes[1].bar(names, [m["ask"]["warm"]["ttft_ms"]["p50"] for m in modes.values()], color=["C0", "C1"])
+    axes[1].set(title="16 documents, questions in turn", ylabel="median time to first token, ms (log)", yscale="log")

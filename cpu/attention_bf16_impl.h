@@ -1,0 +1,252 @@
+/* cpu/attention_bf16_impl.h - attention over bf16 pages with bf16 queries and weights, included by
+ * the kernels that multiply bf16 by bf16. Private to cpu/.
+ *
+ * Per KV head, tile of SC_CPU_BF16_TILE queries and stretch of pages: all scores, then all weights,
+ * then the weighted sum of the values. The including file has the two products:
+ *
+ *   at_begin(rows)   once a tile of `rows` queries
+ *   qk_pages(rows, q, n_steps, pages, n, bias, scores)
+ *       scores [rows][SC_CPU_STRETCH], page p at 32 p: bias + q k
+ *   pv_pages(rows, p16, pages, n, dim_pad, o, o_stride)
+ *       o [rows] += p V
+ *
+ * Exponentials are powers of two: queries and biases carry the factor log2 e. Queries, weights and
+ * nothing else are rounded to bf16; sums are f32. The order of every sum follows from the absolute
+ * number of an entry. Entries that nobody in the tile sees are replaced by zeros, because their
+ * memory may hold anything; those that only others see are added with weight zero, which changes no
+ * bit as long as the sequence's own values are finite.
+ */
+#define SLACK2 11.0f
+#define LOG2E  1.44269504f
+#define AT_EXP v_exp2
+
+/* 2^x, about 4e-6 relative, exactly 1 at whole x = 0; 0 for -inf; NaN stays. */
+INLINE vf v_exp2(vf x)
+{
+    vf r = _mm512_reduce_ps(x, 0x01); /* x - floor(x) */
+    vf y = v_set1(0.0135557577f);
+    y = v_fma(y, r, v_set1(0.0520323499f));
+    y = v_fma(y, r, v_set1(0.241379763f));
+    y = v_fma(y, r, v_set1(0.693032121f));
+    y = v_fma(y, r, v_set1(1.0f));
+    return _mm512_scalef_ps(y, x);
+}
+
+#include "cpu/attention_state.h"
+
+/* Queries in tiles: per head, rows from the first to the last, tiles of 16. */
+static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+{
+    uint32_t hd = a->pool->spec.head_dim, n = a->n_tokens * a->group;
+    uint32_t words = round_words(hd), tiles = (n + TILE_ROWS - 1) / TILE_ROWS;
+    vf scale = v_set1(a->scale * LOG2E);
+
+    for (uint32_t i = 0; i < query_count(a); i++) {
+        const float *from = a->q + query_at(a, i, a->q_stride);
+        uint32_t tile = i / n * tiles + i % n / TILE_ROWS;
+        uint32_t *to = (uint32_t *)(void *)s->attn.q16 + tile * words + i % n % TILE_ROWS * 16;
+        for (uint32_t d = 0; d < hd; d += TILE_COLS, to += TILE_WORDS) {
+            uint32_t left = hd - d;
+            vf x = v_loadn(from + d, left < 16 ? left : 16), y = v_zero();
+            if (left > 16)
+                y = v_loadn(from + d + 16, left < 32 ? left - 16 : 16);
+            _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(v_mul(y, scale), v_mul(x, scale)));
+        }
+    }
+}
+
+/* Pages of one stretch. Entries are counted from its first. */
+struct stretch {
+    uint32_t n_pages;
+    bool is_core;
+    uint32_t end;  /* cores: entries behind this one do not exist */
+    uint64_t base; /* exact: position of entry 0 */
+    uint32_t pages[SC_CPU_STRETCH_PAGES];
+    uint32_t page0; /* the first that exists */
+};
+
+struct seen {
+    uint32_t lo, hi; /* entries of the stretch */
+};
+
+/* What token t of the block sees. Both ends only move upwards from token to token. */
+static struct seen seen_by(const struct sc_cpu_attn *a, const struct stretch *st, uint32_t t)
+{
+    const struct sc_attn_seq *seq = a->seq;
+    uint64_t own = (uint64_t)seq->pos0 + a->token0 + t, from = seq->exact_lo;
+    struct seen r;
+
+    if (st->is_core)
+        return (struct seen){0, st->end};
+    if (seq->window != 0 && own + 1 > seq->window && own + 1 - seq->window > from)
+        from = own + 1 - seq->window;
+    r.lo = from <= st->base                    ? 0
+           : from - st->base >= SC_CPU_STRETCH ? SC_CPU_STRETCH
+                                               : (uint32_t)(from - st->base);
+    r.hi = own < st->base                         ? 0
+           : own + 1 - st->base >= SC_CPU_STRETCH ? SC_CPU_STRETCH
+                                                  : (uint32_t)(own + 1 - st->base);
+    return r;
+}
+
+/* Scores of one query, pages pa .. pb, into bf16 weights; page p goes to weights + (p - pa) tiles.
+ */
+static void weigh(float *scores, struct seen r, uint32_t pa, uint32_t pb, float *top, float *sum,
+                  float *o, uint32_t dim_pad, uint16_t *weights)
+{
+    uint32_t first = pa * SC_PAGE_ENTRIES, end = pb * SC_PAGE_ENTRIES;
+    vf none = v_set1(-INFINITY), highest = none, lanes;
+
+    if (r.lo > first || r.hi < end) {
+        for (uint32_t e = first; e < end; e += 16) {
+            uint32_t lo = r.lo <= e ? 0 : r.lo - e < 16 ? r.lo - e : 16;
+            uint32_t hi = r.hi <= e ? 0 : r.hi - e < 16 ? r.hi - e : 16;
+            v_store(scores + e, v_keep(v_load(scores + e), lo, hi, none));
+        }
+    }
+    for (uint32_t e = first; e < end; e += 32)
+        highest = v_max(highest, v_max(v_load(scores + e), v_load(scores + e + 16)));
+    if (v_any_above(highest, highest, v_set1(*top + SLACK2))) {
+        float higher = v_top(highest);
+        if (*top > -INFINITY) { /* else there is nothing to rescale */
+            vf shrink = v_exp2(v_set1(*top - higher));
+            v_store(sum, v_mul(v_load(sum), shrink));
+            for (uint32_t d = 0; d < dim_pad; d += 16)
+                v_store(o + d, v_mul(v_load(o + d), shrink));
+        }
+        *top = higher;
+    }
+    vf ref = v_set1(*top > -INFINITY ? *top : 0.0f);
+    lanes = v_load(sum);
+    for (uint32_t e = first; e < end; e += 32, weights += 2 * TILE_WORDS) {
+        vf x = v_exp2(v_sub(v_load(scores + e), ref));
+        vf y = v_exp2(v_sub(v_load(scores + e + 16), ref));
+        lanes = v_add(lanes, v_add(x, y));
+        _mm512_storeu_si512(weights, (__m512i)_mm512_cvtne2ps_pbh(y, x));
+    }
+    v_store(sum, lanes);
+}
+
+/* V of a page with entries outside [lo, hi) zero. */
+static void mask_v(const uint8_t *v, uint32_t dim_pad, uint32_t lo, uint32_t hi, uint16_t *out)
+{
+    for (uint32_t pair = 0; pair < SC_PAGE_ENTRIES / 2; pair++) {
+        uint32_t mask = (2 * pair >= lo && 2 * pair < hi ? 0xffffu : 0) |
+                        (2 * pair + 1 >= lo && 2 * pair + 1 < hi ? 0xffff0000u : 0);
+        const uint8_t *from = v + (size_t)pair * dim_pad * 4;
+        for (uint32_t d = 0; d < dim_pad; d += 16)
+            _mm512_storeu_si512(
+                out + (pair * dim_pad + d) * 2,
+                _mm512_and_si512(_mm512_loadu_si512(from + d * 4), _mm512_set1_epi32((int)mask)));
+    }
+}
+
+/* Queries q0 .. q0 + nq of one head; base: the head's first query in scratch. */
+static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                        const struct stretch *st, uint32_t head, uint32_t q0, uint32_t nq)
+{
+    const struct sc_kv_pool *pool = a->pool;
+    const uint32_t n = a->n_tokens * a->group, base = head * n + q0,
+                   words = round_words(pool->spec.head_dim);
+    const uint32_t tile = head * ((n + TILE_ROWS - 1) / TILE_ROWS) + q0 / TILE_ROWS;
+    const uint32_t stride = query_stride(pool->dim_pad);
+    struct sc_cpu_attn_state *state = &s->attn.span;
+    struct seen low = seen_by(a, st, q0 / a->group),
+                high = seen_by(a, st, (q0 + nq - 1) / a->group);
+    const uint8_t *k[SC_CPU_STRETCH_PAGES], *v[SC_CPU_STRETCH_PAGES];
+    uint32_t pa = low.lo / SC_PAGE_ENTRIES, pb = (high.hi + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
+
+    if (high.hi == 0 || low.lo == SC_CPU_STRETCH)
+        return;
+    for (uint32_t p = pa; p < pb; p++) {
+        uint8_t *block = sc_cpu_kv_block(pool, st->pages[p], a->head0 + head);
+        k[p - pa] = block;
+        v[p - pa] = block + pool->v_offset;
+    }
+    at_begin(nq);
+    qk_pages(nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words, words / TILE_WORDS, k,
+             pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES, s->attn.scores + pa * SC_PAGE_ENTRIES);
+    for (uint32_t i = 0; i < nq; i++)
+        weigh(s->attn.scores + i * SC_CPU_STRETCH, seen_by(a, st, (q0 + i) / a->group), pa, pb,
+              &state->top[base + i], state->sum + (base + i) * 16, state->o + (base + i) * stride,
+              pool->dim_pad,
+              s->attn.p16 +
+                  (i / TILE_ROWS * SC_CPU_STRETCH_PAGES * TILE_WORDS + i % TILE_ROWS * 16) * 2);
+    if (low.lo % SC_PAGE_ENTRIES != 0 || (pb - pa == 1 && high.hi % SC_PAGE_ENTRIES != 0)) {
+        uint32_t end = high.hi - pa * SC_PAGE_ENTRIES;
+        mask_v(v[0], pool->dim_pad, low.lo % SC_PAGE_ENTRIES,
+               end < SC_PAGE_ENTRIES ? end : SC_PAGE_ENTRIES, s->attn.v[0]);
+        v[0] = (const uint8_t *)s->attn.v[0];
+    }
+    if (pb - pa > 1 && high.hi % SC_PAGE_ENTRIES != 0) {
+        mask_v(v[pb - pa - 1], pool->dim_pad, 0, high.hi % SC_PAGE_ENTRIES, s->attn.v[1]);
+        v[pb - pa - 1] = (const uint8_t *)s->attn.v[1];
+    }
+    pv_pages(nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
+             state->o + base * stride, stride);
+}
+
+static void attend_stretch(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                           const struct stretch *st)
+{
+    uint32_t n = a->n_tokens * a->group;
+    for (uint32_t h = 0; h < a->n_heads; h++) {
+        for (uint32_t p = st->page0; p < st->n_pages; p++) {
+            uint8_t *block = sc_cpu_kv_block(a->pool, st->pages[p], a->head0 + h);
+            const float *bias = sc_cpu_kv_bias(a->pool, block);
+            for (uint32_t e = 0; e < SC_PAGE_ENTRIES; e += 16)
+                v_store(s->attn.bias + p * SC_PAGE_ENTRIES + e,
+                        v_mul(v_load(bias + e), v_set1(LOG2E)));
+        }
+        for (uint32_t q0 = 0; q0 < n; q0 += SC_CPU_BF16_TILE)
+            attend_tile(a, s, st, h, q0, n - q0 < SC_CPU_BF16_TILE ? n - q0 : SC_CPU_BF16_TILE);
+    }
+}
+
+/* Stretches of one span: pages [page, end) of a table. */
+static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                        const struct sc_cpu_attn_spans *spans, uint32_t span)
+{
+    const struct sc_attn_seq *seq = a->seq;
+    const bool is_core = span < spans->n_core_spans;
+    const uint32_t *table = is_core ? seq->core_pages : seq->exact_pages;
+    uint32_t first = is_core ? 0 : spans->exact_page0;
+    uint32_t last = is_core ? spans->n_core_pages : spans->exact_page1;
+    uint32_t page =
+        (is_core ? span : spans->exact_span0 + span - spans->n_core_spans) * SC_CPU_SPAN_PAGES;
+    uint32_t end = page + SC_CPU_SPAN_PAGES;
+
+    for (; page < end && page < last; page += SC_CPU_STRETCH_PAGES) {
+        struct stretch st = {.is_core = is_core, .base = (uint64_t)page * SC_PAGE_ENTRIES};
+        if (page + SC_CPU_STRETCH_PAGES <= first)
+            continue;
+        st.page0 = page < first ? first - page : 0;
+        st.n_pages = last - page < SC_CPU_STRETCH_PAGES ? last - page : SC_CPU_STRETCH_PAGES;
+        for (uint32_t p = st.page0; p < st.n_pages; p++)
+            st.pages[p] = table[page + p];
+        if (is_core) {
+            uint32_t left = seq->n_cores - page * SC_PAGE_ENTRIES;
+            st.end = left < SC_CPU_STRETCH ? left : SC_CPU_STRETCH;
+        }
+        attend_stretch(a, s, &st);
+    }
+}
+
+static void attention_bf16(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+{
+    struct sc_cpu_attn_spans spans = sc_cpu_attn_spans(a->seq, a->token0, a->n_tokens);
+
+    load_queries(a, s);
+    state_clear(a, &s->attn.total);
+    for (uint32_t span = a->span0; span < a->span0 + a->n_spans; span++) {
+        state_clear(a, &s->attn.span);
+        attend_span(a, s, &spans, span);
+        if (a->part == NULL)
+            state_add_span(a, s);
+    }
+    at_end();
+    if (a->part == NULL)
+        state_store(a, s);
+    else
+        state_put_part(a, s);
+}

@@ -1,0 +1,315 @@
+/* cpu/kernels_amx.c - bf16 times bf16 with the matrix unit: 16 x 32 by 32 x 16 in one instruction.
+ *
+ * The instruction sums the even and the odd products of its 32 columns apart and adds both sums to
+ * the accumulator: a row's bits follow from that row and from where the steps of 32 begin, never
+ * from the number of rows. Tiles 0-3 accumulate, 4-5 hold rows of activations, 6-7 weights or
+ * entries. Each call configures the unit for itself and leaves it released. */
+#include "cpu/kernels.h"
+#define SC_SIMD_AVX512
+#include "cpu/simd.h"
+
+#include "cpu/bf16_impl.h"
+
+struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+/* Row counts of the two tiles of activations and of what they accumulate: 0 and 1 belong to 4, 2
+ * and 3 to 5, unless `wide`: then all four belong to 4. */
+static void tiles_open(uint32_t rows, uint32_t rows2, bool wide)
+{
+    struct tile_config c = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        bool second = !wide && (i == 2 || i == 3 || i == 5);
+        c.row_bytes[i] = 64;
+        c.rows[i] = (uint8_t)(i >= 6 ? 16 : second ? (rows2 == 0 ? 1 : rows2) : rows);
+    }
+    _tile_loadconfig(&c);
+}
+
+#define W_STEP (16 * SC_CPU_PANEL) /* words of a panel in one step of 32 inputs */
+#define W_ROW  (SC_CPU_PANEL * 4)  /* bytes */
+
+/* Up to 16 rows, all 64 outputs at once: the panel is read once, front to back. */
+static void mm_one(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
+{
+    const uint32_t *w = mm->panel;
+    if (mm->first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, y, ys * 4);
+        _tile_loadd(1, y + 16, ys * 4);
+        _tile_loadd(2, y + 32, ys * 4);
+        _tile_loadd(3, y + 48, ys * 4);
+    }
+    for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS, w += W_STEP) {
+        _tile_loadd(4, x, 64);
+        _tile_loadd(6, w, W_ROW);
+        _tile_loadd(7, w + 16, W_ROW);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(6, w + 32, W_ROW);
+        _tile_loadd(7, w + 48, W_ROW);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_dpbf16ps(3, 4, 7);
+    }
+    _tile_stored(0, y, ys * 4);
+    _tile_stored(1, y + 16, ys * 4);
+    _tile_stored(2, y + 32, ys * 4);
+    _tile_stored(3, y + 48, ys * 4);
+}
+
+/* 32 outputs of two blocks of rows, the second x2 words behind the first. */
+static void mm_two(const struct sc_cpu_mm *mm, const uint32_t *x, size_t x2, const uint32_t *w,
+                   float *y, size_t ys)
+{
+    float *y2 = y + TILE_ROWS * ys;
+    if (mm->first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, y, ys * 4);
+        _tile_loadd(1, y + 16, ys * 4);
+        _tile_loadd(2, y2, ys * 4);
+        _tile_loadd(3, y2 + 16, ys * 4);
+    }
+    for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS, w += W_STEP) {
+        _tile_loadd(4, x, 64);
+        _tile_loadd(5, x + x2, 64);
+        _tile_loadd(6, w, W_ROW);
+        _tile_loadd(7, w + 16, W_ROW);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, y, ys * 4);
+    _tile_stored(1, y + 16, ys * 4);
+    _tile_stored(2, y2, ys * 4);
+    _tile_stored(3, y2 + 16, ys * 4);
+}
+
+static void add_bias(const struct sc_cpu_mm *mm, float *y, size_t ys, uint32_t rows)
+{
+    for (uint32_t r = 0; mm->bias != NULL && r < rows; r++) {
+        for (uint32_t c = 0; c < SC_CPU_PANEL; c += 16)
+            v_store(y + r * ys + c, v_add(v_load(y + r * ys + c), v_load(mm->bias + c)));
+    }
+}
+
+/* The last panel may have fewer than 64 valid outputs: it works on a full-width copy of y. */
+static void mm_narrow(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, uint32_t rows)
+{
+    float full[TILE_ROWS][SC_CPU_PANEL];
+    memset(full, 0, sizeof(full));
+    for (uint32_t r = 0; !mm->first && r < rows; r++)
+        memcpy(full[r], y + r * mm->y_stride, mm->cols * sizeof(float));
+    mm_one(mm, x, full[0], SC_CPU_PANEL);
+    add_bias(mm, full[0], SC_CPU_PANEL, rows);
+    for (uint32_t r = 0; r < rows; r++)
+        memcpy(y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
+}
+
+static void matmul_bf16(const struct sc_cpu_mm *mm)
+{
+    const uint32_t *x = (const uint32_t *)mm->x + mm->k0 / TILE_COLS * TILE_WORDS;
+    uint32_t row = 0;
+
+    if (mm->cols == SC_CPU_PANEL && mm->rows >= 2 * TILE_ROWS) {
+        tiles_open(TILE_ROWS, TILE_ROWS, false);
+        for (; row + 2 * TILE_ROWS <= mm->rows; row += 2 * TILE_ROWS, x += 2 * mm->x_stride) {
+            float *y = mm->y + row * mm->y_stride;
+            mm_two(mm, x, mm->x_stride, mm->panel, y, mm->y_stride);
+            mm_two(mm, x, mm->x_stride, (const uint32_t *)mm->panel + 32, y + 32, mm->y_stride);
+            add_bias(mm, y, mm->y_stride, 2 * TILE_ROWS);
+        }
+    }
+    for (; row < mm->rows; row += TILE_ROWS, x += mm->x_stride) {
+        uint32_t rows = mm->rows - row < TILE_ROWS ? mm->rows - row : TILE_ROWS;
+        float *y = mm->y + row * mm->y_stride;
+        tiles_open(rows, 0, true);
+        if (mm->cols < SC_CPU_PANEL) {
+            mm_narrow(mm, x, y, rows);
+        } else {
+            mm_one(mm, x, y, mm->y_stride);
+            add_bias(mm, y, mm->y_stride, rows);
+        }
+    }
+    _tile_release();
+}
+
+/* Steps that weights are widened ahead of their use: the matrix unit, the vector units and the
+ * memory then work at the same time. A power of two. */
+#define AHEAD 4u
+
+/* mm_one over int8 weights. */
+static void mm_one_i8(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
+{
+    _Alignas(64) uint32_t wide[2 * AHEAD][W_STEP];
+    const int8_t *w = mm->panel;
+    const uint32_t n_steps = (mm->k + TILE_COLS - 1) / TILE_COLS;
+
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (uint32_t step = 0; step < n_steps + AHEAD; step++) {
+        if (step < n_steps)
+            widen_i8(w + (size_t)step * W_STEP * 2, W_STEP * 2,
+                     (uint16_t *)(void *)wide[step % (2 * AHEAD)]);
+        if (step < AHEAD)
+            continue;
+        const uint32_t *from = wide[(step - AHEAD) % (2 * AHEAD)];
+        _tile_loadd(4, x + (size_t)(step - AHEAD) * TILE_WORDS, 64);
+        _tile_loadd(6, from, W_ROW);
+        _tile_loadd(7, from + 16, W_ROW);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(6, from + 32, W_ROW);
+        _tile_loadd(7, from + 48, W_ROW);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_dpbf16ps(3, 4, 7);
+    }
+    _tile_stored(0, y, ys * 4);
+    _tile_stored(1, y + 16, ys * 4);
+    _tile_stored(2, y + 32, ys * 4);
+    _tile_stored(3, y + 48, ys * 4);
+}
+
+static void matmul_few_i8(const struct sc_cpu_mm *mm)
+{
+    float full[TILE_ROWS][SC_CPU_PANEL];
+    tiles_open(mm->rows, 0, true);
+    if (mm->cols == SC_CPU_PANEL) {
+        mm_one_i8(mm, mm->x, mm->y, mm->y_stride);
+    } else {
+        mm_one_i8(mm, mm->x, full[0], SC_CPU_PANEL);
+        for (uint32_t r = 0; r < mm->rows; r++)
+            memcpy(mm->y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
+    }
+    _tile_release();
+}
+
+#define S_ROW (SC_CPU_STRETCH * 4) /* bytes */
+#define K_ROW (SC_PAGE_ENTRIES * 4)
+
+static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t n_steps, const uint8_t *const *pages,
+                     uint32_t n, const float *bias, float *scores)
+{
+    const uint32_t *q2 = q + n_steps * TILE_WORDS;
+    const bool two = nq > TILE_ROWS;
+    for (uint32_t p = 0; p < n; p++, bias += SC_PAGE_ENTRIES, scores += SC_PAGE_ENTRIES) {
+        const uint8_t *k = pages[p];
+        _tile_loadd(0, bias, 0); /* every row begins as the entries' biases */
+        _tile_loadd(1, bias + 16, 0);
+        if (two) {
+            _tile_loadd(2, bias, 0);
+            _tile_loadd(3, bias + 16, 0);
+        }
+        for (uint32_t step = 0; step < n_steps; step++, k += 16 * K_ROW) {
+            _tile_loadd(4, q + step * TILE_WORDS, 64);
+            _tile_loadd(6, k, K_ROW);
+            _tile_loadd(7, k + 64, K_ROW);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            if (two) {
+                _tile_loadd(5, q2 + step * TILE_WORDS, 64);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        _tile_stored(0, scores, S_ROW);
+        _tile_stored(1, scores + 16, S_ROW);
+        if (two) {
+            _tile_stored(2, scores + TILE_ROWS * SC_CPU_STRETCH, S_ROW);
+            _tile_stored(3, scores + TILE_ROWS * SC_CPU_STRETCH + 16, S_ROW);
+        }
+    }
+}
+
+/* nc = 1 or 2 vectors of dimensions. */
+INLINE void pv_columns(const bool two, const int nc, const uint32_t *weights,
+                       const uint8_t *const *pages, uint32_t n, uint32_t v_skip, uint32_t dim_pad,
+                       float *o, uint32_t stride)
+{
+    const uint32_t *weights2 = weights + SC_CPU_STRETCH_PAGES * TILE_WORDS;
+    float *o2 = o + TILE_ROWS * stride;
+    _tile_loadd(0, o, stride * 4);
+    if (nc == 2)
+        _tile_loadd(1, o + 16, stride * 4);
+    if (two) {
+        _tile_loadd(2, o2, stride * 4);
+        if (nc == 2)
+            _tile_loadd(3, o2 + 16, stride * 4);
+    }
+    for (uint32_t p = 0; p < n; p++, weights += TILE_WORDS, weights2 += TILE_WORDS) {
+        const uint8_t *v = pages[p] + v_skip;
+        _tile_loadd(4, weights, 64);
+        _tile_loadd(6, v, dim_pad * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        if (nc == 2) {
+            _tile_loadd(7, v + 64, dim_pad * 4);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (two) {
+            _tile_loadd(5, weights2, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            if (nc == 2)
+                _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, o, stride * 4);
+    if (nc == 2)
+        _tile_stored(1, o + 16, stride * 4);
+    if (two) {
+        _tile_stored(2, o2, stride * 4);
+        if (nc == 2)
+            _tile_stored(3, o2 + 16, stride * 4);
+    }
+}
+
+static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
+                     uint32_t dim_pad, float *o, uint32_t stride)
+{
+    const bool two = nq > TILE_ROWS;
+    uint32_t d = 0;
+    for (; d + 32 <= dim_pad; d += 32) {
+        if (two)
+            pv_columns(true, 2, weights, pages, n, d * 4, dim_pad, o + d, stride);
+        else
+            pv_columns(false, 2, weights, pages, n, d * 4, dim_pad, o + d, stride);
+    }
+    if (d < dim_pad)
+        pv_columns(two, 1, weights, pages, n, d * 4, dim_pad, o + d, stride);
+}
+
+/* Row counts differ only between the last tile of a head and the others. */
+static void at_begin(uint32_t rows)
+{
+    tiles_open(rows < TILE_ROWS ? rows : TILE_ROWS, rows > TILE_ROWS ? rows - TILE_ROWS : 0, false);
+}
+
+static void at_end(void)
+{
+    _tile_release();
+}
+
+#include "cpu/attention_bf16_impl.h"
+
+void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels)
+{
+    kernels->matmul_bf16 = matmul_bf16;
+    kernels->widen_i8 = widen_i8;
+    kernels->matmul_few_i8 = matmul_few_i8;
+    kernels->round_rows = round_rows;
+    kernels->round_words = round_words;
+    kernels->attention_bf16 = attention_bf16;
+    kernels->combine_bf16 = state_combine;
+}
