@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shlex
 import statistics
 import subprocess
@@ -138,6 +139,7 @@ def llama_rate(args, gguf, test, fa):
         context = seqs * (tokens + GEN)
         out = run(args, [args.llama / "bin/llama-batched-bench", *common, "-tb", args.threads, "-c", context, "-npp",
                          tokens, "-ntg", GEN, "-npl", seqs, "-lm", "none", "--output-format", "jsonl"])
+        out = re.sub(r"-?\b(nan|inf)\b", "null", out)  # the rate of no prefill
         rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         if len(rows) != 1:
             fail(f"llama-batched-bench gave {len(rows)} results instead of one")
@@ -194,7 +196,7 @@ def llama_version(args):
 def merge(old, new):
     """New samples join those of the same test; other tests stay."""
     def key(r):
-        return r["shape"], r["type"], r["weights"], r["threads"], r["ratio"], r["test"], r["tokens"], r["seqs"]
+        return r["shape"], r["type"], r["weights"], r["isa"], r["threads"], r["ratio"], r["test"], r["tokens"], r["seqs"]
 
     found = {key(r): r for r in old}
     for r in new:
@@ -208,15 +210,15 @@ def merge(old, new):
 
 
 def table(results):
-    lines = ["|shape|weights|threads|test|tokens|seqs|llama.cpp|exact|ratio|compressed|ratio|kept|",
-             "|-|-|-|-|-|-|-|-|-|-|-|-|"]
-    for r in sorted(results, key=lambda r: (r["shape"], r["type"], r["weights"], r["threads"],
+    lines = ["|shape|weights|our kernels|threads|test|tokens|seqs|llama.cpp|exact|ratio|compressed|ratio|kept|",
+             "|-|-|-|-|-|-|-|-|-|-|-|-|-|"]
+    for r in sorted(results, key=lambda r: (r["shape"], r["type"], r["weights"], r["isa"], r["threads"],
                                             ["prefill", "decode", "batch"].index(r["test"]), r["seqs"], r["tokens"])):
         fa = max(r["llama"], key=lambda s: statistics.median(r["llama"][s]))
         llama = statistics.median(r["llama"][fa])
         exact, compressed = (statistics.median(r["ours"][kv]) for kv in ("exact", "compressed"))
         weights = r["type"] if r["type"] == r["weights"] else f"{r['type']} / {r['weights']}"
-        lines.append(f"|{r['shape']}|{weights}|{r['threads']}|{r['test']}|{r['tokens']}|{r['seqs']}"
+        lines.append(f"|{r['shape']}|{weights}|{r['isa']}|{r['threads']}|{r['test']}|{r['tokens']}|{r['seqs']}"
                      f"|{llama:.1f} (fa {fa})|{exact:.1f}|{exact / llama:.2f}|{compressed:.1f}"
                      f"|{compressed / llama:.2f}|{r['kept']['compressed']:.2f}|")
     return "\n".join(lines) + "\n"
@@ -235,7 +237,7 @@ def main():
     tests += [("batch", n, args.seqs) for n in args.batch_depths if "batch" in args.only]
     results = measure(args, gguf, tests)
     for r in results:
-        r.update(shape=label, type=args.type, weights=args.weights, threads=args.threads, ratio=args.ratio,
+        r.update(shape=label, type=args.type, weights=args.weights, isa=args.isa or "auto", threads=args.threads, ratio=args.ratio,
                  cpu=cpu_name(), llama_version=llama_version(args))
     if args.json:
         old = json.loads(args.json.read_text()) if args.json.exists() else []

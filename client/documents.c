@@ -167,7 +167,10 @@ static void print_row(FILE *out, size_t id_columns, const Semanticache__V1__Docu
     char pin[SC_DOCUMENT_PIN_BYTES], used[32];
     const size_t n_id = clean_cell(d->document_id, ID_COLUMNS_MAX, id);
     const size_t n_title = clean_cell(d->title, TITLE_COLUMNS, title);
-    sc_document_pin_text(d, now_us, pin);
+    if (d->read_only)
+        (void)snprintf(pin, sizeof(pin), "shared");
+    else
+        sc_document_pin_text(d, now_us, pin);
     ago_text(d->last_used_unix_us, now_us, used);
     (void)fprintf(out, "%s%*s  %s%*s  %-8s %9u %12" PRIu64 " %6.3f  %-13s  %s\n", id,
                   (int)(id_columns - n_id), "", title, (int)(TITLE_COLUMNS - n_title), "",
@@ -236,7 +239,7 @@ void sc_document_print(FILE *out, bool colors, const Semanticache__V1__Document 
     (void)fprintf(out, "%s, %s\n", sc_bytes_text((double)document->bytes, size), summary);
     label(out, colors, "pinned");
     sc_document_pin_text(document, now_us, pin);
-    (void)fprintf(out, "%s\n", pin);
+    (void)fprintf(out, "%s%s\n", pin, document->read_only ? " (shared: read-only)" : "");
     label(out, colors, "created");
     ago_text(document->created_unix_us, now_us, ago);
     (void)fprintf(out, "%s\n", ago);

@@ -119,7 +119,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_DOCUMENT] = {"document", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
         {0}, "the document; - is stdin"},
     [SC_OPT_DOC] = {"doc", "ID", NULL, SC_ARG_TEXTS, ASK, 0, 0,
-        {0}, "a document on the server; may be repeated, their order counts"},
+        {0}, "a document on the server; may be repeated: in this order, a blank line between two"},
     [SC_OPT_PROMPT_FORMAT] = {"prompt-format", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
         {0}, "JSON object with question_prefix, answer_prefix and stop (a list)"},
     [SC_OPT_QUESTION_PREFIX] = {"question-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK, 0, 0,

@@ -40,6 +40,16 @@ static enum sc_status append(struct sc_ids *ids, const int32_t *more, size_t n, 
     return SC_OK;
 }
 
+/* Tokens of its own, so that what comes before it is a prefix still, whatever comes behind. */
+static enum sc_status append_separator(const struct sc_convert *c, struct sc_ids *ids,
+                                       struct sc_err *err)
+{
+    static const char blank_line[] = "\n\n";
+    const ProtobufCBinaryData text = {sizeof(blank_line) - 1, (uint8_t *)(uintptr_t)blank_line};
+
+    return sc_convert_text(c, "documents", &text, false, false, ids, err);
+}
+
 enum sc_status sc_convert_documents(const struct sc_convert *c,
                                     const Semanticache__V1__DocumentPrompt *prompt,
                                     struct sc_params *params, struct sc_err *err)
@@ -55,7 +65,10 @@ enum sc_status sc_convert_documents(const struct sc_convert *c,
         if (st != SC_OK)
             break;
         uint32_t skip = i > 0 ? d->n_prefix : 0;
-        st = append(&params->prompt, d->tokens + skip, d->n_tokens - skip, c->max_context, err);
+        if (i > 0)
+            st = append_separator(c, &params->prompt, err);
+        if (st == SC_OK)
+            st = append(&params->prompt, d->tokens + skip, d->n_tokens - skip, c->max_context, err);
         atomic_store(&d->used_us, sc_unix_us());
         sc_document_unref(d);
     }

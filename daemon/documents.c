@@ -360,31 +360,52 @@ void sc_documents_save(struct sc_documents *ds, struct sc_document *d)
     (void)pthread_mutex_unlock(&ds->mu);
 }
 
-static size_t take_after(struct sc_documents *ds, const char *ns, const char *after, bool one_ns,
-                         struct sc_document **list, size_t max)
+static size_t after_locked(const struct sc_documents *ds, const char *ns, const char *after)
+{
+    size_t at = place_locked(ds, ns, after);
+
+    return is_at_locked(ds, at, ns, after) ? at + 1 : at;
+}
+
+/* The document at that place, or NULL where the namespace ends. */
+static struct sc_document *of_ns_locked(const struct sc_documents *ds, size_t at, const char *ns)
+{
+    return at < ds->n && strcmp(ds->list[at]->ns, ns) == 0 ? ds->list[at] : NULL;
+}
+
+size_t sc_documents_list(struct sc_documents *ds, const char *ns, const char *shared_ns,
+                         const char *after, struct sc_document **list, size_t max)
 {
     size_t n = 0;
 
     (void)pthread_mutex_lock(&ds->mu);
-    size_t at = place_locked(ds, ns, after);
-    if (is_at_locked(ds, at, ns, after))
-        at++;
-    for (; at < ds->n && n < max && (!one_ns || strcmp(ds->list[at]->ns, ns) == 0); at++) {
-        ref(ds->list[at]);
-        list[n++] = ds->list[at];
+    size_t own = after_locked(ds, ns, after);
+    size_t shared = shared_ns != NULL ? after_locked(ds, shared_ns, after) : ds->n;
+    while (n < max) { /* two sorted lists become one */
+        struct sc_document *a = of_ns_locked(ds, own, ns);
+        struct sc_document *b = shared_ns != NULL ? of_ns_locked(ds, shared, shared_ns) : NULL;
+        if (a == NULL && b == NULL)
+            break;
+        int order = a == NULL ? 1 : b == NULL ? -1 : strcmp(a->id, b->id);
+        own += order <= 0 ? 1 : 0;
+        shared += order >= 0 ? 1 : 0;
+        list[n] = order <= 0 ? a : b;
+        ref(list[n++]);
     }
     (void)pthread_mutex_unlock(&ds->mu);
     return n;
 }
 
-size_t sc_documents_list(struct sc_documents *ds, const char *ns, const char *after,
-                         struct sc_document **list, size_t max)
-{
-    return take_after(ds, ns, after, true, list, max);
-}
-
 size_t sc_documents_walk(struct sc_documents *ds, const char *ns, const char *id,
                          struct sc_document **list, size_t max)
 {
-    return take_after(ds, ns, id, false, list, max);
+    size_t n = 0;
+
+    (void)pthread_mutex_lock(&ds->mu);
+    for (size_t at = after_locked(ds, ns, id); at < ds->n && n < max; at++) {
+        ref(ds->list[at]);
+        list[n++] = ds->list[at];
+    }
+    (void)pthread_mutex_unlock(&ds->mu);
+    return n;
 }

@@ -69,9 +69,10 @@ enum sc_status sc_documents_remove(struct sc_documents *documents, const char *n
                                    struct sc_err *err) SC_MUST_CHECK;
 /* Writes the file anew: a pin has changed. */
 void sc_documents_save(struct sc_documents *documents, struct sc_document *document);
-/* Up to max documents of the namespace whose ids come after `after`; referenced. */
-size_t sc_documents_list(struct sc_documents *documents, const char *ns, const char *after,
-                         struct sc_document **list, size_t max);
+/* Up to max documents of the namespace, and of the shared one (NULL: none) where the namespace has
+ * none of that id, whose ids come after `after`; by id; referenced. */
+size_t sc_documents_list(struct sc_documents *documents, const char *ns, const char *shared_ns,
+                         const char *after, struct sc_document **list, size_t max);
 
 /* The same over all namespaces, after (ns, id). */
 size_t sc_documents_walk(struct sc_documents *documents, const char *ns, const char *id,

@@ -126,15 +126,46 @@ void sc_document_forget(struct sc_app *app, const struct sc_document *d)
         (void)one(app, SC_PREFIX_FORGET, d, 0);
 }
 
-static struct sc_document *find(struct sc_rpc *rpc, const char *id)
+/* NULL: there is none, or it is the caller's own. */
+static const char *shared_ns(struct sc_rpc *rpc)
 {
-    struct sc_app *app = sc_rpc_app(rpc);
-    struct sc_document *d = sc_documents_find(app->documents, sc_rpc_identity(rpc)->ns, id);
+    const char *shared = sc_rpc_app(rpc)->config->shared_namespace;
+
+    return shared[0] != '\0' && strcmp(shared, sc_rpc_identity(rpc)->ns) != 0 ? shared : NULL;
+}
+
+static bool is_read_only(struct sc_rpc *rpc, const struct sc_document *d)
+{
+    return strcmp(d->ns, sc_rpc_identity(rpc)->ns) != 0;
+}
+
+/* The caller's own, else the shared namespace's. */
+static struct sc_document *look_for(struct sc_rpc *rpc, const char *id)
+{
+    struct sc_documents *ds = sc_rpc_app(rpc)->documents;
+    struct sc_document *d = sc_documents_find(ds, sc_rpc_identity(rpc)->ns, id);
+
+    return d == NULL && shared_ns(rpc) != NULL ? sc_documents_find(ds, shared_ns(rpc), id) : d;
+}
+
+static struct sc_document *find(struct sc_rpc *rpc, const char *id, bool to_write)
+{
+    struct sc_document *d = look_for(rpc, id);
     struct sc_err err = SC_ERR_INIT;
 
-    if (d == NULL)
+    if (d == NULL) {
         sc_rpc_fail(rpc, sc_fail(&err, SC_ENOENT, "document_id: there is no \"%.128s\"", id),
                     err.text);
+    } else if (to_write && is_read_only(rpc, d)) {
+        sc_rpc_fail(rpc,
+                    sc_fail(&err, SC_EPERM,
+                            "document_id: \"%.128s\" is the shared namespace's, which only its own "
+                            "keys may change",
+                            id),
+                    err.text);
+        sc_document_unref(d);
+        d = NULL;
+    }
     return d;
 }
 
@@ -143,6 +174,7 @@ static void reply(struct sc_rpc *rpc, const struct sc_document *d, enum sc_prefi
     struct sc_document_message m;
 
     sc_document_fill(d, state, &m);
+    m.document.read_only = is_read_only(rpc, d);
     sc_rpc_reply(rpc, &m.document.base);
 }
 
@@ -150,7 +182,7 @@ static void get_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
 {
     const Semanticache__V1__GetDocumentRequest *request =
         (const Semanticache__V1__GetDocumentRequest *)message;
-    struct sc_document *d = find(rpc, request->document_id);
+    struct sc_document *d = find(rpc, request->document_id, false);
 
     if (d == NULL)
         return;
@@ -175,6 +207,7 @@ static void send_list(struct sc_rpc *rpc, struct sc_document **list, size_t n, b
         st = sc_sched_prefixes(sc_rpc_app(rpc)->sched, items, n, &err);
     for (size_t i = 0; i < n && st == SC_OK; i++) {
         sc_document_fill(list[i], items[i].state, &messages[i]);
+        messages[i].document.read_only = is_read_only(rpc, list[i]);
         pointers[i] = &messages[i].document;
     }
     m.n_documents = n;
@@ -212,8 +245,8 @@ static void list_documents(struct sc_rpc *rpc, const ProtobufCMessage *message)
         sc_rpc_fail(rpc, SC_ENOMEM, "no memory for a page of documents");
         return;
     }
-    n = sc_documents_list(sc_rpc_app(rpc)->documents, sc_rpc_identity(rpc)->ns, request->page_token,
-                          list, size + 1);
+    n = sc_documents_list(sc_rpc_app(rpc)->documents, sc_rpc_identity(rpc)->ns, shared_ns(rpc),
+                          request->page_token, list, size + 1);
     send_list(rpc, list, n > size ? size : n, n > size);
     for (size_t i = 0; i < n; i++)
         sc_document_unref(list[i]);
@@ -260,7 +293,7 @@ static void pin_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
     const Semanticache__V1__PinDocumentRequest *request =
         (const Semanticache__V1__PinDocumentRequest *)message;
     struct sc_app *app = sc_rpc_app(rpc);
-    struct sc_document *d = find(rpc, request->document_id);
+    struct sc_document *d = find(rpc, request->document_id, true);
     struct sc_err err = SC_ERR_INIT;
     struct sc_prefix_item item;
     enum sc_status st = SC_OK;
@@ -288,9 +321,13 @@ static void delete_document(struct sc_rpc *rpc, const ProtobufCMessage *message)
         (const Semanticache__V1__DeleteDocumentRequest *)message;
     Semanticache__V1__DeleteDocumentResponse m = SEMANTICACHE__V1__DELETE_DOCUMENT_RESPONSE__INIT;
     struct sc_app *app = sc_rpc_app(rpc);
-    struct sc_document *d = NULL;
+    struct sc_document *d = find(rpc, request->document_id, true);
     struct sc_err err = SC_ERR_INIT;
     bool shared = false;
+
+    if (d == NULL)
+        return;
+    sc_document_unref(d);
     enum sc_status st = sc_documents_remove(app->documents, sc_rpc_identity(rpc)->ns,
                                             request->document_id, &d, &shared, &err);
 

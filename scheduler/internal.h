@@ -92,6 +92,9 @@ struct sc_sched {
 
     /* The scheduler thread's. */
     struct sc_queue *queue;
+    /* Too large for the pages that are not pinned; they wait until pins end. */
+    struct sc_request_list parked;
+    uint64_t parked_until_us;
     uint64_t queue_deadline_us;  /* earliest in the queue; UINT64_MAX: none */
     struct sc_request **running; /* [max_seqs], in order of admission: the last is the youngest */
     uint32_t n_running;
@@ -139,11 +142,13 @@ struct sc_request *sc_list_pop(struct sc_request_list *list);
 /* plan.c. arrive: estimates pages and queues, or ends the request that can never fit. */
 void sc_plan_arrive(struct sc_sched *s, struct sc_request *r);
 void sc_plan_admit(struct sc_sched *s);
+/* Those that waited for pins, back to the queue, when a pin has ended. */
+void sc_plan_unpark(struct sc_sched *s);
 /* Fills the plan so that its runs fit into the free pages, preempting where they do not. False:
  * there is nothing to execute. may_evict: where pages are short, the plan is without runs: keeps,
  * drops and closes, after which more are free. */
 bool sc_plan_build(struct sc_sched *s, bool may_evict);
-/* After SC_EFULL from the engine: preempts the youngest, or ends the only one. */
+/* After SC_EFULL from the engine: preempts the youngest, or parks or ends the only one. */
 void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err);
 /* After the step: the engine has executed the plan, which it began at start_us. */
 void sc_plan_commit(struct sc_sched *s, uint64_t start_us);

@@ -132,7 +132,7 @@ void sc_plan_release(struct sc_sched *s, struct sc_request *r)
 
 /* The sequence is dropped and later prefilled again from its prompt and what it generated. Sampler
  * and text state stay, and so does prompt_len: the cache will be the same. */
-static void preempt_youngest(struct sc_sched *s)
+static struct sc_request *unseat_youngest(struct sc_sched *s)
 {
     struct sc_request *r = s->running[--s->n_running];
     if (r->opened) {
@@ -149,12 +149,41 @@ static void preempt_youngest(struct sc_sched *s)
     r->n_fed = 0;
     r->preempted = true;
     r->receipt.preemptions++;
-    sc_queue_push(s->queue, r);
     if (r->deadline_us != 0 && r->deadline_us < s->queue_deadline_us)
         s->queue_deadline_us = r->deadline_us;
     pthread_mutex_lock(&s->mu);
     s->stats.preempted++;
     pthread_mutex_unlock(&s->mu);
+    return r;
+}
+
+static void preempt_youngest(struct sc_sched *s)
+{
+    sc_queue_push(s->queue, unseat_youngest(s));
+}
+
+/* Pins hold what it needs, and one of them will end: it waits for that, its deadline or its
+ * caller's patience, and lets others by. */
+static bool park(struct sc_sched *s)
+{
+    uint64_t end = s->prefix != NULL ? sc_prefix_pin_ends(s->prefix) : UINT64_MAX;
+    if (end == UINT64_MAX)
+        return false;
+    if (s->parked.n == 0 || end < s->parked_until_us)
+        s->parked_until_us = end;
+    sc_list_push(&s->parked, unseat_youngest(s));
+    return true;
+}
+
+void sc_plan_unpark(struct sc_sched *s)
+{
+    /* Unpinned, deleted, pinned for longer: the first end is not what it was. */
+    if (s->parked.n == 0 || (sc_request_clock(&s->limits) < s->parked_until_us &&
+                             sc_prefix_pin_ends(s->prefix) == s->parked_until_us))
+        return;
+    for (struct sc_request *r = sc_list_pop(&s->parked); r != NULL; r = sc_list_pop(&s->parked))
+        sc_queue_push(s->queue, r);
+    s->blocked = false;
 }
 
 void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err)
@@ -172,6 +201,8 @@ void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err)
         r->n_fed = 0;
         return;
     }
+    if (park(s))
+        return;
     struct sc_engine_info info;
     struct sc_err why = SC_ERR_INIT;
     sc_engine_get_info(s->engine, &info);

@@ -189,6 +189,15 @@ void sc_prefix_unpin_due(struct sc_prefix *p, uint64_t now_us)
     }
 }
 
+uint64_t sc_prefix_pin_ends(const struct sc_prefix *p)
+{
+    uint64_t first = UINT64_MAX;
+    for (uint32_t i = p->lists[LIST_PINNED].oldest; i != SC_NODE_NONE; i = p->nodes[i].lru_next)
+        if (p->nodes[i].pin_until_us < first)
+            first = p->nodes[i].pin_until_us;
+    return first;
+}
+
 struct sc_prefix_node_info sc_prefix_node(const struct sc_prefix *p, uint32_t node)
 {
     const struct sc_prefix_node *n = &p->nodes[node];

@@ -17,8 +17,8 @@ static bool has_work_locked(const struct sc_sched *s)
 static bool sleep_locked(struct sc_sched *s)
 {
     struct timespec until;
-    uint32_t ms = s->n_running > 0 ? 5 : 1000;
-    if (s->n_running == 0 && s->prefix_ttl_us == 0) {
+    uint32_t ms = s->n_running > 0 ? 5 : s->parked.n > 0 ? 20 : 1000;
+    if (s->n_running == 0 && s->parked.n == 0 && s->prefix_ttl_us == 0) {
         pthread_cond_wait(&s->wake, &s->mu);
         return true;
     }
@@ -40,7 +40,7 @@ static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
     bool go_on = !s->closing;
     arrived = s->inbox;
     s->inbox = (struct sc_request_list){0};
-    s->stats.waiting = sc_queue_n(s->queue) + arrived.n;
+    s->stats.waiting = sc_queue_n(s->queue) + s->parked.n + arrived.n;
     *ret_any_canceled = s->any_canceled;
     s->any_canceled = false;
     s->store_answered = false;
@@ -55,7 +55,7 @@ static void publish(struct sc_sched *s, bool stepped)
     struct sc_engine_info info;
     sc_engine_get_info(s->engine, &info);
     pthread_mutex_lock(&s->mu);
-    s->stats.waiting = sc_queue_n(s->queue);
+    s->stats.waiting = sc_queue_n(s->queue) + s->parked.n;
     s->stats.running = s->n_running;
     s->stats.pages_free = info.n_pages_free;
     s->stats.pages_cached = info.n_pages_cached;
@@ -124,11 +124,23 @@ static void end_due(struct sc_sched *s, bool any_canceled)
         end_if_due(s, r, due.now);
         sc_request_unref(r);
     }
+    struct sc_request_list parked = s->parked;
+    s->parked = (struct sc_request_list){0};
+    for (struct sc_request *r = sc_list_pop(&parked); r != NULL; r = sc_list_pop(&parked)) {
+        if (!is_due(&due, r)) {
+            sc_list_push(&s->parked, r);
+            continue;
+        }
+        end_if_due(s, r, due.now);
+        sc_request_unref(r);
+    }
     s->queue_deadline_us = due.next_us;
 }
 
 static void end_queue(struct sc_sched *s, enum sc_status status, const char *error)
 {
+    for (struct sc_request *r = sc_list_pop(&s->parked); r != NULL; r = sc_list_pop(&s->parked))
+        sc_queue_push(s->queue, r);
     for (struct sc_request *r; (r = sc_queue_next(s->queue, s->ns_served)) != NULL;) {
         sc_queue_take(s->queue, r);
         sc_events_end(s, r, SC_FINISH_ERROR, status, error);
@@ -227,6 +239,7 @@ static bool turn(struct sc_sched *s, bool any_canceled)
         end_queue(s, SC_EUNAVAIL, "the engine failed and could not be reset");
     sc_share_tend(s);
     sc_orders_answer(s, SC_OK);
+    sc_plan_unpark(s);
     sc_plan_admit(s);
     publish(s, false); /* who was admitted makes room in the queue before the step ends */
     bool stepped = step(s);

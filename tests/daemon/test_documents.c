@@ -181,14 +181,14 @@ static void pages_of_a_listing_go_on_behind_the_last_id(void **state)
         assert_ok(add(w, make(w, "ns", ids[i], "the land", SC_KV_EXACT), false, &err));
     assert_ok(add(w, make(w, "nr", "c", "x", SC_KV_EXACT), false, &err));
     assert_ok(add(w, make(w, "nt", "a", "x", SC_KV_EXACT), false, &err));
-    assert_int_equal(sc_documents_list(w->ds, "ns", "", page, 3), 3);
+    assert_int_equal(sc_documents_list(w->ds, "ns", NULL, "", page, 3), 3);
     assert_string_equal(page[0]->id, "a");
     assert_string_equal(page[2]->id, "k");
     assert_ok(sc_documents_remove(w->ds, "ns", "k", &d, &shared, &err)); /* the token stays good */
     sc_document_unref(d);
     for (int i = 0; i < 3; i++)
         sc_document_unref(page[i]);
-    assert_int_equal(sc_documents_list(w->ds, "ns", "k", page, 3), 2);
+    assert_int_equal(sc_documents_list(w->ds, "ns", NULL, "k", page, 3), 2);
     assert_string_equal(page[0]->id, "m");
     assert_string_equal(page[1]->id, "z");
     sc_document_unref(page[0]);
@@ -406,6 +406,7 @@ static void a_prompt_is_the_documents_then_the_question(void **state)
     prompt_open(w, &prompt);
     assert_ok(compose(&prompt, ids, 2, "\n\nwhat?", NULL, &p, &err));
     encode(w, "the land", true, &want);
+    encode(w, "\n\n", false, &want);
     encode(w, "the water", false, &want); /* one begin-of-text a prompt */
     breakpoint = want.n;
     encode(w, "\n\nwhat?", false, &want);

@@ -284,15 +284,27 @@ class Keys(Case):
         document, _ = put(d, TEXT, ADMIN, document_id="common", kv=KV)
         answer = generate(d, question(["common"]), USER_A)
         self.assertEqual(answer.usage.cached_tokens, document.tokens)
-        self.refused(
-            Code.NOT_FOUND,
-            "common",
-            call,
-            d,
-            d.client.documents.DeleteDocument,
-            documents.DeleteDocumentRequest(document_id="common"),
-            USER_A,
-        )
+        # Shown to all, changed by none of them.
+        self.assertTrue(get(d, "common", USER_A).read_only)
+        self.assertFalse(get(d, "common", ADMIN).read_only)
+        for method, message in (
+            (d.client.documents.DeleteDocument, documents.DeleteDocumentRequest(document_id="common")),
+            (d.client.documents.PinDocument, documents.PinDocumentRequest(document_id="common", ttl_seconds=1)),
+            (d.client.documents.PinDocument, documents.PinDocumentRequest(document_id="common")),
+        ):
+            self.refused(Code.PERMISSION_DENIED, "shared namespace", call, d, method, message, USER_A)
+        for name in ("b-own", "z-own"):
+            put(d, TEXT[:800], USER_A, document_id=name, kv=KV)
+        put(d, TEXT[:800], ADMIN, document_id="z-own", kv=KV)  # hidden by A's
+        listed, token = [], ""
+        while not listed or token:
+            request = documents.ListDocumentsRequest(page_size=1, page_token=token)
+            page = call(d, d.client.documents.ListDocuments, request, USER_A)
+            listed += [(x.document_id, x.read_only) for x in page.documents]
+            token = page.next_page_token
+        self.assertEqual(listed, [("b-own", False), ("common", True), ("z-own", False)])
+        both = question(["common", "z-own"])
+        self.assertGreaterEqual(generate(d, both, USER_A).usage.cached_tokens, document.tokens)
         prompt = ask(text="Only of A. " * 60, kv=KV)
         generate(d, prompt, USER_A)
         self.assertEqual(generate(d, prompt, ADMIN).usage.cached_tokens, 0)

@@ -2,11 +2,16 @@
 
 #include <string.h>
 
+#include "base/hash.h"
+
 static uint64_t pool_bytes; /* for sharing_engine, which gets no context */
+static uint32_t most_seqs;
 
 static void sharing_engine(struct sc_engine_opts *opts)
 {
     opts->max_snaps = 64;
+    if (most_seqs > 0)
+        opts->max_seqs = most_seqs;
     opts->max_step_tokens = 160;
     if (pool_bytes > 0)
         opts->kv_bytes = pool_bytes;
@@ -15,7 +20,16 @@ static void sharing_engine(struct sc_engine_opts *opts)
 void server_open(struct server *s, uint32_t n_ranks, bool sharing, uint64_t kv_bytes,
                  struct sc_store *store)
 {
+    server_open_for(s, 0, n_ranks, sharing, kv_bytes, store);
+}
+
+void server_open_for(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool sharing,
+                     uint64_t kv_bytes, struct sc_store *store)
+{
     struct sc_err err = SC_ERR_INIT;
+    most_seqs = max_seqs;
+    s->most_running = 0;
+    pthread_mutex_init(&s->gate, NULL);
     pool_bytes = kv_bytes;
     rig_open_golden(&s->rig, "llama31", CONTEXT, n_ranks, sharing_engine);
     const struct sc_sched_opts so = {.engine = s->rig.engine,
@@ -46,9 +60,21 @@ void server_close(struct server *s)
 static void on_event(void *ctx, const struct sc_event *ev)
 {
     struct answer *a = ctx;
+    struct server *s = a->server;
+    struct sc_sched_stats st;
+    pthread_mutex_lock(&s->gate);
+    sc_sched_get_stats(s->sched, &st);
+    s->most_running = st.running > s->most_running ? st.running : s->most_running;
+    pthread_mutex_unlock(&s->gate);
     pthread_mutex_lock(&a->mu);
     for (uint32_t i = 0; i < ev->n_tokens && a->n_tokens < N_OUTPUT; i++)
         a->tokens[a->n_tokens++] = ev->tokens[i];
+    for (uint32_t i = 0; i < ev->n_tokens; i++) {
+        uint32_t bits;
+        memcpy(&bits, &ev->tokens[i].logprob, sizeof(bits));
+        a->digest = sc_mix64(a->digest ^ (uint64_t)(uint32_t)ev->tokens[i].token << 32 ^ bits);
+        a->n_all++;
+    }
     if (ev->kind == SC_EVENT_DONE) {
         a->done = true;
         a->status = ev->status;
@@ -81,6 +107,7 @@ void submit(struct server *s, struct sc_request_opts o, struct answer *a)
     memset(a, 0, sizeof(*a));
     pthread_mutex_init(&a->mu, NULL);
     pthread_cond_init(&a->changed, NULL);
+    a->server = s;
     o.on_event = on_event;
     o.ctx = a;
     must(sc_sched_submit(s->sched, &o, &a->request, &err), &err);
@@ -107,6 +134,8 @@ struct answer run(struct server *s, struct sc_request_opts o)
 void assert_same(const struct answer *a, const struct answer *b)
 {
     assert_int_equal(a->n_tokens, b->n_tokens);
+    assert_int_equal(a->n_all, b->n_all);
+    assert_true(a->digest == b->digest);
     for (uint32_t i = 0; i < a->n_tokens; i++) {
         assert_int_equal(a->tokens[i].token, b->tokens[i].token);
         assert_memory_equal(&a->tokens[i].logprob, &b->tokens[i].logprob, sizeof(float));

@@ -20,26 +20,34 @@
 #define CONTEXT  2048u
 #define N_OUTPUT 12u
 
+struct server {
+    struct rig rig;
+    struct sc_sched *sched;
+    pthread_mutex_t gate;  /* who holds it stops the scheduler at its next event */
+    uint32_t most_running; /* guarded by gate */
+};
+
 struct answer {
+    struct server *server;
     pthread_mutex_t mu;
     pthread_cond_t changed;
     struct sc_request *request;
     struct sc_sampled tokens[N_OUTPUT];
     uint32_t n_tokens;
+    uint32_t n_all;  /* of the whole output, and */
+    uint64_t digest; /* of its tokens and log-probabilities */
     bool done;
     enum sc_status status;
     struct sc_receipt receipt;
     struct sc_hash key;
 };
 
-struct server {
-    struct rig rig;
-    struct sc_sched *sched;
-};
-
 /* kv_bytes: of the pool; 0: plenty. store: or NULL. */
 void server_open(struct server *s, uint32_t n_ranks, bool sharing, uint64_t kv_bytes,
                  struct sc_store *store);
+/* With so many sequences at once; 0: the rig's 8. */
+void server_open_for(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool sharing,
+                     uint64_t kv_bytes, struct sc_store *store);
 /* Every page is free or cached; after a flush every one is free. */
 void server_close(struct server *s);
 

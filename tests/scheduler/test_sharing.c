@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/hash.h"
@@ -318,6 +319,65 @@ static void documents_outlive_the_prompts_that_come_and_go(void **state)
     server_close(&s);
 }
 
+static uint64_t now_us(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+/* What it needs is pinned. With a pin's end it waits, and others go by; without, it fails at once;
+ * a deadline and a cancel end the wait, and so does an unpin. */
+static void a_request_waits_for_a_pin_that_will_end(void **state)
+{
+    struct sc_engine_info info;
+    struct server s;
+    int32_t doc[1000], ids[1500];
+    static struct answer big, small;
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    sc_engine_get_info(s.rig.engine, &info);
+    uint64_t bytes = info.page_bytes * s.rig.model->config.n_layers * 60;
+    server_close(&s);
+    server_open(&s, 1, true, bytes, NULL);
+    uint32_t vocab = s.rig.model->config.vocab;
+    prompt_of(doc, 1000, vocab, 1, 1000, 0);
+    prompt_of(ids, 1500, vocab, 2, 1500, 0);
+    struct sc_request_opts reading = ask(&s, doc, 1000, SC_KV_CHOICE_EXACT), o;
+    struct sc_request_opts question = ask(&s, doc, 100, SC_KV_CHOICE_EXACT);
+    reading.prefill_only = reading.retain = true;
+    reading.max_tokens = 0;
+    for (int kind = 0; kind < 5; kind++) {
+        uint64_t end = now_us() + 400000;
+        reading.pin_until_us = kind == 0 ? UINT64_MAX : kind == 1 ? end : end + 60000000;
+        struct sc_hash key = run(&s, reading).key;
+        assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_DEVICE);
+        o = ask(&s, ids, 1500, SC_KV_CHOICE_EXACT);
+        o.deadline_us = kind == 2 ? now_us() + 200000 : 0;
+        submit(&s, o, &big);
+        if (kind > 0) {
+            usleep(50000);
+            submit(&s, question, &small);
+            wait_done(&small);
+            assert_int_equal(small.status, SC_OK);
+            pthread_mutex_lock(&big.mu);
+            assert_false(big.done);
+            pthread_mutex_unlock(&big.mu);
+        }
+        if (kind == 3)
+            sc_sched_cancel(s.sched, big.request);
+        if (kind == 4)
+            assert_int_equal(order(&s, SC_PREFIX_UNPIN, &key).status, SC_OK);
+        wait_done(&big);
+        const enum sc_status want[] = {SC_EFULL, SC_OK, SC_ETIMEDOUT, SC_ECANCELED, SC_OK};
+        assert_int_equal(big.status, want[kind]);
+        assert_true(kind != 1 || now_us() >= end);
+        assert_true(now_us() < end + 30000000);
+        (void)order(&s, SC_PREFIX_FORGET, &key);
+    }
+    server_close(&s);
+}
+
 /* ---- the store ---- */
 
 static void check_store(uint32_t ranks_before, uint32_t ranks_after)
@@ -391,6 +451,7 @@ int main(void)
         cmocka_unit_test(evictions_and_preemptions_change_no_answer),
         cmocka_unit_test(documents_are_pinned_found_and_forgotten),
         cmocka_unit_test(documents_outlive_the_prompts_that_come_and_go),
+        cmocka_unit_test(a_request_waits_for_a_pin_that_will_end),
         cmocka_unit_test(documents_come_back_from_the_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
