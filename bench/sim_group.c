@@ -132,6 +132,12 @@ enum sc_status sim_group_advance(struct group *g, uint64_t until_us, struct sc_e
             continue;
         if (g->live == 0)
             break;
+        uint64_t due = sim_check_parked_until(g->sched);
+        if (due != UINT64_MAX) { /* only time helps them */
+            g->now_us = due < until_us ? due : until_us;
+            idle_turns = 0;
+            continue;
+        }
         if (idle_turns > IDLE_TURNS_MAX)
             return sc_fail(err, SC_EINTERNAL, "%u requests are there, and nothing is done",
                            g->live);

@@ -89,6 +89,9 @@ static void a_subscriber_that_is_too_slow_is_ended(void **state)
     ready(w);
     assert_ok(sc_kv_log_open(1, &w->app.kv_log, &err));
     c = subscribe(w, 1);
+    add_event(w->app.kv_log, SC_KV_STORED, "a", 0);
+    sc_followers_tell(w->app.followers);
+    semanticache__v1__kv_event__free_unpacked(next_event(&c, ++n), NULL); /* it follows now */
     /* Until transport buffers are full, nothing is lost on the way. */
     for (uint32_t i = 0; i < 12 * SC_KV_LOG_EVENTS; i++) {
         add_event(w->app.kv_log, SC_KV_STORED, "a", (uint8_t)i);

@@ -30,7 +30,8 @@ def block_keys(model, recipe, namespace, ids, offset):
     )
     keys, start = [key], 0
     while start < len(ids):
-        end = min(len(ids), offset if start < offset else start + BLOCK)
+        end = BLOCK if start < BLOCK else offset + ((start - offset) // BLOCK + 1) * BLOCK
+        end = min(len(ids), end)
         key = blake(key, struct.pack("<I", end - start), struct.pack(f"<{end - start}i", *ids[start:end]))
         keys.append(key)
         start = end
@@ -108,8 +109,8 @@ class Events(Case):
                 self.assertEqual(f.blocks[key].parent_key, parent)
                 self.assertEqual(f.blocks[key].recipe_id, recipe)
                 self.assertEqual(f.blocks[key].namespace, "default")
-            self.assertEqual(f.blocks[keys[2]].start, offset or BLOCK)
-            self.assertEqual(f.blocks[keys[2]].block_tokens, BLOCK)
+            self.assertEqual(f.blocks[keys[2]].start, BLOCK)
+            self.assertEqual(f.blocks[keys[2]].block_tokens, offset or BLOCK)
         # Numbers have no gaps, and another follower is told the same whole.
         self.assertEqual(f.numbers[1:], list(range(f.numbers[1], f.numbers[1] + len(f.numbers) - 1)))
         other = Follower(d).synced()
