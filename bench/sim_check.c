@@ -126,11 +126,19 @@ enum sc_status sim_check_drained(const struct sc_sched *s, struct sc_err *err)
 {
     struct sc_engine_info info;
     sc_engine_get_info(s->engine, &info);
-    if (s->n_running > 0 || sc_queue_n(s->queue) > 0 || sim_engine_counts(s->engine).open_seqs > 0)
+    if (s->n_running > 0 || sc_queue_n(s->queue) + s->parked.n > 0 ||
+        sim_engine_counts(s->engine).open_seqs > 0)
         return sc_fail(err, SC_EINTERNAL, "drained, but %u run, %u wait, %u sequences are open",
                        s->n_running, sc_queue_n(s->queue), sim_engine_counts(s->engine).open_seqs);
     if (info.n_pages_free + info.n_pages_cached != info.n_pages)
         return sc_fail(err, SC_EINTERNAL, "drained, but %u of %u pages are free, %u cached",
                        info.n_pages_free, info.n_pages, info.n_pages_cached);
     return SC_OK;
+}
+
+uint64_t sim_check_parked_until(const struct sc_sched *s)
+{
+    if (s->parked.n == 0)
+        return UINT64_MAX;
+    return s->parked_until_us < s->queue_deadline_us ? s->parked_until_us : s->queue_deadline_us;
 }

@@ -18,4 +18,7 @@ enum sc_status sim_check_turn(struct sim_check *check, const struct sc_sched *sc
 /* Nothing runs or waits: no sequence, no page but those of the cache. */
 enum sc_status sim_check_drained(const struct sc_sched *sched, struct sc_err *err) SC_MUST_CHECK;
 
+/* When those that wait for a pin's end, or for their deadline, are due; UINT64_MAX: nobody does. */
+uint64_t sim_check_parked_until(const struct sc_sched *s);
+
 #endif

@@ -1,123 +1,10 @@
 #include "bench/sim_engine.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
-#include "shard/pages.h"
-
-/* As the real engine's store of page tables: words per page of the pool, in blocks. */
-#define WORDS_PER_PAGE 8u
-#define BLOCK_WORDS    32u
-#define NOBODY         UINT32_MAX
-
-/* Entries of a table: cores, then exact ones from exact_lo on. Pages of both are listed apart. */
-struct shape {
-    struct sc_recipe recipe;
-    uint32_t prompt_len, n_logical, epoch_done, n_cores;
-};
-
-struct seq {
-    bool open;
-    struct shape at;
-    uint32_t *cores, *exact; /* [pages of the context]; exact by logical page */
-    uint64_t peak;
-};
-
-struct snap {
-    bool used;
-    struct shape at;
-    uint32_t min_logical, n_pages;
-    uint32_t *pages; /* cores, then exact */
-};
-
-struct sc_engine {
-    struct sim_engine_opts opts;
-    struct sc_pages pages;
-    struct seq *seqs;
-    struct snap *snaps;
-    uint32_t *tables;
-    uint32_t *writer; /* [n_pages]: the only slot that may append, or NOBODY */
-    uint8_t *seen;    /* [max_seqs], scratch: what the plan does to each slot */
-    uint32_t *refs;   /* [2 * n_pages], scratch of the check */
-    uint64_t words_used, steps, generation;
-    double rest_us; /* of the cost, below a microsecond */
-    struct sc_calibration calibration;
-    struct sim_counts counts;
-    char violation[192];
-};
-
-enum { CLOSES = 1, OPENS = 2, RUNS = 4, KEPT = 8 };
-
-static uint32_t pages_for(uint32_t entries)
-{
-    return (entries + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
-}
-
-static uint32_t cores_of(const struct sc_recipe *r, uint32_t limit)
-{
-    return limit == 0 ? 0 : (uint32_t)ceilf((float)limit * r->target_ratio);
-}
-
-static uint32_t exact_page0(const struct shape *a)
-{
-    return a->epoch_done / SC_PAGE_ENTRIES;
-}
-
-static uint32_t table_pages(const struct shape *a)
-{
-    return pages_for(a->n_cores) + pages_for(a->n_logical) - exact_page0(a);
-}
-
-static uint32_t physical(const struct shape *a)
-{
-    return a->n_cores + a->n_logical - a->epoch_done;
-}
-
-/* The real engine cannot know how many cores come: it asks for the worst case. */
-static uint32_t cores_at_once(const struct sc_recipe *r)
-{
-    return pages_for(r->epoch + SC_CHUNK_MAX) + 2;
-}
-
-/* What a run takes before it gives the compressed pages back. */
-static uint32_t pages_to_run(const struct shape *a, uint32_t n_tokens)
-{
-    uint32_t limit = sc_recipe_compressed_limit(&a->recipe, a->prompt_len, a->n_logical);
-    uint32_t need = pages_for(a->n_logical + n_tokens) - pages_for(a->n_logical);
-    if (limit > a->epoch_done)
-        need += cores_at_once(&a->recipe);
-    return need;
-}
-
-static uint32_t pages_to_begin(const struct snap *s, uint32_t n)
-{
-    return (s->at.n_cores % SC_PAGE_ENTRIES != 0) +
-           (n % SC_PAGE_ENTRIES != 0 && pages_for(n) > exact_page0(&s->at));
-}
-
-static struct shape opened(const struct sc_engine *e, const struct sc_plan_open *o)
-{
-    struct shape a = {.recipe = *o->recipe, .prompt_len = o->prompt_len, .n_logical = o->n_from};
-    if (o->n_from > 0) {
-        a.epoch_done = e->snaps[o->from].at.epoch_done;
-        a.n_cores = e->snaps[o->from].at.n_cores;
-    }
-    return a;
-}
-
-static uint64_t block_words(uint64_t words)
-{
-    return (words + BLOCK_WORDS - 1) / BLOCK_WORDS * BLOCK_WORDS;
-}
-
-static uint64_t words_total(const struct sc_engine *e)
-{
-    return block_words((uint64_t)e->opts.n_pages * WORDS_PER_PAGE) +
-           (uint64_t)e->opts.max_snaps * BLOCK_WORDS;
-}
+#include "bench/sim_engine_internal.h"
 
 struct sc_engine *sim_engine_open(const struct sim_engine_opts *opts)
 {
@@ -160,135 +47,6 @@ void sim_engine_close(struct sc_engine *e)
     free(e->seen);
     free(e->refs);
     free(e);
-}
-
-/* ---- the rules of a plan ---- */
-
-static bool require(struct sc_engine *e, bool ok, const char *what, uint32_t value)
-{
-    if (!ok && e->violation[0] == '\0')
-        (void)snprintf(e->violation, sizeof(e->violation), "plan of step %llu: %s (%u)",
-                       (unsigned long long)e->steps, what, value);
-    return ok;
-}
-
-static bool is_dropped(const struct sc_plan *plan, uint32_t snap)
-{
-    for (uint32_t i = 0; i < plan->n_drops; i++)
-        if (plan->drops[i] == snap)
-            return true;
-    return false;
-}
-
-static bool check_keeps(struct sc_engine *e, const struct sc_plan *plan)
-{
-    uint64_t words = 0;
-    bool ok = require(e, plan->n_makes + plan->n_moves == 0, "moves without a store", 0);
-    for (uint32_t i = 0; i < plan->n_keeps && ok; i++) {
-        const struct sc_plan_keep *k = &plan->keeps[i];
-        ok = require(e, k->slot < e->opts.max_seqs && e->seqs[k->slot].open,
-                     "keeps a slot that is not open", k->slot) &&
-             require(e, k->snap < e->opts.max_snaps && !e->snaps[k->snap].used,
-                     "keeps as a snapshot in use", k->snap) &&
-             require(e, !is_dropped(plan, k->snap), "keeps and drops a snapshot", k->snap);
-        for (uint32_t j = 0; j < i && ok; j++)
-            ok = require(e, plan->keeps[j].snap != k->snap, "keeps a snapshot twice", k->snap);
-        if (!ok)
-            break;
-        words += block_words(table_pages(&e->seqs[k->slot].at));
-        e->seen[k->slot] |= KEPT;
-    }
-    for (uint32_t i = 0; i < plan->n_drops && ok; i++) {
-        ok = require(e, plan->drops[i] < e->opts.max_snaps && e->snaps[plan->drops[i]].used,
-                     "drops a snapshot that is not there", plan->drops[i]);
-        for (uint32_t j = 0; j < i && ok; j++)
-            ok = require(e, plan->drops[j] != plan->drops[i], "drops a snapshot twice",
-                         plan->drops[i]);
-    }
-    return ok && require(e, words <= words_total(e) - e->words_used, "page tables are short", 0);
-}
-
-static bool check_open(struct sc_engine *e, const struct sc_plan *plan,
-                       const struct sc_plan_open *o, uint64_t *needed)
-{
-    static const struct sc_recipe_context none = {0};
-    if (!require(e, o->slot < e->opts.max_seqs && (e->seen[o->slot] & OPENS) == 0,
-                 "opens a slot twice", o->slot) ||
-        !require(e, !e->seqs[o->slot].open || (e->seen[o->slot] & CLOSES) != 0,
-                 "opens a slot in use", o->slot) ||
-        !require(e, o->prompt_len >= 1 && sc_recipe_check(o->recipe, NULL) == SC_OK, "a bad open",
-                 o->slot))
-        return false;
-    e->seen[o->slot] |= OPENS;
-    if (o->n_from == 0)
-        return true;
-    if (!require(e, o->from < e->opts.max_snaps && e->snaps[o->from].used, "begins from nothing",
-                 o->from) ||
-        !require(e, !is_dropped(plan, o->from), "begins from a snapshot it drops", o->from))
-        return false;
-    const struct snap *s = &e->snaps[o->from];
-    struct sc_hash a = sc_recipe_id(o->recipe, &none), b = sc_recipe_id(&s->at.recipe, &none);
-    *needed += pages_to_begin(s, o->n_from);
-    return require(e, memcmp(&a, &b, sizeof(a)) == 0, "begins from another recipe", o->from) &&
-           require(e, o->n_from >= s->min_logical && o->n_from <= s->at.n_logical,
-                   "begins out of the snapshot's range", o->n_from);
-}
-
-static bool check_run(struct sc_engine *e, const struct sc_plan *plan,
-                      const struct sc_plan_run *run, uint64_t *needed)
-{
-    if (!require(e, run->slot < e->opts.max_seqs, "runs no slot", run->slot))
-        return false;
-    uint8_t *seen = &e->seen[run->slot];
-    struct shape at = e->seqs[run->slot].at;
-    bool open = e->seqs[run->slot].open && (*seen & CLOSES) == 0;
-    for (uint32_t i = 0; i < plan->n_opens && (*seen & OPENS) != 0; i++)
-        if (plan->opens[i].slot == run->slot) {
-            at = opened(e, &plan->opens[i]);
-            open = true;
-        }
-    if (!require(e, open && (*seen & RUNS) == 0, "runs a closed slot, or twice", run->slot))
-        return false;
-    *seen |= RUNS;
-    *needed += pages_to_run(&at, run->n_tokens);
-    uint32_t end = run->pos0 + run->n_tokens;
-    return require(e, run->n_tokens >= 1 && run->pos0 == at.n_logical, "runs from elsewhere",
-                   run->pos0) &&
-           require(e, end <= sc_recipe_next_cut(&at.recipe, at.prompt_len, run->pos0),
-                   "crosses a cut", end) &&
-           require(e, run->pos0 >= at.prompt_len || end <= at.prompt_len,
-                   "crosses the prompt's end", end) &&
-           require(e, end <= e->opts.max_context, "runs beyond the context", end);
-}
-
-/* False: the plan is wrong. needed: pages of its opens and runs; freed: by its closes. */
-static bool check_plan(struct sc_engine *e, const struct sc_plan *plan, uint64_t *needed,
-                       uint64_t *freed)
-{
-    uint64_t rows = 0;
-    *needed = *freed = 0;
-    memset(e->seen, 0, e->opts.max_seqs);
-    if (!check_keeps(e, plan))
-        return false;
-    for (uint32_t i = 0; i < plan->n_closes; i++) {
-        uint32_t slot = plan->closes[i];
-        if (!require(e,
-                     slot < e->opts.max_seqs && e->seqs[slot].open && (e->seen[slot] & CLOSES) == 0,
-                     "closes a free slot", slot))
-            return false;
-        if ((e->seen[slot] & KEPT) == 0)
-            *freed += sc_engine_seq_private_pages(e, slot);
-        e->seen[slot] |= CLOSES;
-    }
-    for (uint32_t i = 0; i < plan->n_opens; i++)
-        if (!check_open(e, plan, &plan->opens[i], needed))
-            return false;
-    for (uint32_t i = 0; i < plan->n_runs; i++) {
-        if (!check_run(e, plan, &plan->runs[i], needed))
-            return false;
-        rows += plan->runs[i].n_tokens;
-    }
-    return require(e, rows <= e->opts.max_step_tokens, "too many rows", (uint32_t)rows);
 }
 
 /* ---- its execution ---- */
@@ -381,8 +139,8 @@ static void open_seq(struct sc_engine *e, const struct sc_plan_open *o)
 static void append(struct sc_engine *e, uint32_t slot, uint32_t *table, uint32_t from, uint32_t to)
 {
     if (from % SC_PAGE_ENTRIES != 0 && to > from)
-        (void)require(e, e->writer[table[from / SC_PAGE_ENTRIES]] == slot,
-                      "writes into another's page", slot);
+        (void)sim_rules_require(e, e->writer[table[from / SC_PAGE_ENTRIES]] == slot,
+                                "writes into another's page", slot);
     for (uint32_t i = pages_for(from); i < pages_for(to); i++)
         table[i] = take(e, slot);
 }
@@ -432,7 +190,7 @@ enum sc_status sc_engine_step(struct sc_engine *e, const struct sc_plan *plan,
 {
     uint64_t needed, freed;
     const struct sim_counts before = e->counts;
-    if (!check_plan(e, plan, &needed, &freed))
+    if (!sim_rules_check(e, plan, &needed, &freed))
         return sc_fail(err, SC_EINVAL, "%s", e->violation);
     if (needed > e->pages.n_free + freed) {
         e->counts.n_full++;

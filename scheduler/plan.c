@@ -181,8 +181,15 @@ void sc_plan_unpark(struct sc_sched *s)
     if (s->parked.n == 0 || (sc_request_clock(&s->limits) < s->parked_until_us &&
                              sc_prefix_pin_ends(s->prefix) == s->parked_until_us))
         return;
-    for (struct sc_request *r = sc_list_pop(&s->parked); r != NULL; r = sc_list_pop(&s->parked))
+    struct sc_request *youngest = NULL, *r;
+    while ((r = sc_list_pop(&s->parked)) != NULL) {
+        r->next = youngest;
+        youngest = r;
+    }
+    while ((r = youngest) != NULL) { /* the eldest comes last, and so to the front */
+        youngest = r->next;
         sc_queue_push(s->queue, r);
+    }
     s->blocked = false;
 }
 

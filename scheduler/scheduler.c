@@ -5,12 +5,20 @@
 
 #include "scheduler/internal.h"
 
+static bool parked_are_due(const struct sc_sched *s)
+{
+    uint64_t due =
+        s->parked_until_us < s->queue_deadline_us ? s->parked_until_us : s->queue_deadline_us;
+    return s->parked.n > 0 && sc_request_clock(&s->limits) >= due;
+}
+
 static bool has_work_locked(const struct sc_sched *s)
 {
     bool can_go_on =
         (sc_queue_n(s->queue) > 0 || s->n_running > 0) && !(s->n_running > 0 && s->all_wait);
     return s->closing || s->inbox.head != NULL || can_go_on || s->orders != NULL ||
-           s->store_answered || s->any_canceled || sc_plan_has_chores(s) || sc_tier_has_work(s);
+           s->store_answered || s->any_canceled || parked_are_due(s) || sc_plan_has_chores(s) ||
+           sc_tier_has_work(s);
 }
 
 /* While requests wait for the store, deadlines still count; while none is there, idle prefixes. */
@@ -384,17 +392,16 @@ enum sc_status sc_sched_open(const struct sc_sched_opts *opts, struct sc_sched *
     pthread_cond_init(&s->answered, NULL);
     const struct sc_calibration *calibration = sc_engine_calibration(opts->engine);
     s->engine = opts->engine;
-    s->limits = (struct sc_request_limits){
-        .model = opts->model,
-        .context = info.max_context,
-        .auto_min_tokens = opts->auto_min_tokens,
-        .clock = opts->clock,
-        .clock_ctx = opts->clock_ctx,
-        .sharing = !opts->no_sharing && info.max_snaps > 0,
-        .calibrated = calibration != NULL,
-        .recipe_context = {.kv_dtype = info.kv_dtype,
-                           .weight_dtype = info.weight_dtype,
-                           .arithmetic = info.arithmetic}};
+    s->limits = (struct sc_request_limits){.model = opts->model,
+                                           .context = info.max_context,
+                                           .auto_min_tokens = opts->auto_min_tokens,
+                                           .clock = opts->clock,
+                                           .clock_ctx = opts->clock_ctx,
+                                           .sharing = !opts->no_sharing && info.max_snaps > 0,
+                                           .calibrated = calibration != NULL,
+                                           .recipe_context = {.kv_dtype = info.kv_dtype,
+                                                              .weight_dtype = info.weight_dtype,
+                                                              .arithmetic = info.arithmetic}};
     if (calibration != NULL)
         s->limits.recipe_context.calibration = sc_calibration_hash(calibration);
     s->manual = opts->manual;
