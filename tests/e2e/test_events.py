@@ -163,8 +163,8 @@ class Events(Case):
         for follower, expected in ((a, {"a", "common"}), (b, {"b", "common"}), (admin, {"a", "b", "common"})):
             follower.wait(lambda f=follower, e=expected: seen(f) >= e, expected)
             self.assertEqual(seen(follower), expected)
-        count = sum(1 for block in admin.blocks.values() if block.namespace == "b")
-        b.wait(lambda: sum(1 for x in b.blocks.values() if x.namespace == "b") == count, "all of b's")
+        of_b = lambda f: sum(1 for block in list(f.blocks.values()) if block.namespace == "b")  # noqa: E731
+        b.wait(lambda: of_b(b) == of_b(admin), "all of b's")
         # What is held now, and a place to go on from, tell no more.
         for key, expected in ((USER_A, {"a", "common"}), (USER_B, {"b", "common"})):
             self.assertEqual(seen(Follower(d, key).synced()), expected)
