@@ -159,12 +159,12 @@ class Events(Case):
         generate(d, ask(text=TEXT[100:4000], kv=KV, sampling={"max_tokens": 1}), USER_A)
         put(d, TEXT[200:4000], key="key-of-common-0123456", document_id="x", kv=KV)
         generate(d, ask(text=TEXT[300:4000], kv=KV, sampling={"max_tokens": 1}), USER_B)
-        seen = lambda f: {block.namespace for block in f.blocks.values()}  # noqa: E731
+        seen = lambda f: {block.namespace for block in list(f.blocks.values())}  # noqa: E731
         for follower, expected in ((a, {"a", "common"}), (b, {"b", "common"}), (admin, {"a", "b", "common"})):
             follower.wait(lambda f=follower, e=expected: seen(f) >= e, expected)
             self.assertEqual(seen(follower), expected)
         of_b = lambda f: sum(1 for block in list(f.blocks.values()) if block.namespace == "b")  # noqa: E731
-        b.wait(lambda: of_b(b) == of_b(admin), "all of b's")
+        h.wait_until(lambda: of_b(b) == of_b(admin), "the same of b for b and the admin")
         # What is held now, and a place to go on from, tell no more.
         for key, expected in ((USER_A, {"a", "common"}), (USER_B, {"b", "common"})):
             self.assertEqual(seen(Follower(d, key).synced()), expected)
