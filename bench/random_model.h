@@ -1,7 +1,7 @@
 /* bench/random_model.h - a model of a named shape with random bf16 weights, made in memory.
  *
  * Speed depends on shapes, not on what weights say. Weights are +-[2^-6, 2^-5) from a fixed seed,
- * norms are one. The tokenizer is a stub that knows letters and a full stop, so that prompts have
+ * norms are one. The tokenizer knows only letters and a full stop, so that prompts have
  * sentences for the chunker: sc_random_model_tokens. Memory: one mapping as large as the bf16
  * weights; release gives back all but the embedding. Threads: one owner.
  */

@@ -299,21 +299,3 @@ static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         attend_page(a, s, seq->exact_pages[page], &pg);
     }
 }
-
-static void attention(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
-{
-    struct sc_cpu_attn_spans spans = sc_cpu_attn_spans(a->seq, a->token0, a->n_tokens);
-
-    load_queries(a, s);
-    state_clear(a, &s->attn.total);
-    for (uint32_t span = a->span0; span < a->span0 + a->n_spans; span++) {
-        state_clear(a, &s->attn.span);
-        attend_span(a, s, &spans, span);
-        if (a->part == NULL)
-            state_add_span(a, s);
-    }
-    if (a->part == NULL)
-        state_store(a, s);
-    else
-        state_put_part(a, s);
-}

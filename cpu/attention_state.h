@@ -1,8 +1,12 @@
 /* cpu/attention_state.h - what attention kernels share: where queries lie, and how the states of
  * spans become one output. Private to cpu/.
  *
- * Included after simd.h, with AT_EXP(x), the exponential that weights are made with.
+ * Included after simd.h, with AT_EXP(x), the exponential that weights are made with. The including
+ * file has load_queries and attend_span, which gathers one span into s->attn.span.
  */
+static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s);
+static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                        const struct sc_cpu_attn_spans *spans, uint32_t span);
 
 /* Floats from query to query in scratch: not a power of two, which would crowd one cache set. */
 INLINE uint32_t query_stride(uint32_t dim_pad)
@@ -101,4 +105,22 @@ static void state_combine(const struct sc_cpu_attn *a, const float *parts, struc
             state_add(&s->attn.total, i, dim_pad, parts, parts + dim_pad, parts[dim_pad + 16]);
     }
     state_store(a, s);
+}
+
+static void attend_spans(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+{
+    struct sc_cpu_attn_spans spans = sc_cpu_attn_spans(a->seq, a->token0, a->n_tokens);
+
+    load_queries(a, s);
+    state_clear(a, &s->attn.total);
+    for (uint32_t span = a->span0; span < a->span0 + a->n_spans; span++) {
+        state_clear(a, &s->attn.span);
+        attend_span(a, s, &spans, span);
+        if (a->part == NULL)
+            state_add_span(a, s);
+    }
+    if (a->part == NULL)
+        state_store(a, s);
+    else
+        state_put_part(a, s);
 }

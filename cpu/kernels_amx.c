@@ -32,15 +32,42 @@ static void tiles_open(uint32_t rows, uint32_t rows2, bool wide)
 #define W_STEP (16 * SC_CPU_PANEL) /* words of a panel in one step of 32 inputs */
 #define W_ROW  (SC_CPU_PANEL * 4)  /* bytes */
 
+INLINE void zero_sums(void)
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+/* 32 inputs of up to 16 rows into all 64 outputs. */
+INLINE void step_one(const uint32_t *x, const uint32_t *w)
+{
+    _tile_loadd(4, x, 64);
+    _tile_loadd(6, w, W_ROW);
+    _tile_loadd(7, w + 16, W_ROW);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(6, w + 32, W_ROW);
+    _tile_loadd(7, w + 48, W_ROW);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_dpbf16ps(3, 4, 7);
+}
+
+INLINE void store_one(float *y, size_t ys)
+{
+    _tile_stored(0, y, ys * 4);
+    _tile_stored(1, y + 16, ys * 4);
+    _tile_stored(2, y + 32, ys * 4);
+    _tile_stored(3, y + 48, ys * 4);
+}
+
 /* Up to 16 rows, all 64 outputs at once: the panel is read once, front to back. */
 static void mm_one(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
 {
     const uint32_t *w = mm->panel;
     if (mm->first) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        zero_sums();
     } else {
         _tile_loadd(0, y, ys * 4);
         _tile_loadd(1, y + 16, ys * 4);
@@ -48,20 +75,9 @@ static void mm_one(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size
         _tile_loadd(3, y + 48, ys * 4);
     }
     for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS, w += W_STEP) {
-        _tile_loadd(4, x, 64);
-        _tile_loadd(6, w, W_ROW);
-        _tile_loadd(7, w + 16, W_ROW);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(6, w + 32, W_ROW);
-        _tile_loadd(7, w + 48, W_ROW);
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_dpbf16ps(3, 4, 7);
+        step_one(x, w);
     }
-    _tile_stored(0, y, ys * 4);
-    _tile_stored(1, y + 16, ys * 4);
-    _tile_stored(2, y + 32, ys * 4);
-    _tile_stored(3, y + 48, ys * 4);
+    store_one(y, ys);
 }
 
 /* 32 outputs of two blocks of rows, the second x2 words behind the first. */
@@ -70,10 +86,7 @@ static void mm_two(const struct sc_cpu_mm *mm, const uint32_t *x, size_t x2, con
 {
     float *y2 = y + TILE_ROWS * ys;
     if (mm->first) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        zero_sums();
     } else {
         _tile_loadd(0, y, ys * 4);
         _tile_loadd(1, y + 16, ys * 4);
@@ -156,10 +169,7 @@ static void mm_one_i8(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, s
     const int8_t *w = mm->panel;
     const uint32_t n_steps = (mm->k + TILE_COLS - 1) / TILE_COLS;
 
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_sums();
     for (uint32_t step = 0; step < n_steps + AHEAD; step++) {
         if (step < n_steps)
             widen_i8(w + (size_t)step * W_STEP * 2, W_STEP * 2,
@@ -167,20 +177,9 @@ static void mm_one_i8(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, s
         if (step < AHEAD)
             continue;
         const uint32_t *from = wide[(step - AHEAD) % (2 * AHEAD)];
-        _tile_loadd(4, x + (size_t)(step - AHEAD) * TILE_WORDS, 64);
-        _tile_loadd(6, from, W_ROW);
-        _tile_loadd(7, from + 16, W_ROW);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(6, from + 32, W_ROW);
-        _tile_loadd(7, from + 48, W_ROW);
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_dpbf16ps(3, 4, 7);
+        step_one(x + (size_t)(step - AHEAD) * TILE_WORDS, from);
     }
-    _tile_stored(0, y, ys * 4);
-    _tile_stored(1, y + 16, ys * 4);
-    _tile_stored(2, y + 32, ys * 4);
-    _tile_stored(3, y + 48, ys * 4);
+    store_one(y, ys);
 }
 
 static void matmul_few_i8(const struct sc_cpu_mm *mm)
@@ -296,12 +295,13 @@ static void at_begin(uint32_t rows)
     tiles_open(rows < TILE_ROWS ? rows : TILE_ROWS, rows > TILE_ROWS ? rows - TILE_ROWS : 0, false);
 }
 
-static void at_end(void)
+#include "cpu/attention_bf16_impl.h"
+
+static void attention_bf16(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
+    attend_spans(a, s);
     _tile_release();
 }
-
-#include "cpu/attention_bf16_impl.h"
 
 void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels)
 {

@@ -237,10 +237,6 @@ static void at_begin(uint32_t rows)
     (void)rows;
 }
 
-static void at_end(void)
-{
-}
-
 #include "cpu/attention_bf16_impl.h"
 
 void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels)
@@ -249,6 +245,6 @@ void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels)
     kernels->widen_i8 = widen_i8;
     kernels->round_rows = round_rows;
     kernels->round_words = round_words;
-    kernels->attention_bf16 = attention_bf16;
+    kernels->attention_bf16 = attend_spans;
     kernels->combine_bf16 = state_combine;
 }

@@ -1,59 +1,9 @@
 /* Memory that runs out at any allocation of open, put and get: a status or a miss, never a crash,
  * and the store that lives still serves. */
+#include "tests/nomem.h"
 #include "tests/store/rig.h"
 
-#include <errno.h>
-#include <stdatomic.h>
-
 #define MANY ((uint64_t)1 << 30)
-
-/* While armed, allocation number `refused` of the process gets NULL. */
-static atomic_bool armed;
-static atomic_uint allocated;
-static atomic_uint refused;
-
-#if !defined(SC_ASAN) && !defined(SC_TSAN)
-extern void *__libc_malloc(size_t bytes);
-extern void *__libc_calloc(size_t n, size_t bytes);
-extern void *__libc_realloc(void *p, size_t bytes);
-extern void *__libc_memalign(size_t align, size_t bytes);
-
-static bool refuse(void)
-{
-    if (!atomic_load(&armed) || atomic_fetch_add(&allocated, 1) != atomic_load(&refused))
-        return false;
-    errno = ENOMEM;
-    return true;
-}
-
-void *malloc(size_t bytes)
-{
-    return refuse() ? NULL : __libc_malloc(bytes);
-}
-
-void *calloc(size_t n, size_t bytes)
-{
-    return refuse() ? NULL : __libc_calloc(n, bytes);
-}
-
-void *realloc(void *p, size_t bytes)
-{
-    return refuse() ? NULL : __libc_realloc(p, bytes);
-}
-
-int posix_memalign(void **ret, size_t align, size_t bytes)
-{
-    void *p = refuse() ? NULL : __libc_memalign(align, bytes);
-
-    if (p == NULL)
-        return ENOMEM;
-    *ret = p;
-    return 0;
-}
-#define CAN_REFUSE true
-#else
-#define CAN_REFUSE false
-#endif
 
 /* True when an allocation was refused on the way. */
 static bool round_with_refusal(struct rig *rig, const struct sc_store_opts *opts, unsigned n)
