@@ -5,7 +5,7 @@
  * then the weighted sum of the values. The including file has the two products:
  *
  *   at_begin(rows)   once a tile of `rows` queries
- *   qk_pages(rows, q, n_steps, pages, n, bias, scores)
+ *   qk_pages(rows, q, head_dim, pages, n, bias, scores)
  *       scores [rows][SC_CPU_STRETCH], page p at 32 p: bias + q k
  *   pv_pages(rows, p16, pages, n, dim_pad, o, o_stride)
  *       o [rows] += p V
@@ -164,7 +164,7 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         v[p - pa] = block + pool->v_offset;
     }
     at_begin(nq);
-    qk_pages(nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words, words / TILE_WORDS, k,
+    qk_pages(nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words, pool->spec.head_dim, k,
              pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES, s->attn.scores + pa * SC_PAGE_ENTRIES);
     for (uint32_t i = 0; i < nq; i++)
         weigh(s->attn.scores + i * SC_CPU_STRETCH, seen_by(a, st, (q0 + i) / a->group), pa, pb,

@@ -48,7 +48,8 @@ struct sc_cpu_scratch {
                     float p[SC_CPU_TILE_MAX * SC_PAGE_ENTRIES];           /* scores, then weights */
                 };
                 struct {
-                    /* Tiles of 16 queries x 32 dimensions: [tile][k_pad / 32][16][32]. */
+                    /* Tiles of 16 queries x 32 dimensions: [tile][head_dim up to 32s / 32][16][32].
+                     */
                     _Alignas(64) uint16_t q16[SC_CPU_QUERIES * SC_CPU_HEAD_DIM_MAX];
                     float scores[SC_CPU_BF16_TILE * SC_CPU_STRETCH];
                     /* Tiles of 16 queries x 32 entries: [tile][page][16][32]. */

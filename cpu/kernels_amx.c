@@ -17,14 +17,15 @@ struct tile_config {
 };
 
 /* Row counts of the two tiles of activations and of what they accumulate: 0 and 1 belong to 4, 2
- * and 3 to 5, unless `wide`: then all four belong to 4. */
-static void tiles_open(uint32_t rows, uint32_t rows2, bool wide)
+ * and 3 to 5, unless `wide`: then all four belong to 4. n_in: what one step sums over, 32 or less.
+ */
+static void tiles_open(uint32_t rows, uint32_t rows2, bool wide, uint32_t n_in)
 {
     struct tile_config c = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         bool second = !wide && (i == 2 || i == 3 || i == 5);
-        c.row_bytes[i] = 64;
-        c.rows[i] = (uint8_t)(i >= 6 ? 16 : second ? (rows2 == 0 ? 1 : rows2) : rows);
+        c.row_bytes[i] = (uint16_t)(i == 4 || i == 5 ? 2 * n_in : 64);
+        c.rows[i] = (uint8_t)(i >= 6 ? n_in / 2 : second ? (rows2 == 0 ? 1 : rows2) : rows);
     }
     _tile_loadconfig(&c);
 }
@@ -136,7 +137,7 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
     uint32_t row = 0;
 
     if (mm->cols == SC_CPU_PANEL && mm->rows >= 2 * TILE_ROWS) {
-        tiles_open(TILE_ROWS, TILE_ROWS, false);
+        tiles_open(TILE_ROWS, TILE_ROWS, false, TILE_COLS);
         for (; row + 2 * TILE_ROWS <= mm->rows; row += 2 * TILE_ROWS, x += 2 * mm->x_stride) {
             float *y = mm->y + row * mm->y_stride;
             mm_two(mm, x, mm->x_stride, mm->panel, y, mm->y_stride);
@@ -147,7 +148,7 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
     for (; row < mm->rows; row += TILE_ROWS, x += mm->x_stride) {
         uint32_t rows = mm->rows - row < TILE_ROWS ? mm->rows - row : TILE_ROWS;
         float *y = mm->y + row * mm->y_stride;
-        tiles_open(rows, 0, true);
+        tiles_open(rows, 0, true, TILE_COLS);
         if (mm->cols < SC_CPU_PANEL) {
             mm_narrow(mm, x, y, rows);
         } else {
@@ -185,7 +186,7 @@ static void mm_one_i8(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, s
 static void matmul_few_i8(const struct sc_cpu_mm *mm)
 {
     float full[TILE_ROWS][SC_CPU_PANEL];
-    tiles_open(mm->rows, 0, true);
+    tiles_open(mm->rows, 0, true, TILE_COLS);
     if (mm->cols == SC_CPU_PANEL) {
         mm_one_i8(mm, mm->x, mm->y, mm->y_stride);
     } else {
@@ -199,38 +200,65 @@ static void matmul_few_i8(const struct sc_cpu_mm *mm)
 #define S_ROW (SC_CPU_STRETCH * 4) /* bytes */
 #define K_ROW (SC_PAGE_ENTRIES * 4)
 
-static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t n_steps, const uint8_t *const *pages,
-                     uint32_t n, const float *bias, float *scores)
+/* Of a tile of nq queries. */
+static void query_tiles_open(uint32_t nq, uint32_t n_in)
 {
-    const uint32_t *q2 = q + n_steps * TILE_WORDS;
-    const bool two = nq > TILE_ROWS;
-    for (uint32_t p = 0; p < n; p++, bias += SC_PAGE_ENTRIES, scores += SC_PAGE_ENTRIES) {
-        const uint8_t *k = pages[p];
-        _tile_loadd(0, bias, 0); /* every row begins as the entries' biases */
-        _tile_loadd(1, bias + 16, 0);
+    tiles_open(nq < TILE_ROWS ? nq : TILE_ROWS, nq > TILE_ROWS ? nq - TILE_ROWS : 0, false, n_in);
+}
+
+/* Adds n_steps steps of dimensions to the scores, which begin as `from`, from_row bytes a row. */
+INLINE void qk_steps(const bool two, const uint32_t *q, const uint32_t *q2, uint32_t n_steps,
+                     const uint8_t *k, const float *from, size_t from_row, float *scores)
+{
+    const float *from2 = from + TILE_ROWS * (from_row / sizeof(float));
+    _tile_loadd(0, from, from_row);
+    _tile_loadd(1, from + 16, from_row);
+    if (two) {
+        _tile_loadd(2, from2, from_row);
+        _tile_loadd(3, from2 + 16, from_row);
+    }
+    for (uint32_t step = 0; step < n_steps; step++, k += 16 * K_ROW) {
+        _tile_loadd(4, q + step * TILE_WORDS, 64);
+        _tile_loadd(6, k, K_ROW);
+        _tile_loadd(7, k + 64, K_ROW);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
         if (two) {
-            _tile_loadd(2, bias, 0);
-            _tile_loadd(3, bias + 16, 0);
-        }
-        for (uint32_t step = 0; step < n_steps; step++, k += 16 * K_ROW) {
-            _tile_loadd(4, q + step * TILE_WORDS, 64);
-            _tile_loadd(6, k, K_ROW);
-            _tile_loadd(7, k + 64, K_ROW);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            if (two) {
-                _tile_loadd(5, q2 + step * TILE_WORDS, 64);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
-            }
-        }
-        _tile_stored(0, scores, S_ROW);
-        _tile_stored(1, scores + 16, S_ROW);
-        if (two) {
-            _tile_stored(2, scores + TILE_ROWS * SC_CPU_STRETCH, S_ROW);
-            _tile_stored(3, scores + TILE_ROWS * SC_CPU_STRETCH + 16, S_ROW);
+            _tile_loadd(5, q2 + step * TILE_WORDS, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
         }
     }
+    _tile_stored(0, scores, S_ROW);
+    _tile_stored(1, scores + 16, S_ROW);
+    if (two) {
+        _tile_stored(2, scores + TILE_ROWS * SC_CPU_STRETCH, S_ROW);
+        _tile_stored(3, scores + TILE_ROWS * SC_CPU_STRETCH + 16, S_ROW);
+    }
+}
+
+/* Whole steps first; dimensions that fill no step go through smaller tiles, because what lies
+ * behind the keys may be anything. */
+static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const uint8_t *const *pages,
+                     uint32_t n, const float *bias, float *scores)
+{
+    const uint32_t *q2 = q + round_words(head_dim);
+    const uint32_t n_steps = head_dim / TILE_COLS, rest = head_dim % TILE_COLS;
+    const bool two = nq > TILE_ROWS;
+
+    for (uint32_t p = 0; n_steps > 0 && p < n; p++) /* every row begins as the entries' biases */
+        qk_steps(two, q, q2, n_steps, pages[p], bias + p * SC_PAGE_ENTRIES, 0,
+                 scores + p * SC_PAGE_ENTRIES);
+    if (rest == 0)
+        return;
+    query_tiles_open(nq, rest);
+    for (uint32_t p = 0; p < n; p++) {
+        float *to = scores + p * SC_PAGE_ENTRIES;
+        qk_steps(two, q + n_steps * TILE_WORDS, q2 + n_steps * TILE_WORDS, 1,
+                 pages[p] + (size_t)n_steps * 16 * K_ROW,
+                 n_steps > 0 ? to : bias + p * SC_PAGE_ENTRIES, n_steps > 0 ? S_ROW : 0, to);
+    }
+    query_tiles_open(nq, TILE_COLS);
 }
 
 /* nc = 1 or 2 vectors of dimensions. */
@@ -289,10 +317,9 @@ static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const 
         pv_columns(two, 1, weights, pages, n, d * 4, dim_pad, o + d, stride);
 }
 
-/* Row counts differ only between the last tile of a head and the others. */
 static void at_begin(uint32_t rows)
 {
-    tiles_open(rows < TILE_ROWS ? rows : TILE_ROWS, rows > TILE_ROWS ? rows - TILE_ROWS : 0, false);
+    query_tiles_open(rows, TILE_COLS);
 }
 
 #include "cpu/attention_bf16_impl.h"

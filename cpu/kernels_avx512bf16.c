@@ -115,7 +115,7 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
 }
 
 /* Scores of nq queries of one tile, 32 entries. */
-INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t n_steps, const uint8_t *k,
+INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t head_dim, const uint8_t *k,
                     const float *bias, float *scores)
 {
     __m512 s[8][2];
@@ -124,8 +124,9 @@ INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t n_steps, const uin
         s[i][0] = _mm512_loadu_ps(bias);
         s[i][1] = _mm512_loadu_ps(bias + 16);
     }
-    for (uint32_t step = 0; step < n_steps; step++, q += TILE_WORDS) {
-        for (uint32_t pair = 0; pair < 16; pair++, k += SC_PAGE_ENTRIES * 4) {
+    for (uint32_t d = 0; d < head_dim; d += TILE_COLS, q += TILE_WORDS) {
+        uint32_t n_pairs = head_dim - d < TILE_COLS ? (head_dim - d) / 2 : TILE_COLS / 2;
+        for (uint32_t pair = 0; pair < n_pairs; pair++, k += SC_PAGE_ENTRIES * 4) {
             __m512bh a = (__m512bh)_mm512_loadu_si512(k);
             __m512bh b = (__m512bh)_mm512_loadu_si512(k + 64);
 #pragma GCC unroll 8
@@ -146,17 +147,17 @@ INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t n_steps, const uin
 #define CASES_8(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
 #define CASES_4(DO) DO(1) DO(2) DO(3) DO(4)
 
-static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t n_steps, const uint8_t *const *pages,
+static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const uint8_t *const *pages,
                      uint32_t n, const float *bias, float *scores)
 {
     for (uint32_t p = 0; p < n; p++) {
         for (uint32_t i = 0; i < nq; i += 8) {
-            const uint32_t *from = q + i / TILE_ROWS * n_steps * TILE_WORDS + i % TILE_ROWS * 16;
+            const uint32_t *from = q + i / TILE_ROWS * round_words(head_dim) + i % TILE_ROWS * 16;
             float *to = scores + i * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES;
             switch (nq - i < 8 ? nq - i : 8) {
 #define QK_CASE(m)                                                                                 \
     case m:                                                                                        \
-        qk_rows(m, from, n_steps, pages[p], bias + p * SC_PAGE_ENTRIES, to);                       \
+        qk_rows(m, from, head_dim, pages[p], bias + p * SC_PAGE_ENTRIES, to);                      \
         break;
                 CASES_8(QK_CASE)
 #undef QK_CASE

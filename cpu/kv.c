@@ -19,8 +19,7 @@ static enum sc_status layout(const struct sc_kv_spec *spec, struct sc_kv_pool *p
                        SC_CPU_HEADS_MAX);
     pool->spec = *spec;
     pool->dim_pad = (spec->head_dim + 15) / 16 * 16;
-    pool->k_pad = element == 2 ? (spec->head_dim + 31) / 32 * 32 : spec->head_dim;
-    pool->v_offset = SC_PAGE_ENTRIES * pool->k_pad * element;
+    pool->v_offset = SC_PAGE_ENTRIES * spec->head_dim * element;
     pool->bias_offset = pool->v_offset + SC_PAGE_ENTRIES * pool->dim_pad * element;
     pool->head_bytes = pool->bias_offset + SC_PAGE_ENTRIES * sizeof(float);
     pool->page_bytes = pool->head_bytes * spec->n_kv_heads;

@@ -2,7 +2,7 @@
  *
  * page p: one block per KV head, each block 64-byte aligned:
  *   K    transposed, so that the scores of 32 entries need no horizontal sums: f32 [head_dim][32],
- *        bf16 pairs of dimensions [k_pad / 2][32][2];  k_pad: head_dim up to 32s, zeros behind it
+ *        bf16 pairs of dimensions [head_dim / 2][32][2]
  *   V    f32: [32][dim_pad]; bf16: entry pairs [16][dim_pad][2];   dim_pad: head_dim up to 16s
  *   bias f32 [32].
  * bf16 comes in pairs that share 32 bits: dot-product instructions want the two neighbours of a sum
@@ -17,7 +17,7 @@
 struct sc_kv_pool {
     struct sc_kv_spec spec;
     uint32_t n_pages;
-    uint32_t dim_pad, k_pad;
+    uint32_t dim_pad;
     size_t v_offset, bias_offset; /* in a block */
     size_t head_bytes, page_bytes;
     size_t mem_bytes;

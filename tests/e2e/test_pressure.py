@@ -18,7 +18,7 @@ class LittleMemory(h.DaemonCase):
     """About 200 pages: a handful of requests at a time."""
 
     POSITIONS = 32768
-    ARGS = ("--kv-memory", "1969KiB")
+    ARGS = ("--kv-memory", "1MiB")
 
     def request(self, i):
         kv = exact() if i % 2 else compressed()
