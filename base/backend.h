@@ -21,7 +21,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  3u
+#define SC_BACKEND_ABI  4u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -41,6 +41,9 @@ struct sc_backend_opts {
     int device;         /* GPU ordinal */
     bool pin_threads;   /* CPU: thread t of rank r on core r * n_threads + t */
     enum sc_math math;  /* AUTO: what is faster on this device */
+    /* GPU: the purity rule holds at the cost of speed. Without it a row's last bits may depend on
+     * n_rows. The CPU backend always keeps the rule. */
+    bool strict;
 };
 
 /* Rows of a weight in its source: row i starts at data + i * row_stride elements; columns
@@ -176,11 +179,28 @@ struct sc_merge_args {
     const uint32_t *n_cores;       /* host [n_jobs]: entries of the job */
 };
 
+/* All that a step's calls will be given as host arrays, told before the first of them. A call
+ * recognises the step's arrays by their address: seqs and pages of layer l are the parts at
+ * l * n_seqs and l * n_rows. They stay as they are until step_end. */
+struct sc_step {
+    uint32_t n_rows, n_seqs, n_layers, n_logit_rows;
+    const int32_t *tokens;             /* [n_rows] */
+    const uint32_t *positions, *slots; /* [n_rows] */
+    const uint32_t *logit_rows;        /* [n_logit_rows] */
+    const uint32_t *pages;             /* [n_layers, n_rows] */
+    const struct sc_attn_seq *seqs;    /* [n_layers, n_seqs] */
+    bool alone; /* nothing but this backend's calls happens between step_begin and step_end */
+};
+
 struct sc_backend_ops {
     const char *name;                     /* "cpu", "cuda" */
     void (*close)(struct sc_backend *be); /* after everything opened from it was closed */
     void (*describe)(struct sc_backend *be, char *buf,
                      size_t bytes); /* "cpu avx512bf16, 2 threads" */
+
+    /* Bytes of the device's own memory; NULL where that is the host's. */
+    enum sc_status (*memory)(struct sc_backend *be, uint64_t *ret_free, uint64_t *ret_total,
+                             struct sc_err *err);
 
     /* Set-up: may allocate and block. */
     enum sc_status (*alloc)(struct sc_backend *be, size_t bytes, void **ret_mem,
@@ -231,6 +251,13 @@ struct sc_backend_ops {
                                 const void *v, const float *bias, struct sc_err *err);
 
     /* Step loop: no allocation. */
+    /* Both or neither; NULL where a step is nothing but its calls. *ret_replayed: the device has
+     * been given the whole of a recorded step of the same shape, and the caller goes straight to
+     * step_end; only for steps that are alone. The caller makes the same calls, with the same
+     * device pointers, for every step of one shape. */
+    enum sc_status (*step_begin)(struct sc_backend *be, const struct sc_step *step,
+                                 bool *ret_replayed, struct sc_err *err);
+    enum sc_status (*step_end)(struct sc_backend *be, struct sc_err *err);
     enum sc_status (*kv_copy)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
                               uint32_t src_page, struct sc_err *err);
     /* out [n, dim]; ids (host) outside the slice give zero rows. */
@@ -254,6 +281,11 @@ struct sc_backend_ops {
     /* y [n, ffn] = silu(gate) * up; gate_up [n, 2 * ffn] = [gate | up]. */
     enum sc_status (*swiglu)(struct sc_backend *be, const float *gate_up, float *y, uint32_t n,
                              uint32_t ffn, struct sc_err *err);
+    /* y [n, ffn] = swiglu of x [n, n_in] W^T, W [2 * ffn, n_in] = [gate | up]; all dense. gate_up
+     * [n, 2 * ffn]: scratch. NULL: the caller uses matmul and swiglu. */
+    enum sc_status (*matmul_swiglu)(struct sc_backend *be, const struct sc_matrix *w,
+                                    const float *x, float *gate_up, float *y, uint32_t n,
+                                    uint32_t ffn, struct sc_err *err);
     /* dst row i = src row rows[i] (host); dense [.., dim]. */
     enum sc_status (*gather_rows)(struct sc_backend *be, const float *src, const uint32_t *rows,
                                   uint32_t n, uint32_t dim, float *dst, struct sc_err *err);
@@ -263,6 +295,16 @@ struct sc_backend_ops {
                               struct sc_err *err);
     enum sc_status (*merge)(struct sc_backend *be, const struct sc_merge_args *args,
                             struct sc_err *err);
+
+    /* For collectives between ranks that are threads of one process; NULL where memory from alloc
+     * is the host's. dst[i] = the sum over r of srcs[r][first + i], in order of r, i < n; the
+     * sources may be other ranks' memory. i32 sums wrap. */
+    enum sc_status (*peer_sum)(struct sc_backend *be, enum sc_dtype dtype, /* F32 or I32 */
+                               const void *const *srcs, uint32_t n_srcs, size_t first, size_t n,
+                               void *dst, struct sc_err *err);
+    /* Device to device, src perhaps another rank's. */
+    enum sc_status (*copy)(struct sc_backend *be, void *dst, const void *src, size_t bytes,
+                           struct sc_err *err);
 };
 
 /* Backends embed this as their first member. */

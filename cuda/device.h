@@ -1,0 +1,210 @@
+/* cuda/device.h - what the host files of cuda/ share: the backend object and its parts. Private to
+ * cuda/. Never included by .cu files: a kernel file exports plain C launchers through its own
+ * header (kernels_*.h), which take a stream and device pointers and return a cudaError_t.
+ *
+ * Everything of one rank runs on one stream, so calls need no synchronisation between them. The
+ * operations are documented where the table is, in base/backend.h.
+ */
+#ifndef SC_CUDA_DEVICE_H
+#define SC_CUDA_DEVICE_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include "base/backend.h"
+
+#define SC_CUDA_HEAD_DIM_MAX 256u /* must be even */
+#define SC_CUDA_GROUP_MAX    128u /* query heads per KV head */
+#define SC_CUDA_HEADS_MAX    4096u
+#define SC_CUDA_DIM_MAX      (1u << 20) /* columns of a matrix, width of a row */
+#define SC_CUDA_OUT_MAX      (1u << 24) /* rows of a matrix */
+#define SC_CUDA_ROWS_MAX     (1u << 20) /* rows of one call */
+
+#define SC_CUDA_STAGE_BYTES ((size_t)16 << 20) /* host arrays of one call */
+#define SC_CUDA_STEP_BYTES  ((size_t)16 << 20) /* host arrays and page tables of one step */
+#define SC_CUDA_WORKSPACE   ((size_t)32 << 20) /* cuBLASLt; also the bound of split-K partials */
+#define SC_CUDA_PARTS_BYTES ((size_t)64 << 20) /* attention: what several blocks of one row found  \
+                                                */
+#define SC_CUDA_ROUND_ROWS 2048u               /* rows that are rounded to bf16 at a time */
+
+/* Two halves in turn: one is filled and copied while the device may still read the other. */
+struct sc_cuda_stage {
+    uint8_t *host, *device; /* [2, SC_CUDA_STAGE_BYTES], host pinned */
+    cudaEvent_t read[2];    /* the device is past what was in this half */
+    unsigned half;
+    size_t used;
+};
+
+/* The step that step_begin told, on the device; see step.c. */
+struct sc_cuda_step;
+
+/* The bf16 image that the last norm, attention or swiglu left of its result, for the product that
+ * follows. Every call that writes device memory through the table clears it first
+ * (sc_cuda_forget). */
+struct sc_cuda_rounded {
+    const float *of; /* NULL: none */
+    uint32_t n_rows, dim;
+};
+
+struct sc_cuda_device {
+    struct sc_backend base;
+    int ordinal, n_sms, cc; /* cc: compute capability, 90 for 9.0 */
+    bool bf16;              /* math: activations are rounded to bf16 */
+    bool strict;
+    cudaStream_t stream;
+    struct sc_cuda_stage stage;
+    struct sc_cuda_step *step;
+    cublasLtHandle_t lt;
+    void *workspace;   /* SC_CUDA_WORKSPACE */
+    float *parts;      /* SC_CUDA_PARTS_BYTES */
+    uint16_t *rounded; /* bf16 activations, grown by matrix_open */
+    size_t rounded_bytes;
+    struct sc_cuda_rounded image;
+    char name[64];
+};
+
+static inline struct sc_cuda_device *sc_cuda_device(struct sc_backend *be)
+{
+    return (struct sc_cuda_device *)(void *)be;
+}
+
+/* How a page lies in memory: one block per KV head, each 128-byte aligned: K [32][head_dim],
+ * V [32][head_dim] in the pool's dtype, bias f32 [32]. Block of (page, head) at
+ * mem + page * page_bytes + head * head_bytes. */
+struct sc_kv_pool {
+    struct sc_kv_spec spec;
+    uint32_t n_pages;
+    size_t v_offset, bias_offset; /* in a block */
+    size_t head_bytes, page_bytes;
+    uint8_t *mem; /* device */
+};
+
+/* W [n_out, n_in] row-major as in the checkpoint, on the device. */
+struct sc_matrix {
+    enum sc_dtype store; /* F32, BF16, I8 */
+    uint32_t n_in, n_out;
+    void *data;
+    float *bias;  /* [n_out] or NULL */
+    float *scale; /* [n_out], I8 only */
+    double error2, norm2;
+    struct sc_cuda_gemm *gemm; /* the chosen algorithms */
+};
+
+/* device.c */
+enum sc_status sc_cuda_check(cudaError_t rc, const char *what, struct sc_err *err);
+enum sc_status sc_cuda_check_blas(cublasStatus_t rc, const char *what, struct sc_err *err);
+/* Room for bytes of host arrays of one call: fill *ret_host, then send. The device copy can be read
+ * by what is put on the stream after the send. Offsets of parts: round up with SC_CUDA_ALIGN. */
+#define SC_CUDA_ALIGN(bytes) (((size_t)(bytes) + 15) / 16 * 16)
+enum sc_status sc_cuda_stage_take(struct sc_cuda_device *dev, size_t bytes, const char *what,
+                                  void **ret_host, void **ret_device, struct sc_err *err);
+enum sc_status sc_cuda_stage_send(struct sc_cuda_device *dev, const void *host, void *device,
+                                  size_t bytes, struct sc_err *err);
+/* One host array on the device: that of the step if it is part of one, else staged. */
+enum sc_status sc_cuda_to_device(struct sc_cuda_device *dev, const void *host, size_t bytes,
+                                 const char *what, const void **ret_device, struct sc_err *err);
+static inline void sc_cuda_forget(struct sc_cuda_device *dev)
+{
+    dev->image.of = NULL;
+}
+enum sc_status sc_cuda_alloc(struct sc_backend *be, size_t bytes, void **ret_mem,
+                             struct sc_err *err);
+void sc_cuda_free(struct sc_backend *be, void *mem);
+enum sc_status sc_cuda_upload(struct sc_backend *be, void *dst, const void *src, size_t bytes,
+                              struct sc_err *err);
+enum sc_status sc_cuda_download(struct sc_backend *be, void *dst, const void *src, size_t bytes,
+                                struct sc_err *err);
+enum sc_status sc_cuda_sync(struct sc_backend *be, struct sc_err *err);
+enum sc_status sc_cuda_check_rows(const char *op, uint32_t n, uint64_t width, struct sc_err *err);
+
+/* step.c */
+enum sc_status sc_cuda_step_open(struct sc_cuda_device *dev, struct sc_err *err);
+void sc_cuda_step_close(struct sc_cuda_device *dev);
+enum sc_status sc_cuda_step_begin(struct sc_backend *be, const struct sc_step *step,
+                                  bool *ret_replayed, struct sc_err *err);
+enum sc_status sc_cuda_step_end(struct sc_backend *be, struct sc_err *err);
+/* The device copy of a host array that lies within the step's, or NULL. */
+const void *sc_cuda_step_find(const struct sc_cuda_device *dev, const void *host, size_t bytes);
+/* The descriptors of the step's sequences in one layer; false: seqs is not of the step. */
+struct sc_cuda_seqs;
+bool sc_cuda_step_seqs(const struct sc_cuda_device *dev, const struct sc_attn_seq *seqs,
+                       uint32_t n_seqs, struct sc_cuda_seqs *ret_seqs);
+
+/* matrix.c */
+enum sc_status sc_cuda_matrix_open(struct sc_backend *be, const struct sc_matrix_part *parts,
+                                   uint32_t n_parts, uint64_t n_in, const float *bias,
+                                   enum sc_dtype store, struct sc_matrix **ret_matrix,
+                                   struct sc_err *err);
+void sc_cuda_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
+void sc_cuda_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
+/* matmul.c */
+enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
+                              uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
+                              struct sc_err *err);
+enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
+                                     const float *x, float *gate_up, float *y, uint32_t n,
+                                     uint32_t ffn, struct sc_err *err);
+
+/* kv.c */
+size_t sc_cuda_kv_page_bytes(struct sc_backend *be, const struct sc_kv_spec *spec);
+enum sc_status sc_cuda_kv_open(struct sc_backend *be, const struct sc_kv_spec *spec,
+                               uint32_t n_pages, struct sc_kv_pool **ret_pool, struct sc_err *err);
+void sc_cuda_kv_close(struct sc_backend *be, struct sc_kv_pool *pool);
+enum sc_status sc_cuda_kv_read(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                               uint32_t slot, uint32_t head, float *k, float *v, float *bias,
+                               struct sc_err *err);
+enum sc_status sc_cuda_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                                uint32_t slot, uint32_t head, const float *k, const float *v,
+                                float bias, struct sc_err *err);
+enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                               uint32_t slot0, uint32_t n, uint32_t head, void *k, void *v,
+                               float *bias, struct sc_err *err);
+enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
+                                 uint32_t slot0, uint32_t n, uint32_t head, const void *k,
+                                 const void *v, const float *bias, struct sc_err *err);
+enum sc_status sc_cuda_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
+                               uint32_t src_page, struct sc_err *err);
+enum sc_status sc_cuda_check_pool(const char *op, const struct sc_kv_pool *pool,
+                                  uint32_t n_kv_heads, uint32_t head_dim, struct sc_err *err);
+/* All of pages[first .. end) exist. */
+enum sc_status sc_cuda_check_pages(const char *op, const struct sc_kv_pool *pool,
+                                   const uint32_t *pages, uint32_t first, uint32_t end,
+                                   struct sc_err *err);
+
+/* rows.c */
+enum sc_status sc_cuda_embedding_open(struct sc_backend *be, const void *data, enum sc_dtype dtype,
+                                      uint64_t row0, uint64_t n_rows, uint32_t dim,
+                                      struct sc_embedding **ret_emb, struct sc_err *err);
+void sc_cuda_embedding_close(struct sc_backend *be, struct sc_embedding *emb);
+enum sc_status sc_cuda_embed(struct sc_backend *be, const struct sc_embedding *emb,
+                             const int32_t *ids, uint32_t n, float *out, struct sc_err *err);
+enum sc_status sc_cuda_norm(struct sc_backend *be, const struct sc_norm_args *args,
+                            struct sc_err *err);
+enum sc_status sc_cuda_swiglu(struct sc_backend *be, const float *gate_up, float *y, uint32_t n,
+                              uint32_t ffn, struct sc_err *err);
+enum sc_status sc_cuda_gather_rows(struct sc_backend *be, const float *src, const uint32_t *rows,
+                                   uint32_t n, uint32_t dim, float *dst, struct sc_err *err);
+/* qkv.c */
+enum sc_status sc_cuda_rope_angles(struct sc_backend *be, const uint32_t *positions, uint32_t n,
+                                   const float *inv_freq, uint32_t head_dim, float scale,
+                                   float *angles, struct sc_err *err);
+enum sc_status sc_cuda_qkv(struct sc_backend *be, const struct sc_qkv_args *args,
+                           struct sc_err *err);
+/* attention.c */
+enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *args,
+                                 struct sc_err *err);
+/* compress.c */
+enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_args *args,
+                                 struct sc_err *err);
+enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_args *args,
+                               struct sc_err *err);
+enum sc_status sc_cuda_merge(struct sc_backend *be, const struct sc_merge_args *args,
+                             struct sc_err *err);
+/* peers.c */
+enum sc_status sc_cuda_peer_sum(struct sc_backend *be, enum sc_dtype dtype, const void *const *srcs,
+                                uint32_t n_srcs, size_t first, size_t n, void *dst,
+                                struct sc_err *err);
+enum sc_status sc_cuda_copy(struct sc_backend *be, void *dst, const void *src, size_t bytes,
+                            struct sc_err *err);
+
+#endif
