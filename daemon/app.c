@@ -23,6 +23,9 @@
 #include "proto/descriptors.h"
 #include "shard/calibrate.h"
 
+/* kv.memory = "auto" */
+#define CPU_KV_BYTES    ((uint64_t)1 << 30)
+#define GPU_KV_SHARE    0.9
 #define WARM_UP_SECONDS 600
 #define PROGRESS_US     2000000u
 
@@ -61,7 +64,7 @@ enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app, s
 
 /* `cuda` must work or fail; `auto` says in one line what it found and what runs instead. */
 static enum sc_status choose_backend(const struct sc_config *config, sc_backend_open_fn **ret_open,
-                                     struct sc_err *err)
+                                     bool *ret_gpu, struct sc_err *err)
 {
     const struct sc_backend_plugin *plugin = NULL;
     struct sc_err why = SC_ERR_INIT;
@@ -73,6 +76,7 @@ static enum sc_status choose_backend(const struct sc_config *config, sc_backend_
             st = sc_plugin_try(plugin, &why);
         if (st == SC_OK) {
             *ret_open = plugin->open;
+            *ret_gpu = true;
             return SC_OK;
         }
         if (config->backend == SC_BACKEND_CUDA)
@@ -80,6 +84,7 @@ static enum sc_status choose_backend(const struct sc_config *config, sc_backend_
         sc_notice("backend", "wanted=auto uses=cpu reason=\"%s\"", why.text);
     }
     *ret_open = sc_cpu_backend_open;
+    *ret_gpu = false;
     return SC_OK;
 }
 
@@ -100,15 +105,18 @@ static uint32_t threads_of_rank(const struct sc_config *config)
 }
 
 /* A resume point every four pages: a block of 512 tokens in one layer has sixteen. */
-static uint32_t snapshots_of(const struct sc_config *config, const struct sc_model *model)
+static uint32_t snapshots_of(const struct sc_config *config, const struct sc_model *model,
+                             uint64_t kv_bytes)
 {
     const struct sc_model_config *c = &model->config;
     uint64_t page = (uint64_t)SC_PAGE_ENTRIES * 2 * c->head_dim * c->n_kv_heads *
                     sc_dtype_bytes(config->kv_dtype) / config->tensor_parallel;
-    uint64_t n = config->kv_memory_bytes / (page > 0 ? page : 1) / 4;
+    uint64_t n = kv_bytes / (page > 0 ? page : 1) / 4;
 
     if (config->max_snapshots > 0)
         return config->max_snapshots;
+    if (kv_bytes == 0) /* a share of a device */
+        return 16384;
     return n < 64 ? 64 : n > 16384 ? 16384 : (uint32_t)n;
 }
 
@@ -126,25 +134,37 @@ static void on_load(void *ctx, uint32_t rank, uint32_t done, uint32_t total)
 static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
 {
     const struct sc_config *config = app->config;
+    int devices[SC_RANKS_MAX];
+    bool gpu = false, devices_given = false;
     struct sc_engine_opts opts = {
         .model = app->model,
         .n_ranks = config->tensor_parallel,
         .n_threads = threads_of_rank(config),
         .pin_threads = config->pin_threads,
         .max_seqs = config->max_seqs,
-        .max_snaps = config->kv_sharing ? snapshots_of(config, app->model) : 0,
         .max_step_tokens = config->prefill_tokens + config->max_seqs,
         .max_logit_rows = config->max_seqs,
         .max_context = config->max_context,
-        .kv_bytes = config->kv_memory_bytes,
         .kv_dtype = config->kv_dtype,
         .weight_dtype = config->weight_dtype,
         .math = config->math,
+        .strict = config->determinism == SC_DETERMINISM_STRICT,
         .on_load = on_load,
         .on_load_ctx = app,
     };
-    enum sc_status st = choose_backend(config, &opts.open_backend, err);
+    enum sc_status st = choose_backend(config, &opts.open_backend, &gpu, err);
 
+    if (st == SC_OK)
+        st = sc_config_devices(config, devices, &devices_given, err);
+    opts.devices = devices_given ? devices : NULL;
+    if (config->kv_memory > 100)
+        opts.kv_bytes = config->kv_memory;
+    else if (config->kv_memory == 0 && !gpu)
+        opts.kv_bytes = CPU_KV_BYTES;
+    else
+        opts.kv_share = config->kv_memory > 0 ? (double)config->kv_memory / 100.0 : GPU_KV_SHARE;
+    if (config->kv_sharing)
+        opts.max_snaps = snapshots_of(config, app->model, opts.kv_bytes);
     app->next_progress_us = sc_now_us() + PROGRESS_US;
     if (st == SC_OK)
         st = sc_engine_open(&opts, &app->engine, err);

@@ -81,12 +81,32 @@ static enum sc_status store_number(struct sc_config *config, const struct sc_con
     return SC_OK;
 }
 
+/* "auto" and "1%" to "100%"; false: something else. */
+static bool store_share(struct sc_config *config, const struct sc_config_key *key, const char *text)
+{
+    uint64_t *to = (uint64_t *)(void *)((char *)config + key->offset);
+    unsigned percent = 0;
+    char sign = 0, rest;
+
+    if (strcmp(text, "auto") == 0) {
+        *to = 0;
+        return true;
+    }
+    if (text[0] < '0' || text[0] > '9' || sscanf(text, "%3u%c%c", &percent, &sign, &rest) != 2 ||
+        sign != '%' || percent < 1 || percent > 100)
+        return false;
+    *to = percent;
+    return true;
+}
+
 static enum sc_status store_units(struct sc_config *config, const struct sc_config_key *key,
                                   const char *text, struct sc_err *err)
 {
     uint64_t value;
-    enum sc_status st = key->type == SC_CONFIG_SIZE ? sc_size_parse(text, &value, err)
-                                                    : sc_duration_parse(text, &value, err);
+    if (key->type == SC_CONFIG_MEMORY && store_share(config, key, text))
+        return SC_OK;
+    enum sc_status st = key->type != SC_CONFIG_DURATION ? sc_size_parse(text, &value, err)
+                                                        : sc_duration_parse(text, &value, err);
     if (st != SC_OK)
         return sc_err_prefix(err, st, "%s", key->path);
     return store_number(config, key, (double)value, text, err);
@@ -166,6 +186,7 @@ enum sc_status sc_config_set(struct sc_config *config, const char *path, const c
     case SC_CONFIG_CHOICE:
         return store_choice(config, key, value, err);
     case SC_CONFIG_SIZE:
+    case SC_CONFIG_MEMORY:
     case SC_CONFIG_DURATION:
         return store_units(config, key, value, err);
     case SC_CONFIG_UINT:
@@ -222,6 +243,7 @@ static enum sc_status take_string(struct sc_config *config, const struct sc_conf
     static const char *const wanted[] = {
         [SC_CONFIG_STRING] = "a string",
         [SC_CONFIG_SIZE] = "a size in quotes, such as \"512MiB\" or \"8GiB\"",
+        [SC_CONFIG_MEMORY] = "a size in quotes, such as \"8GiB\", or \"90%\", or \"auto\"",
         [SC_CONFIG_DURATION] = "a duration in quotes, such as \"500ms\" or \"30s\"",
         [SC_CONFIG_CHOICE] = "a string",
     };
@@ -378,6 +400,11 @@ enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *er
         return sc_fail(err, SC_EINVAL,
                        "auth.shared_namespace: \"%.64s\": must be 1..%u of A-Z a-z 0-9 . _ -",
                        config->shared_namespace, SC_NAMESPACE_BYTES_MAX);
+    int devices[SC_RANKS_MAX];
+    bool given;
+    st = sc_config_devices(config, devices, &given, err);
+    if (st != SC_OK)
+        return st;
     if (config->prefill_tokens + config->max_seqs > SC_STEP_TOKENS_MAX)
         return sc_fail(err, SC_EINVAL,
                        "engine.prefill_tokens + engine.max_seqs: %u + %u tokens a step, limit %u",

@@ -20,6 +20,7 @@
 #define SC_SETTINGS_BYTES_MAX (1u << 20)
 
 enum sc_backend_choice { SC_BACKEND_AUTO, SC_BACKEND_CPU, SC_BACKEND_CUDA };
+enum sc_determinism { SC_DETERMINISM_FAST, SC_DETERMINISM_STRICT };
 enum sc_kv_default { SC_KV_DEFAULT_AUTO, SC_KV_DEFAULT_EXACT, SC_KV_DEFAULT_COMPRESSED };
 
 struct sc_config {
@@ -45,8 +46,10 @@ struct sc_config {
     uint32_t max_context; /* 0: the model's */
     enum sc_dtype weight_dtype;
     enum sc_math math;
+    enum sc_determinism determinism;
+    char devices[SC_CONFIG_PATH_BYTES]; /* "0,0,1"; empty: rank r on device r */
 
-    uint64_t kv_memory_bytes; /* of each rank */
+    uint64_t kv_memory; /* bytes of each rank; 1..100: percent of a device's; 0: auto */
     enum sc_dtype kv_dtype;
     enum sc_kv_default kv_mode;
     uint32_t auto_min_tokens;
@@ -82,6 +85,7 @@ enum sc_config_type {
     SC_CONFIG_UINT,     /* uint32_t */
     SC_CONFIG_FLOAT,    /* float */
     SC_CONFIG_SIZE,     /* uint64_t bytes, written "8GiB" */
+    SC_CONFIG_MEMORY,   /* the same, or "90%" (then 1..100), or "auto" (then 0) */
     SC_CONFIG_DURATION, /* uint64_t microseconds, written "30s" */
     SC_CONFIG_CHOICE,   /* int-sized enum, one of the names */
 };
@@ -108,6 +112,9 @@ enum sc_status sc_config_parse(struct sc_config *config, const char *text, const
 /* Sets one key from text, as the command line does: "server.max_streams", "64". */
 enum sc_status sc_config_set(struct sc_config *config, const char *key, const char *value,
                              struct sc_err *err) SC_MUST_CHECK;
+/* engine.devices into ret [tensor_parallel]; false: the key is empty. */
+enum sc_status sc_config_devices(const struct sc_config *config, int *ret_devices, bool *ret_given,
+                                 struct sc_err *err) SC_MUST_CHECK;
 /* What no single key can tell: a model is named, addresses are allowed, parts fit together. */
 enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *err) SC_MUST_CHECK;
 

@@ -8,6 +8,7 @@ static const char *const kv_modes[] = {"auto", "exact", "compressed", NULL};
 static const char *const dtypes[] = {"f32", "bf16", NULL};
 static const char *const weight_dtypes[] = {"f32", "bf16", "int8", NULL};
 static const char *const maths[] = {"auto", "f32", "bf16", NULL};
+static const char *const determinisms[] = {"fast", "strict", NULL};
 static const char *const levels[] = {"error", "warning", "notice", "info", "debug", NULL};
 static const char *const formats[] = {"text", "json", NULL};
 
@@ -44,9 +45,11 @@ const struct sc_config_key sc_config_keys[] = {
     {"engine.max_context", SC_CONFIG_UINT, AT(max_context), 0, SC_CONTEXT_MAX, NULL, "0", false},
     {"engine.weight_dtype", SC_CONFIG_CHOICE, AT(weight_dtype), 0, 0, weight_dtypes, "bf16", false},
     {"engine.math", SC_CONFIG_CHOICE, AT(math), 0, 0, maths, "auto", false},
+    {"engine.determinism", SC_CONFIG_CHOICE, AT(determinism), 0, 0, determinisms, "fast", false},
+    {"engine.devices", SC_CONFIG_STRING, AT(devices), 0, 0, NULL, "", false},
     {"engine.stuck_after", SC_CONFIG_DURATION, AT(stuck_after_us), SECOND, DAY, NULL, "60s", false},
 
-    {"kv.memory", SC_CONFIG_SIZE, AT(kv_memory_bytes), KIB *KIB, 1024 * 1024 * GIB, NULL, "1GiB",
+    {"kv.memory", SC_CONFIG_MEMORY, AT(kv_memory), KIB *KIB, 1024 * 1024 * GIB, NULL, "auto",
      false},
     {"kv.dtype", SC_CONFIG_CHOICE, AT(kv_dtype), 0, 0, dtypes, "bf16", false},
     {"kv.default_mode", SC_CONFIG_CHOICE, AT(kv_mode), 0, 0, kv_modes, "auto", false},

@@ -62,3 +62,35 @@ enum sc_status sc_duration_parse(const char *text, uint64_t *ret_us, struct sc_e
     return parse_units(text, units, SC_ARRAY_LEN(units),
                        "duration such as \"500ms\", \"30s\" or \"5min\"", ret_us, err);
 }
+
+enum sc_status sc_config_devices(const struct sc_config *config, int *ret_devices, bool *ret_given,
+                                 struct sc_err *err)
+{
+    const char *at = config->devices;
+    uint32_t n = 0;
+
+    *ret_given = *at != 0;
+    while (*at != 0) {
+        char *end = NULL;
+        unsigned long value = *at >= '0' && *at <= '9' ? strtoul(at, &end, 10) : 1000;
+        if (value > 255)
+            return sc_fail(err, SC_EINVAL,
+                           "engine.devices: \"%s\": write device numbers with commas, such as "
+                           "\"0,1\"",
+                           config->devices);
+        if (n < config->tensor_parallel)
+            ret_devices[n] = (int)value;
+        n++;
+        at = end + strspn(end, " ");
+        if (*at == ',')
+            at += 1 + strspn(at + 1, " ");
+        else if (*at != 0)
+            return sc_fail(err, SC_EINVAL, "engine.devices: \"%s\": what is \"%s\"",
+                           config->devices, at);
+    }
+    if (n > 0 && n != config->tensor_parallel)
+        return sc_fail(err, SC_EINVAL,
+                       "engine.devices: %u devices, but engine.tensor_parallel is %u", n,
+                       config->tensor_parallel);
+    return SC_OK;
+}

@@ -16,6 +16,7 @@ static size_t key_bytes(const struct sc_config_key *key)
     case SC_CONFIG_FLOAT:
         return sizeof(float);
     case SC_CONFIG_SIZE:
+    case SC_CONFIG_MEMORY:
     case SC_CONFIG_DURATION:
         return sizeof(uint64_t);
     case SC_CONFIG_CHOICE:

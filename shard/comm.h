@@ -2,14 +2,16 @@
  *
  * One interface; here the `local` implementation: ranks are threads of one process and reduce each
  * other's buffers in rank order, so that a sum has the same bits on every rank and in every run.
- * Every rank must call the same collectives in the same order. abort() releases all ranks that
- * wait, and every later call fails with SC_EPEER until the group is reset. Memory: all at open.
- * Threads: a sc_comm belongs to its rank's thread; abort may come from any.
+ * Every rank must call the same collectives in the same order. sum_f32, sum_i32 and the source of
+ * gather_cols are memory of the rank's backend (sc_backend_ops.alloc); the rest is the host's.
+ * abort() releases all ranks that wait, and every later call fails with SC_EPEER until the group is
+ * reset. Memory: all at open. Threads: a sc_comm belongs to its rank's thread; abort may come from
+ * any.
  */
 #ifndef SC_SHARD_COMM_H
 #define SC_SHARD_COMM_H
 
-#include "base/status.h"
+#include "base/backend.h"
 
 struct sc_comm;
 
@@ -23,6 +25,11 @@ struct sc_comm_ops {
      * [n_rows, sum of widths]; dst is ignored on the others. */
     enum sc_status (*gather_cols)(struct sc_comm *comm, const float *src, uint32_t n_rows,
                                   const uint32_t *widths, float *dst, struct sc_err *err);
+    /* Tells the rank's backend, before the first collective, and takes what sums and gathers of its
+     * memory need; column_bytes: the largest source of gather_cols. detach before it closes. */
+    enum sc_status (*attach)(struct sc_comm *comm, struct sc_backend *be, size_t column_bytes,
+                             struct sc_err *err);
+    void (*detach)(struct sc_comm *comm);
     void (*abort)(struct sc_comm *comm);
     void (*close)(struct sc_comm *comm);
 };

@@ -18,6 +18,10 @@
 struct local_comm {
     struct sc_comm base; /* first: ops get this pointer */
     struct sc_local_group *group;
+    struct sc_backend *be; /* NULL: sums are of host memory */
+    void *slice;           /* device: this rank's slice of a sum */
+    float *columns;        /* host: its columns of a gather */
+    size_t columns_bytes;
 };
 
 typedef void reduce_fn(struct sc_local_group *g, size_t from, size_t to);
@@ -154,6 +158,41 @@ static void reduce_max_u32(struct sc_local_group *g, size_t from, size_t to)
     }
 }
 
+/* Elements of a slice: whole cache lines, so that ranks do not write one line together. */
+static size_t slice_of(const struct sc_local_group *g, size_t n, size_t elem_bytes)
+{
+    size_t per = (n + g->n_ranks - 1) / g->n_ranks, line = 64 / elem_bytes;
+    return (per + line - 1) / line * line;
+}
+
+/* The same three phases, but every rank keeps the sum of its slice on its own device, and the
+ * others copy it from there. Work that was only queued must be done before a barrier says so. */
+static enum sc_status device_sum(struct local_comm *c, void *data, size_t n, enum sc_dtype dtype,
+                                 reduce_fn *reduce, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = c->be->ops;
+    struct sc_local_group *g = c->group;
+    size_t elem = sc_dtype_bytes(dtype), per = slice_of(g, n, elem), from = per * c->base.rank;
+    const void *srcs[SC_ARRAY_LEN(g->shown)];
+    enum sc_status st = ops->sync(c->be, err);
+
+    if (st == SC_OK)
+        st = meet(c, reduce, data, n, err);
+    for (uint32_t r = 0; r < g->n_ranks && st == SC_OK; r++)
+        srcs[r] = g->shown[r].data;
+    if (st == SC_OK && from < n)
+        st = ops->peer_sum(c->be, dtype, srcs, g->n_ranks, from, n - from < per ? n - from : per,
+                           c->slice, err);
+    if (st == SC_OK)
+        st = ops->sync(c->be, err);
+    if (st == SC_OK)
+        st = barrier(c, err);
+    for (uint32_t r = 0; r < g->n_ranks && st == SC_OK && per * r < n; r++)
+        st = ops->copy(c->be, (uint8_t *)data + per * r * elem, g->comms[r].slice,
+                       (n - per * r < per ? n - per * r : per) * elem, err);
+    return st; /* the next collective's sync ends the copying */
+}
+
 static enum sc_status all_reduce(struct sc_comm *comm, void *data, size_t n, size_t elem_bytes,
                                  reduce_fn *reduce, struct sc_err *err)
 {
@@ -169,9 +208,7 @@ static enum sc_status all_reduce(struct sc_comm *comm, void *data, size_t n, siz
     st = meet(c, reduce, data, n, err);
     if (st != SC_OK)
         return st;
-    /* Slices of whole cache lines, so that ranks do not write one line together. */
-    size_t per = (n + g->n_ranks - 1) / g->n_ranks, line = 64 / elem_bytes;
-    per = (per + line - 1) / line * line;
+    size_t per = slice_of(g, n, elem_bytes);
     size_t from = per * comm->rank < n ? per * comm->rank : n;
     size_t to = from + per < n ? from + per : n;
     if (to > from)
@@ -185,11 +222,17 @@ static enum sc_status all_reduce(struct sc_comm *comm, void *data, size_t n, siz
 
 static enum sc_status sum_f32(struct sc_comm *comm, float *data, size_t n, struct sc_err *err)
 {
+    struct local_comm *c = (struct local_comm *)comm;
+    if (c->be != NULL && comm->n_ranks > 1 && n > 0)
+        return device_sum(c, data, n, SC_DTYPE_F32, reduce_sum_f32, err);
     return all_reduce(comm, data, n, sizeof(*data), reduce_sum_f32, err);
 }
 
 static enum sc_status sum_i32(struct sc_comm *comm, int32_t *data, size_t n, struct sc_err *err)
 {
+    struct local_comm *c = (struct local_comm *)comm;
+    if (c->be != NULL && comm->n_ranks > 1 && n > 0)
+        return device_sum(c, data, n, SC_DTYPE_I32, reduce_sum_i32, err);
     return all_reduce(comm, data, n, sizeof(*data), reduce_sum_i32, err);
 }
 
@@ -208,9 +251,20 @@ static enum sc_status gather_cols(struct sc_comm *comm, const float *src, uint32
 {
     struct local_comm *c = (struct local_comm *)comm;
     struct sc_local_group *g = c->group;
-    size_t total = 0, at = 0;
+    size_t total = 0, at = 0, bytes = (size_t)n_rows * widths[comm->rank] * sizeof(*dst);
     enum sc_status st;
 
+    if (c->be != NULL && g->n_ranks == 1)
+        return c->be->ops->download(c->be, dst, src, bytes, err);
+    if (c->be != NULL) {
+        if (bytes > c->columns_bytes)
+            return sc_fail(err, SC_EINTERNAL, "gather of %zu bytes, room for %zu", bytes,
+                           c->columns_bytes);
+        st = c->be->ops->download(c->be, c->columns, src, bytes, err);
+        if (st != SC_OK)
+            return st;
+        src = c->columns;
+    }
     st = meet(c, NULL, dst, n_rows, err);
     if (st != SC_OK)
         return st;
@@ -223,6 +277,42 @@ static enum sc_status gather_cols(struct sc_comm *comm, const float *src, uint32
         memcpy(dst + i * total + at, src + (size_t)i * widths[comm->rank],
                widths[comm->rank] * sizeof(*dst));
     return barrier(c, err);
+}
+
+static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, size_t column_bytes,
+                             struct sc_err *err)
+{
+    struct local_comm *c = (struct local_comm *)comm;
+    const struct sc_local_group *g = c->group;
+    size_t slice = slice_of(g, g->scratch_bytes / sizeof(float), sizeof(float)) * sizeof(float);
+    enum sc_status st = SC_OK;
+
+    if (be->ops->peer_sum == NULL) /* its memory is the host's */
+        return SC_OK;
+    c->be = be;
+    if (g->n_ranks == 1)
+        return SC_OK;
+    if (slice > 0)
+        st = be->ops->alloc(be, slice, &c->slice, err);
+    if (st != SC_OK)
+        return st;
+    c->columns_bytes = column_bytes;
+    c->columns = malloc(column_bytes);
+    if (c->columns == NULL)
+        return sc_fail(err, SC_ENOMEM, "collectives: out of memory for %zu bytes", column_bytes);
+    return SC_OK;
+}
+
+static void detach(struct sc_comm *comm)
+{
+    struct local_comm *c = (struct local_comm *)comm;
+    if (c->be != NULL)
+        c->be->ops->free(c->be, c->slice);
+    free(c->columns);
+    c->columns = NULL;
+    c->columns_bytes = 0;
+    c->slice = NULL;
+    c->be = NULL;
 }
 
 static void comm_abort(struct sc_comm *comm)
@@ -243,6 +333,8 @@ static const struct sc_comm_ops local_ops = {
     .min_u64 = min_u64,
     .max_u32 = max_u32,
     .gather_cols = gather_cols,
+    .attach = attach,
+    .detach = detach,
     .abort = comm_abort,
     .close = comm_close,
 };

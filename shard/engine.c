@@ -66,6 +66,9 @@ static void run_job(struct worker *w, enum job job)
             pin_self(w);
         st = sc_rank_open(&e->opts, w->index, e->max_context, e->classes,
                           sc_local_group_comm(e->group, w->index), &w->rank, &w->err);
+        if (st != SC_OK) /* the others may wait for this rank to size its pages */
+            sc_local_group_comm(e->group, w->index)
+                ->ops->abort(sc_local_group_comm(e->group, w->index));
     } else if (job == JOB_STEP) {
         st = sc_rank_execute(&w->rank, e->plan, e->steps, e->generation,
                              w->index == 0 ? e->results : NULL, &w->err);
@@ -140,6 +143,7 @@ static enum sc_status check_opts(const struct sc_engine_opts *o, struct sc_err *
         const char *what;
         uint64_t value, low, high;
     } checks[] = {
+        {"kv memory in percent", (uint64_t)(o->kv_share * 100.0), 0, 100},
         {"tensor parallel size", o->n_ranks, 1, SC_RANKS_MAX},
         {"threads", o->n_threads, 1, 1024},
         {"max_seqs", o->max_seqs, 1, SC_SEQS_MAX},

@@ -34,10 +34,14 @@ struct sc_engine_opts {
     uint32_t max_logit_rows;    /* rows of logits of one step; >= max_seqs */
     uint32_t max_context;       /* logical tokens of one sequence; 0: the model's */
     uint32_t max_snaps;         /* snapshots held at once; 0: none */
-    uint64_t kv_bytes;          /* memory for pages, of each rank */
+    uint64_t kv_bytes;          /* memory for pages, of each rank; 0: by kv_share */
+    double kv_share;            /* 0..1: of what the device has left after weights and activations;
+                                   only where its memory is its own */
     enum sc_dtype kv_dtype;     /* F32 or BF16 */
     enum sc_dtype weight_dtype; /* F32, BF16 or I8 */
     enum sc_math math;
+    bool strict;        /* sc_backend_opts.strict */
+    const int *devices; /* [n_ranks]: GPU of each rank, borrowed; NULL: rank r has GPU r */
     /* NULL, or told by each rank's thread how many of its layers are loaded. */
     void (*on_load)(void *ctx, uint32_t rank, uint32_t done, uint32_t total);
     void *on_load_ctx;

@@ -5,15 +5,13 @@
 
 #include <math.h>
 
-/* Rows in plan order: positions, tokens, attention spans, and which rows need logits. */
+/* Rows in plan order: positions, tokens, and which rows need logits. */
 static void gather_rows(struct sc_rank *rank, const struct sc_plan *plan)
 {
     struct sc_rows *rows = &rank->rows;
     rows->n = rows->n_logits = 0;
     for (uint32_t i = 0; i < plan->n_runs; i++) {
         const struct sc_plan_run *run = &plan->runs[i];
-        rows->attn[i] =
-            (struct sc_attn_seq){.row0 = rows->n, .n_rows = run->n_tokens, .pos0 = run->pos0};
         for (uint32_t t = 0; t < run->n_tokens; t++) {
             rows->positions[rows->n] = run->pos0 + t;
             rows->slots[rows->n] = (run->pos0 + t) % SC_PAGE_ENTRIES;
@@ -27,19 +25,27 @@ static void gather_rows(struct sc_rank *rank, const struct sc_plan *plan)
 }
 
 /* Page tables differ between layers: cores are clustered per layer. */
-static void point_at_layer(struct sc_rank *rank, const struct sc_plan *plan, uint32_t l)
+static void gather_layers(struct sc_rank *rank, const struct sc_plan *plan)
 {
     struct sc_rows *rows = &rank->rows;
-    for (uint32_t i = 0; i < plan->n_runs; i++) {
-        const struct sc_seq_layer *layer = &rank->seqs[plan->runs[i].slot].layers[l];
-        struct sc_attn_seq *a = &rows->attn[i];
-        a->n_cores = layer->n_cores;
-        a->core_pages = layer->core_pages;
-        a->exact_pages = layer->exact_pages;
-        a->exact_lo = layer->exact_lo;
-        a->window = rank->config->sliding_window[l];
-        for (uint32_t t = 0; t < a->n_rows; t++)
-            rows->pages[a->row0 + t] = layer->exact_pages[(a->pos0 + t) / SC_PAGE_ENTRIES];
+    for (uint32_t l = 0; l < rank->config->n_layers; l++) {
+        uint32_t *pages = rows->pages + (size_t)l * rows->n, row = 0;
+        for (uint32_t i = 0; i < plan->n_runs; i++) {
+            const struct sc_plan_run *run = &plan->runs[i];
+            const struct sc_seq_layer *layer = &rank->seqs[run->slot].layers[l];
+            rows->attn[(size_t)l * plan->n_runs + i] = (struct sc_attn_seq){
+                .row0 = row,
+                .n_rows = run->n_tokens,
+                .pos0 = run->pos0,
+                .n_cores = layer->n_cores,
+                .exact_lo = layer->exact_lo,
+                .window = rank->config->sliding_window[l],
+                .core_pages = layer->core_pages,
+                .exact_pages = layer->exact_pages,
+            };
+            for (uint32_t t = 0; t < run->n_tokens; t++)
+                pages[row++] = layer->exact_pages[(run->pos0 + t) / SC_PAGE_ENTRIES];
+        }
     }
 }
 
@@ -53,7 +59,6 @@ static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan
     const uint32_t n = rank->rows.n, width = (s->n_heads + 2 * s->n_kv_heads) * c->head_dim;
     enum sc_status st;
 
-    point_at_layer(rank, plan, l);
     st = ops->matmul(rank->be, w->qkv, rank->x, c->hidden, rank->qkv, width, n, err);
     if (st != SC_OK)
         return st;
@@ -63,7 +68,7 @@ static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan
         .k_norm = w->k_norm,
         .angles = rank->angles,
         .pool = rank->pool,
-        .pages = rank->rows.pages,
+        .pages = rank->rows.pages + (size_t)l * n,
         .slots = rank->rows.slots,
         .n_rows = n,
         .n_heads = s->n_heads,
@@ -78,7 +83,7 @@ static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan
         .q = rank->qkv,
         .out = rank->attn,
         .pool = rank->pool,
-        .seqs = rank->rows.attn,
+        .seqs = rank->rows.attn + (size_t)l * plan->n_runs,
         .n_seqs = plan->n_runs,
         .q_stride = width,
         .n_heads = s->n_heads,
@@ -103,9 +108,14 @@ static enum sc_status layer_mlp(struct sc_rank *rank, uint32_t l, struct sc_err 
     const uint32_t n = rank->rows.n, ffn = rank->slice.ffn;
     enum sc_status st;
 
-    st = ops->matmul(rank->be, w->gate_up, rank->x, c->hidden, rank->gate_up, 2 * ffn, n, err);
-    if (st == SC_OK)
-        st = ops->swiglu(rank->be, rank->gate_up, rank->act, n, ffn, err);
+    if (ops->matmul_swiglu != NULL) {
+        st = ops->matmul_swiglu(rank->be, w->gate_up, rank->x, rank->gate_up, rank->act, n, ffn,
+                                err);
+    } else {
+        st = ops->matmul(rank->be, w->gate_up, rank->x, c->hidden, rank->gate_up, 2 * ffn, n, err);
+        if (st == SC_OK)
+            st = ops->swiglu(rank->be, rank->gate_up, rank->act, n, ffn, err);
+    }
     if (st == SC_OK)
         st = ops->matmul(rank->be, w->down, rank->act, ffn, rank->delta, c->hidden, n, err);
     if (st == SC_OK)
@@ -152,22 +162,17 @@ static enum sc_status final_logits(struct sc_rank *rank, struct sc_err *err)
     if (st == SC_OK)
         st = ops->matmul(rank->be, rank->weights.lm_head, rank->x, c->hidden, rank->logits_local,
                          width, n, err);
-    if (st == SC_OK)
-        st = ops->sync(rank->be, err);
-    if (st == SC_OK)
-        st = rank->comm->ops->gather_cols(rank->comm, rank->logits_local, n,
-                                          rank->slice.vocab_widths, rank->logits, err);
     return st;
 }
 
-enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan, struct sc_err *err)
+static enum sc_status run_layers(struct sc_rank *rank, const struct sc_plan *plan,
+                                 struct sc_err *err)
 {
     const struct sc_backend_ops *ops = rank->be->ops;
     const struct sc_model_config *c = rank->config;
+    const uint32_t n = rank->rows.n;
     enum sc_status st;
 
-    gather_rows(rank, plan);
-    const uint32_t n = rank->rows.n;
     st = ops->embed(rank->be, rank->weights.embedding, rank->rows.tokens, n, rank->resid, err);
     if (st == SC_OK)
         st = rank->comm->ops->sum_f32(rank->comm, rank->resid, (size_t)n * c->hidden, err);
@@ -188,5 +193,41 @@ enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan,
         st = add_norm(rank, rank->delta, NULL, err);
     if (st == SC_OK && rank->rows.n_logits > 0)
         st = final_logits(rank, err);
+    return st;
+}
+
+enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    const struct sc_rows *rows = &rank->rows;
+    bool replayed = false;
+    enum sc_status st = SC_OK;
+
+    gather_rows(rank, plan);
+    gather_layers(rank, plan);
+    const struct sc_step step = {
+        .n_rows = rows->n,
+        .n_seqs = plan->n_runs,
+        .n_layers = rank->config->n_layers,
+        .n_logit_rows = rows->n_logits,
+        .tokens = rows->tokens,
+        .positions = rows->positions,
+        .slots = rows->slots,
+        .logit_rows = rows->logit_rows,
+        .pages = rows->pages,
+        .seqs = rows->attn,
+        .alone = rank->n_ranks == 1,
+    };
+    if (ops->step_begin != NULL)
+        st = ops->step_begin(rank->be, &step, &replayed, err);
+    if (st == SC_OK && !replayed)
+        st = run_layers(rank, plan, err);
+    if (ops->step_end != NULL) { /* also after an error: the backend forgets the step */
+        enum sc_status end = ops->step_end(rank->be, err);
+        st = st == SC_OK ? end : st;
+    }
+    if (st == SC_OK && rows->n_logits > 0)
+        st = rank->comm->ops->gather_cols(rank->comm, rank->logits_local, rows->n_logits,
+                                          rank->slice.vocab_widths, rank->logits, err);
     return st;
 }

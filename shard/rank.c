@@ -82,11 +82,11 @@ static enum sc_status open_scratch(struct sc_rank *rank, struct sc_err *err)
     const size_t n = rank->opts->max_step_tokens, n_planes = rank->slice.n_kv_heads;
 
     rows->positions = calloc(n, sizeof(*rows->positions));
-    rows->pages = calloc(n, sizeof(*rows->pages));
+    rows->pages = calloc(n * rank->config->n_layers, sizeof(*rows->pages));
     rows->slots = calloc(n, sizeof(*rows->slots));
     rows->logit_rows = calloc(n, sizeof(*rows->logit_rows));
     rows->tokens = calloc(n, sizeof(*rows->tokens));
-    rows->attn = calloc(rank->opts->max_seqs, sizeof(*rows->attn));
+    rows->attn = calloc((size_t)rank->opts->max_seqs * rank->config->n_layers, sizeof(*rows->attn));
     rank->jobs = calloc(SC_JOBS_MAX, sizeof(*rank->jobs));
     rank->job_layers = calloc(SC_JOBS_MAX, sizeof(*rank->job_layers));
     rank->job_cores = calloc(SC_JOBS_MAX, sizeof(*rank->job_cores));
@@ -106,20 +106,59 @@ static enum sc_status open_scratch(struct sc_rank *rank, struct sc_err *err)
     return SC_OK;
 }
 
+/* A share of what is left on the device: the smallest of all ranks, so that all have equally many
+ * pages. */
+static enum sc_status share_of_device(struct sc_rank *rank, uint64_t *ret_bytes, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    uint64_t left = 0, total = 0;
+    enum sc_status st;
+
+    if (ops->memory == NULL)
+        return sc_fail(
+            err, SC_EINVAL,
+            "kv memory: %.0f%% of the device, but the %s backend uses the host's memory: "
+            "give it a size",
+            rank->opts->kv_share * 100.0, ops->name);
+    /* Ranks that share a device look at it when all have their weights and activations, and take
+     * their parts when all have looked. */
+    *ret_bytes = 0;
+    st = rank->comm->ops->min_u64(rank->comm, ret_bytes, 1, err);
+    if (st == SC_OK)
+        st = ops->memory(rank->be, &left, &total, err);
+    if (st != SC_OK)
+        return st;
+    uint32_t n_here = 0;
+    for (uint32_t r = 0; r < rank->n_ranks; r++)
+        n_here += rank->opts->devices == NULL
+                      ? r == rank->rank
+                      : rank->opts->devices[r] == rank->opts->devices[rank->rank];
+    *ret_bytes = (uint64_t)((double)left * rank->opts->kv_share) / n_here;
+    return rank->comm->ops->min_u64(rank->comm, ret_bytes, 1, err);
+}
+
 static enum sc_status open_pool(struct sc_rank *rank, struct sc_err *err)
 {
     const struct sc_kv_spec spec = {.n_kv_heads = rank->slice.n_kv_heads,
                                     .head_dim = rank->config->head_dim,
                                     .dtype = rank->opts->kv_dtype};
-    enum sc_status st;
+    uint64_t bytes = rank->opts->kv_bytes;
+    enum sc_status st = SC_OK;
 
     rank->page_bytes = rank->be->ops->kv_page_bytes(rank->be, &spec);
-    uint64_t n_pages = rank->opts->kv_bytes / rank->page_bytes;
+    if (rank->page_bytes == 0)
+        return sc_fail(err, SC_ENOTSUP, "kv pages: %u heads of %u %s: not with this backend",
+                       spec.n_kv_heads, spec.head_dim, sc_dtype_name(spec.dtype));
+    if (bytes == 0)
+        st = share_of_device(rank, &bytes, err);
+    if (st != SC_OK)
+        return st;
+    uint64_t n_pages = bytes / rank->page_bytes;
     if (n_pages < rank->config->n_layers * 2ull)
         return sc_fail(
             err, SC_EINVAL,
             "kv memory: %llu bytes a rank hold %llu pages of %zu bytes, at least %u are needed",
-            (unsigned long long)rank->opts->kv_bytes, (unsigned long long)n_pages, rank->page_bytes,
+            (unsigned long long)bytes, (unsigned long long)n_pages, rank->page_bytes,
             rank->config->n_layers * 2);
     if (n_pages > UINT32_MAX / 2)
         n_pages = UINT32_MAX / 2;
@@ -136,9 +175,11 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
     const struct sc_backend_opts be_opts = {.rank = rank_no,
                                             .n_ranks = opts->n_ranks,
                                             .n_threads = opts->n_threads,
-                                            .device = (int)rank_no,
+                                            .device = opts->devices != NULL ? opts->devices[rank_no]
+                                                                            : (int)rank_no,
                                             .pin_threads = opts->pin_threads,
-                                            .math = opts->math};
+                                            .math = opts->math,
+                                            .strict = opts->strict};
     enum sc_status st;
 
     *rank = (struct sc_rank){.rank = rank_no,
@@ -152,11 +193,15 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
     if (st == SC_OK)
         st = opts->open_backend(&be_opts, &rank->be, err);
     if (st == SC_OK)
+        st = comm->ops->attach(comm, rank->be,
+                               (size_t)opts->max_logit_rows * rank->slice.n_vocab * sizeof(float),
+                               err);
+    if (st == SC_OK)
         st = sc_weights_open(rank, &rank->weights, err);
     if (st == SC_OK)
-        st = open_pool(rank, err);
-    if (st == SC_OK)
         st = open_activations(rank, err);
+    if (st == SC_OK)
+        st = open_pool(rank, err);
     if (st == SC_OK)
         st = open_sequences(rank, err);
     if (st == SC_OK)
@@ -189,6 +234,7 @@ void sc_rank_close(struct sc_rank *rank)
         if (rank->pool != NULL)
             rank->be->ops->kv_close(rank->be, rank->pool);
         sc_weights_close(rank->be, rank->config->n_layers, &rank->weights);
+        rank->comm->ops->detach(rank->comm);
         rank->be->ops->close(rank->be);
     }
     for (size_t i = 0; i < SC_ARRAY_LEN(host); i++)

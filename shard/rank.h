@@ -105,10 +105,10 @@ struct sc_snaps {
 /* Rows of one step, filled by plan order. */
 struct sc_rows {
     uint32_t n, n_logits;
-    uint32_t *positions, *pages, *slots,
-        *logit_rows; /* [max_step_tokens], pages per layer refilled */
+    uint32_t *positions, *slots, *logit_rows; /* [max_step_tokens] */
     int32_t *tokens;
-    struct sc_attn_seq *attn; /* [max_seqs] */
+    uint32_t *pages;          /* [n_layers, n] of a step */
+    struct sc_attn_seq *attn; /* [n_layers, n_runs] of a step */
 };
 
 struct sc_rank {

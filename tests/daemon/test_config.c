@@ -1,6 +1,7 @@
 #include "testing.h"
 
 #include "daemon/config.h"
+#include "shard/engine.h"
 #include "daemon/options.h"
 
 static enum sc_status parse(const char *text, struct sc_config *config, struct sc_err *err)
@@ -37,13 +38,44 @@ static void good_settings_are_taken(void **state)
     assert_int_equal(c.n_listen, 2);
     assert_string_equal(c.listen[1], "unix:/s");
     assert_true(c.insecure);
-    assert_int_equal(c.kv_memory_bytes, 3ull << 29);
+    assert_int_equal(c.kv_memory, 3ull << 29);
     assert_int_equal(c.kv_mode, SC_KV_DEFAULT_EXACT);
     assert_float_equal(c.target_ratio, 0.5f, 0);
     assert_int_equal(c.threads, 3);
     assert_int_equal(c.weight_dtype, SC_DTYPE_F32);
     assert_int_equal(c.stuck_after_us, 90000000);
     assert_int_equal(c.max_seqs, 64); /* a default */
+}
+
+static void memory_can_be_a_share_and_ranks_can_share_a_device(void **state)
+{
+    struct sc_config c;
+    struct sc_err err = SC_ERR_INIT;
+    int devices[SC_RANKS_MAX];
+    bool given = true;
+    static const char *const wrong[] = {"0", "0,1,2", "0,x", "0 1", "-1,0", "0,256", "0;1"};
+    (void)state;
+
+    sc_config_init(&c);
+    assert_int_equal(c.kv_memory, 0);
+    assert_int_equal(sc_config_devices(&c, devices, &given, &err), SC_OK);
+    assert_false(given);
+    assert_int_equal(sc_config_set(&c, "kv.memory", "90%", &err), SC_OK);
+    assert_int_equal(c.kv_memory, 90);
+    assert_int_equal(sc_config_set(&c, "kv.memory", "auto", &err), SC_OK);
+    assert_int_equal(c.kv_memory, 0);
+    assert_int_equal(sc_config_set(&c, "engine.tensor_parallel", "2", &err), SC_OK);
+    assert_int_equal(sc_config_set(&c, "engine.devices", "1, 0", &err), SC_OK);
+    assert_int_equal(sc_config_devices(&c, devices, &given, &err), SC_OK);
+    assert_true(given);
+    assert_int_equal(devices[0], 1);
+    assert_int_equal(devices[1], 0);
+    for (size_t i = 0; i < SC_ARRAY_LEN(wrong); i++) {
+        struct sc_err e = SC_ERR_INIT;
+        assert_int_equal(sc_config_set(&c, "engine.devices", wrong[i], &e), SC_OK);
+        assert_int_equal(sc_config_devices(&c, devices, &given, &e), SC_EINVAL);
+        assert_non_null(strstr(e.text, "engine.devices"));
+    }
 }
 
 static void bad_settings_name_file_line_and_key(void **state)
@@ -57,6 +89,9 @@ static void bad_settings_name_file_line_and_key(void **state)
         {"kv: {\n\n memory = 5;\n};", "x.conf:3: ", "kv.memory: must be a size in quotes"},
         {"kv: { memory = \"5 pounds\"; };", "x.conf:1: ", "kv.memory: \"5 pounds\""},
         {"kv: { memory = \"4KiB\"; };", "x.conf:1: ", "kv.memory: 4KiB, limits 1048576.."},
+        {"kv: { memory = \"0%\"; };", "x.conf:1: ", "kv.memory: \"0%\""},
+        {"kv: { memory = \"101%\"; };", "x.conf:1: ", "kv.memory: \"101%\""},
+        {"kv: { memory = \"90%x\"; };", "x.conf:1: ", "kv.memory: \"90%x\""},
         {"engine: { threads = \"3\"; };", "x.conf:1: ", "engine.threads: must be a whole number"},
         {"engine: { threads = 2.7; };", "x.conf:1: ", "engine.threads: must be a whole number"},
         {"engine: { max_seqs = 0; };", "x.conf:1: ", "engine.max_seqs: 0, limits 1..4096"},
@@ -177,7 +212,7 @@ static void the_command_line_overrides_the_file(void **state)
     assert_ok(sc_options_load(&o, &c, &err));
     assert_string_equal(c.model_dir, "/m");
     assert_int_equal(c.max_seqs, 9);
-    assert_int_equal(c.kv_memory_bytes, 2 << 20);
+    assert_int_equal(c.kv_memory, 2 << 20);
     assert_true(c.insecure);
     assert_int_equal(c.log_level, SC_LOG_INFO);
 }
@@ -282,6 +317,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_settings_are_taken),
+        cmocka_unit_test(memory_can_be_a_share_and_ranks_can_share_a_device),
         cmocka_unit_test(bad_settings_name_file_line_and_key),
         cmocka_unit_test(what_looks_like_a_refused_word_is_fine_in_strings_and_comments),
         cmocka_unit_test(sizes_and_durations_are_exact),
