@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "base/hash.h"
-#include "cpu/cpu.h"
+#include "tests/backend.h"
 #include "scheduler/scheduler.h"
 #include "shard/calibrate.h"
 
@@ -61,7 +61,7 @@ static void server_open(struct server *s, const struct sc_model *model, uint64_t
 {
     struct sc_err err = SC_ERR_INIT;
     const struct sc_engine_opts eo = {.model = model,
-                                      .open_backend = sc_cpu_backend_open,
+                                      .open_backend = test_backend_open,
                                       .n_ranks = 1,
                                       .n_threads = 1,
                                       .max_seqs = 8,

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "cpu/cpu.h"
+#include "tests/backend.h"
 
 void must(enum sc_status st, const struct sc_err *err)
 {
@@ -26,7 +26,7 @@ void rig_open(struct rig *rig, const char *dir, uint32_t max_positions, uint32_t
         rig->model->config.max_positions = max_positions;
     rig->opts = (struct sc_engine_opts){
         .model = rig->model,
-        .open_backend = sc_cpu_backend_open,
+        .open_backend = test_backend_open,
         .n_ranks = n_ranks,
         .n_threads = 1,
         .max_seqs = 8,

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "cpu/cpu.h"
+#include "tests/backend.h"
 #include "tests/shard/engine_util.h"
 
 #define N 480u
@@ -306,7 +306,7 @@ static enum sc_status wrong_cluster(struct sc_backend *be, const struct sc_clust
 static enum sc_status open_wrong_second_rank(const struct sc_backend_opts *opts,
                                              struct sc_backend **ret_be, struct sc_err *err)
 {
-    enum sc_status st = sc_cpu_backend_open(opts, ret_be, err);
+    enum sc_status st = test_backend_open(opts, ret_be, err);
     if (st == SC_OK && opts->rank == 1) {
         right_ops = (*ret_be)->ops;
         wrong_ops = *right_ops;

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "cpu/cpu.h"
+#include "tests/backend.h"
 #include "shard/rank.h"
 #include "tests/shard/engine_util.h"
 
@@ -198,7 +198,7 @@ static enum sc_status failing_matmul(struct sc_backend *be, const struct sc_matr
 static enum sc_status open_failing_rank(const struct sc_backend_opts *opts,
                                         struct sc_backend **ret_be, struct sc_err *err)
 {
-    enum sc_status st = sc_cpu_backend_open(opts, ret_be, err);
+    enum sc_status st = test_backend_open(opts, ret_be, err);
     if (st == SC_OK && opts->rank == 1) {
         good_ops = (*ret_be)->ops;
         failing_ops = *good_ops;
