@@ -289,6 +289,11 @@ struct sc_backend_ops {
     /* dst row i = src row rows[i] (host); dense [.., dim]. */
     enum sc_status (*gather_rows)(struct sc_backend *be, const float *src, const uint32_t *rows,
                                   uint32_t n, uint32_t dim, float *dst, struct sc_err *err);
+    /* The first n_cols of each row of x [n_rows, width]: best[2 i] = the largest (NaN if any is
+     * NaN), best[2 i + 1] = the bits of the lowest column that has it. n_cols 0: -inf and 0. NULL:
+     * the caller looks at the rows itself. */
+    enum sc_status (*row_max)(struct sc_backend *be, const float *x, uint32_t n_rows,
+                              uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
     enum sc_status (*distances)(struct sc_backend *be, const struct sc_dist_args *args,
                                 struct sc_err *err);
     enum sc_status (*cluster)(struct sc_backend *be, const struct sc_cluster_args *args,

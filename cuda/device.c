@@ -225,6 +225,7 @@ static const struct sc_backend_ops cuda_ops = {
     .swiglu = sc_cuda_swiglu,
     .matmul_swiglu = sc_cuda_matmul_swiglu,
     .gather_rows = sc_cuda_gather_rows,
+    .row_max = sc_cuda_row_max,
     .distances = sc_cuda_distances,
     .cluster = sc_cuda_cluster,
     .merge = sc_cuda_merge,

@@ -23,9 +23,10 @@
 #define SC_CUDA_STAGE_BYTES ((size_t)16 << 20) /* host arrays of one call */
 #define SC_CUDA_STEP_BYTES  ((size_t)16 << 20) /* host arrays and page tables of one step */
 #define SC_CUDA_WORKSPACE   ((size_t)32 << 20) /* cuBLASLt; also the bound of split-K partials */
-#define SC_CUDA_PARTS_BYTES ((size_t)64 << 20) /* attention: what several blocks of one row found  \
-                                                */
-#define SC_CUDA_ROUND_ROWS 2048u               /* rows that are rounded to bf16 at a time */
+#define SC_CUDA_PARTS_BYTES                                                                        \
+    ((size_t)64 << 20)           /* attention: what several blocks of one row found                \
+                                  */
+#define SC_CUDA_ROUND_ROWS 2048u /* rows that are rounded to bf16 at a time */
 
 /* Two halves in turn: one is filled and copied while the device may still read the other. */
 struct sc_cuda_stage {
@@ -190,6 +191,9 @@ enum sc_status sc_cuda_rope_angles(struct sc_backend *be, const uint32_t *positi
                                    float *angles, struct sc_err *err);
 enum sc_status sc_cuda_qkv(struct sc_backend *be, const struct sc_qkv_args *args,
                            struct sc_err *err);
+/* best.c */
+enum sc_status sc_cuda_row_max(struct sc_backend *be, const float *x, uint32_t n_rows,
+                               uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
 /* attention.c */
 enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *args,
                                  struct sc_err *err);

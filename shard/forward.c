@@ -162,6 +162,13 @@ static enum sc_status final_logits(struct sc_rank *rank, struct sc_err *err)
     if (st == SC_OK)
         st = ops->matmul(rank->be, rank->weights.lm_head, rank->x, c->hidden, rank->logits_local,
                          width, n, err);
+    if (st == SC_OK && ops->row_max != NULL)
+        st = ops->row_max(rank->be, rank->logits_local, n, width,
+                          rank->n_choices > rank->slice.vocab0 + width ? width
+                          : rank->n_choices > rank->slice.vocab0
+                              ? rank->n_choices - rank->slice.vocab0
+                              : 0,
+                          rank->best, err);
     return st;
 }
 
@@ -196,6 +203,34 @@ static enum sc_status run_layers(struct sc_rank *rank, const struct sc_plan *pla
     return st;
 }
 
+/* Every token of the step is simply the most likely one: then only that need leave the device. All
+ * ranks find the same, before the collective that rank 0 samples after. */
+static bool wants_only_best(const struct sc_rank *rank, const struct sc_plan *plan)
+{
+    for (uint32_t i = 0; i < plan->n_runs; i++) {
+        const struct sc_plan_run *run = &plan->runs[i];
+        if (run->want == SC_LOGITS_NONE)
+            continue;
+        if (run->want == SC_LOGITS_ALL || run->sampler == NULL ||
+            !sc_sampler_wants_max(run->sampler, rank->n_choices))
+            return false;
+    }
+    return rank->be->ops->row_max != NULL;
+}
+
+static enum sc_status gather_logits(struct sc_rank *rank, struct sc_err *err)
+{
+    const struct sc_comm_ops *comm = rank->comm->ops;
+    uint32_t pairs[SC_RANKS_MAX];
+
+    if (!rank->only_best)
+        return comm->gather_cols(rank->comm, rank->logits_local, rank->rows.n_logits,
+                                 rank->slice.vocab_widths, rank->logits, err);
+    for (uint32_t r = 0; r < rank->n_ranks; r++)
+        pairs[r] = 2;
+    return comm->gather_cols(rank->comm, rank->best, rank->rows.n_logits, pairs, rank->bests, err);
+}
+
 enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan, struct sc_err *err)
 {
     const struct sc_backend_ops *ops = rank->be->ops;
@@ -226,8 +261,8 @@ enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan,
         enum sc_status end = ops->step_end(rank->be, err);
         st = st == SC_OK ? end : st;
     }
+    rank->only_best = wants_only_best(rank, plan);
     if (st == SC_OK && rows->n_logits > 0)
-        st = rank->comm->ops->gather_cols(rank->comm, rank->logits_local, rows->n_logits,
-                                          rank->slice.vocab_widths, rank->logits, err);
+        st = gather_logits(rank, err);
     return st;
 }

@@ -1,6 +1,7 @@
 #include "shard/rank.h"
 
 #include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -34,6 +35,7 @@ static enum sc_status open_activations(struct sc_rank *rank, struct sc_err *err)
         {&rank->angles, n * c->head_dim},
         {&rank->last, m * c->hidden},
         {&rank->logits_local, m * s->n_vocab},
+        {&rank->best, 2 * m},
         {(float **)&rank->dist, SC_DIST_INTS_MAX},
     };
     enum sc_status st = SC_OK;
@@ -41,7 +43,8 @@ static enum sc_status open_activations(struct sc_rank *rank, struct sc_err *err)
         st = device_floats(rank, wants[i].n, wants[i].mem, err);
     if (st == SC_OK && rank->rank == 0) {
         rank->logits = malloc(m * c->vocab * sizeof(float));
-        if (rank->logits == NULL)
+        rank->bests = malloc(m * rank->n_ranks * 2 * sizeof(float));
+        if (rank->logits == NULL || rank->bests == NULL)
             st = sc_fail(err, SC_ENOMEM, "logits: out of memory for %zu rows of %u", m, c->vocab);
     }
     return st;
@@ -188,7 +191,10 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
                              .config = &opts->model->config,
                              .classes = classes,
                              .comm = comm,
-                             .max_context = max_context};
+                             .max_context = max_context,
+                             .n_choices = opts->model->config.vocab};
+    if (opts->model->tok != NULL && sc_tokenizer_vocab(opts->model->tok) < rank->n_choices)
+        rank->n_choices = sc_tokenizer_vocab(opts->model->tok);
     st = sc_slice_init(rank->config, rank_no, opts->n_ranks, &rank->slice, err);
     if (st == SC_OK)
         st = opts->open_backend(&be_opts, &rank->be, err);
@@ -215,19 +221,31 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
 
 void sc_rank_close(struct sc_rank *rank)
 {
-    float *device[] = {rank->resid,        rank->x,   rank->qkv,    rank->attn, rank->delta,
-                       rank->gate_up,      rank->act, rank->angles, rank->last, rank->logits_local,
-                       (float *)rank->dist};
-    void *host[] = {rank->logits,         rank->seqs,
-                    rank->seq_memory[0],  rank->seq_memory[1],
-                    rank->seq_memory[2],  rank->seq_memory[3],
-                    rank->rows.positions, rank->rows.pages,
-                    rank->rows.slots,     rank->rows.logit_rows,
-                    rank->rows.tokens,    rank->rows.attn,
-                    rank->jobs,           rank->job_layers,
-                    rank->job_cores,      rank->counts,
-                    rank->labels,         rank->seeds,
-                    rank->inv_var,        rank->inv_freq};
+    float *device[] = {rank->resid,        rank->x,      rank->qkv,
+                       rank->attn,         rank->delta,  rank->gate_up,
+                       rank->act,          rank->angles, rank->last,
+                       rank->logits_local, rank->best,   (float *)rank->dist};
+    void *host[] = {rank->logits,
+                    rank->bests,
+                    rank->seqs,
+                    rank->seq_memory[0],
+                    rank->seq_memory[1],
+                    rank->seq_memory[2],
+                    rank->seq_memory[3],
+                    rank->rows.positions,
+                    rank->rows.pages,
+                    rank->rows.slots,
+                    rank->rows.logit_rows,
+                    rank->rows.tokens,
+                    rank->rows.attn,
+                    rank->jobs,
+                    rank->job_layers,
+                    rank->job_cores,
+                    rank->counts,
+                    rank->labels,
+                    rank->seeds,
+                    rank->inv_var,
+                    rank->inv_freq};
     if (rank->be != NULL) {
         for (size_t i = 0; i < SC_ARRAY_LEN(device); i++)
             rank->be->ops->free(rank->be, device[i]);
@@ -330,10 +348,33 @@ static enum sc_status compare_digest(struct sc_rank *rank, uint64_t digest, uint
                    (unsigned long long)both[0]);
 }
 
+/* The largest of all ranks' slices; the lowest id where several have it. */
+static enum sc_status take_best(const struct sc_rank *rank, uint32_t row,
+                                struct sc_sampler *sampler, uint32_t position,
+                                struct sc_sampled *ret, struct sc_err *err)
+{
+    const float *b = rank->bests + (size_t)row * rank->n_ranks * 2;
+    float max = -INFINITY;
+    uint32_t id = 0, first = 0;
+    for (uint32_t r = 0; r < rank->n_ranks; r++) {
+        uint32_t at;
+        memcpy(&at, &b[2 * r + 1], sizeof(at));
+        if (!(b[2 * r] <= max)) { /* also NaN, which then stays */
+            max = b[2 * r];
+            id = first + at;
+        }
+        first += rank->slice.vocab_widths[r];
+        if (max != max)
+            break;
+    }
+    return sc_sampler_take(sampler, max, id, position, ret, err);
+}
+
 /* Hands rank 0's logits to the samplers, in plan order. */
 static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_run_result *results)
 {
     float *row = rank->logits;
+    uint32_t at = 0;
     for (uint32_t i = 0; i < plan->n_runs; i++) {
         const struct sc_plan_run *run = &plan->runs[i];
         struct sc_run_result *r = &results[i];
@@ -342,13 +383,18 @@ static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_r
             continue;
         r->n_logit_rows = run->want == SC_LOGITS_ALL ? run->n_tokens : 1;
         r->logits = row;
-        if (run->sampler != NULL) {
+        if (run->sampler != NULL && rank->only_best) {
+            struct sc_err err = SC_ERR_INIT;
+            r->status =
+                take_best(rank, at, run->sampler, run->pos0 + run->n_tokens, &r->sampled, &err);
+        } else if (run->sampler != NULL) {
             struct sc_err err = SC_ERR_INIT;
             float *last = row + (size_t)(r->n_logit_rows - 1) * rank->config->vocab;
             r->status =
                 sc_sampler_sample(run->sampler, last, run->pos0 + run->n_tokens, &r->sampled, &err);
         }
         row += (size_t)r->n_logit_rows * rank->config->vocab;
+        at += r->n_logit_rows;
     }
 }
 

@@ -390,3 +390,23 @@ enum sc_status sc_sampler_sample(struct sc_sampler *sampler, float *logits, uint
     *ret_sampled = out;
     return SC_OK;
 }
+
+bool sc_sampler_wants_max(const struct sc_sampler *s, uint32_t vocab)
+{
+    return s->vocab == vocab && !(s->params.temperature > 0.0f) && s->raw == NULL &&
+           s->counts == NULL && s->params.n_bias == 0 &&
+           (s->n_banned == 0 || s->n_sampled >= s->min_tokens);
+}
+
+enum sc_status sc_sampler_take(struct sc_sampler *s, float max, uint32_t id, uint32_t position,
+                               struct sc_sampled *ret_sampled, struct sc_err *err)
+{
+    if (max != max)
+        return sc_fail(err, SC_EINTERNAL, "logits of position %u: some are not a number", position);
+    if (!isfinite(max) || id >= s->vocab)
+        return sc_fail(err, SC_EINTERNAL, "logits of position %u: no finite maximum among %u",
+                       position, s->vocab);
+    *ret_sampled = (struct sc_sampled){.token = (int32_t)id};
+    s->n_sampled += s->n_sampled < UINT32_MAX;
+    return SC_OK;
+}

@@ -74,4 +74,11 @@ void sc_sampler_prompt(struct sc_sampler *sampler, const int32_t *ids, uint32_t 
 enum sc_status sc_sampler_sample(struct sc_sampler *sampler, float *logits, uint32_t position,
                                  struct sc_sampled *ret_sampled, struct sc_err *err) SC_MUST_CHECK;
 
+/* Whether the next token is simply the largest of `vocab` logits: greedy, nothing adjusted, no
+ * logprobs. Then take does what sample would, given that logit and its lowest id. */
+bool sc_sampler_wants_max(const struct sc_sampler *sampler, uint32_t vocab);
+enum sc_status sc_sampler_take(struct sc_sampler *sampler, float max, uint32_t id,
+                               uint32_t position, struct sc_sampled *ret_sampled,
+                               struct sc_err *err) SC_MUST_CHECK;
+
 #endif

@@ -1,0 +1,323 @@
+/* What the engine does for backends with memory of their own: sums and gathers through the backend,
+ * steps told whole, the most likely token found on the device, pages sized by a share. The device
+ * is the CPU's backend with these calls added, so every result must be the plain engine's. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "tests/shard/engine_util.h"
+
+static struct {
+    pthread_mutex_t mu;
+    unsigned sums, copies, steps, maxima, fused;
+    uint64_t memory;
+    bool wrong_max;
+} seen = {.mu = PTHREAD_MUTEX_INITIALIZER};
+
+static void count(unsigned *what)
+{
+    pthread_mutex_lock(&seen.mu);
+    (*what)++;
+    pthread_mutex_unlock(&seen.mu);
+}
+
+static enum sc_status device_peer_sum(struct sc_backend *be, enum sc_dtype dtype,
+                                      const void *const *srcs, uint32_t n_srcs, size_t first,
+                                      size_t n, void *dst, struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    count(&seen.sums);
+    for (size_t i = 0; i < n; i++) {
+        float f = 0.0f;
+        uint32_t u = 0;
+        for (uint32_t r = 0; r < n_srcs; r++) {
+            float x = ((const float *)srcs[r])[first + i];
+            f = r == 0 ? x : f + x;
+            u += ((const uint32_t *)srcs[r])[first + i];
+        }
+        if (dtype == SC_DTYPE_F32)
+            ((float *)dst)[i] = f;
+        else
+            ((uint32_t *)dst)[i] = u;
+    }
+    return SC_OK;
+}
+
+static enum sc_status device_copy(struct sc_backend *be, void *dst, const void *src, size_t bytes,
+                                  struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    count(&seen.copies);
+    memcpy(dst, src, bytes);
+    return SC_OK;
+}
+
+static enum sc_status device_row_max(struct sc_backend *be, const float *x, uint32_t n_rows,
+                                     uint32_t width, uint32_t n_cols, float *best,
+                                     struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    count(&seen.maxima);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        const float *row = x + (size_t)i * width;
+        uint32_t at = 0;
+        best[2 * i] = -INFINITY;
+        for (uint32_t c = 0; c < n_cols; c++)
+            if (row[c] > best[2 * i]) {
+                best[2 * i] = row[c];
+                at = c;
+            }
+        for (uint32_t c = 0; c < n_cols; c++)
+            if (isnan(row[c]) || seen.wrong_max)
+                best[2 * i] = NAN;
+        memcpy(&best[2 * i + 1], &at, sizeof(at));
+    }
+    return SC_OK;
+}
+
+static enum sc_status device_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
+                                           const float *x, float *gate_up, float *y, uint32_t n,
+                                           uint32_t ffn, struct sc_err *err)
+{
+    count(&seen.fused);
+    /* The golden model's hidden size; matmul checks it against the matrix. */
+    enum sc_status st = be->ops->matmul(be, w, x, 64, gate_up, 2 * ffn, n, err);
+    return st == SC_OK ? be->ops->swiglu(be, gate_up, y, n, ffn, err) : st;
+}
+
+static enum sc_status device_step_begin(struct sc_backend *be, const struct sc_step *step,
+                                        bool *ret_replayed, struct sc_err *err)
+{
+    uint32_t row = 0;
+    (void)be;
+    count(&seen.steps);
+    *ret_replayed = false;
+    for (uint32_t i = 0; i < step->n_seqs; i++) {
+        for (uint32_t l = 1; l < step->n_layers; l++) {
+            const struct sc_attn_seq *a = &step->seqs[i], *b = &step->seqs[l * step->n_seqs + i];
+            if (a->row0 != row || b->row0 != row || a->pos0 != b->pos0 || a->n_rows != b->n_rows)
+                return sc_fail(err, SC_EINTERNAL, "layer %u sequence %u: other rows", l, i);
+        }
+        row += step->seqs[i].n_rows;
+    }
+    if (row != step->n_rows)
+        return sc_fail(err, SC_EINTERNAL, "%u rows in sequences, %u told", row, step->n_rows);
+    for (uint32_t l = 0; l < step->n_layers; l++)
+        for (uint32_t i = 0; i < step->n_seqs; i++) {
+            const struct sc_attn_seq *a = &step->seqs[l * step->n_seqs + i];
+            for (uint32_t t = 0; t < a->n_rows; t++) {
+                uint32_t pos = a->pos0 + t;
+                if (step->pages[l * step->n_rows + a->row0 + t] !=
+                        a->exact_pages[pos / SC_PAGE_ENTRIES] ||
+                    step->positions[a->row0 + t] != pos ||
+                    step->slots[a->row0 + t] != pos % SC_PAGE_ENTRIES)
+                    return sc_fail(err, SC_EINTERNAL, "layer %u row %u: other page", l, t);
+            }
+        }
+    return SC_OK;
+}
+
+static enum sc_status device_step_end(struct sc_backend *be, struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    return SC_OK;
+}
+
+static enum sc_status device_memory(struct sc_backend *be, uint64_t *ret_free, uint64_t *ret_total,
+                                    struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    *ret_free = seen.memory;
+    *ret_total = 2 * seen.memory;
+    return SC_OK;
+}
+
+static enum sc_status open_device(const struct sc_backend_opts *opts, struct sc_backend **ret_be,
+                                  struct sc_err *err)
+{
+    static struct sc_backend_ops ops;
+    enum sc_status st = sc_cpu_backend_open(opts, ret_be, err);
+    if (st != SC_OK)
+        return st;
+    pthread_mutex_lock(&seen.mu);
+    if (ops.name == NULL) {
+        ops = *(*ret_be)->ops;
+        ops.name = "device";
+        ops.memory = device_memory;
+        ops.step_begin = device_step_begin;
+        ops.step_end = device_step_end;
+        ops.matmul_swiglu = device_matmul_swiglu;
+        ops.row_max = device_row_max;
+        ops.peer_sum = device_peer_sum;
+        ops.copy = device_copy;
+    }
+    (*ret_be)->ops = &ops;
+    pthread_mutex_unlock(&seen.mu);
+    return SC_OK;
+}
+
+static void on_device(struct sc_engine_opts *opts)
+{
+    opts->open_backend = open_device;
+}
+
+#define N_PROMPT 300u
+#define N_OUTPUT 24u
+
+/* Prompt in blocks, then greedy decoding; the hash of all entries and the tokens. */
+static uint64_t run(rig_tweak *tweak, uint32_t n_ranks, enum sc_kv_mode mode, int32_t *output,
+                    float *last_logits)
+{
+    struct rig rig;
+    int32_t ids[N_PROMPT + N_OUTPUT];
+    struct sc_sampling greedy = SC_SAMPLING_GREEDY;
+    struct sc_sampler *sampler = NULL;
+    struct sc_err err = SC_ERR_INIT;
+
+    rig_open_golden(&rig, "llama31", 1024, n_ranks, tweak);
+    const uint32_t vocab = rig.model->config.vocab;
+    const struct sc_recipe recipe = small_recipe(&rig, mode);
+    make_tokens(ids, N_PROMPT, vocab, 7);
+    must(sc_sampler_open(&greedy, sc_tokenizer_vocab(rig.model->tok), NULL, 0, 0, &sampler, &err),
+         &err);
+    seq_open(&rig, 3, &recipe, N_PROMPT);
+    seq_run(&rig, 3, &recipe, N_PROMPT, ids, 0, N_PROMPT - 1, 50, NULL);
+    for (uint32_t i = 0; i < N_OUTPUT; i++) {
+        const struct sc_plan_run r = {.slot = 3,
+                                      .pos0 = N_PROMPT - 1 + i,
+                                      .n_tokens = 1,
+                                      .tokens = &ids[N_PROMPT - 1 + i],
+                                      .want = SC_LOGITS_LAST,
+                                      .sampler = i + 1 < N_OUTPUT ? sampler : NULL};
+        const struct sc_plan plan = {.runs = &r, .n_runs = 1};
+        struct sc_run_result result;
+        must(sc_engine_step(rig.engine, &plan, &result, &err), &err);
+        assert_int_equal(result.status, SC_OK);
+        if (i + 1 < N_OUTPUT)
+            ids[N_PROMPT + i] = output[i] = result.sampled.token;
+        else
+            memcpy(last_logits, result.logits, vocab * sizeof(float));
+    }
+    uint64_t hash = seq_entries_hash(&rig, 3);
+    sc_sampler_close(sampler);
+    rig_close(&rig);
+    return hash;
+}
+
+static void a_device_gives_what_the_host_gives(void **state)
+{
+    static float a[1 << 18], b[1 << 18];
+    (void)state;
+    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++)
+        for (int mode = SC_KV_EXACT; mode <= SC_KV_COMPRESSED; mode++) {
+            int32_t host[N_OUTPUT] = {0}, device[N_OUTPUT] = {0};
+            memset(a, 0, sizeof(a));
+            memset(b, 0, sizeof(b));
+            uint64_t want = run(NULL, n_ranks, (enum sc_kv_mode)mode, host, a);
+            seen.sums = seen.copies = seen.steps = seen.maxima = seen.fused = 0;
+            uint64_t got = run(on_device, n_ranks, (enum sc_kv_mode)mode, device, b);
+            assert_int_equal(got, want);
+            assert_memory_equal(host, device, sizeof(host));
+            assert_memory_equal(a, b, sizeof(a));
+            assert_true(seen.steps > N_OUTPUT && seen.maxima >= N_OUTPUT && seen.fused > 0);
+            assert_true(n_ranks == 1 ? seen.sums == 0 : seen.sums > 0 && seen.copies > seen.sums);
+        }
+}
+
+static void a_token_from_broken_logits_is_an_error(void **state)
+{
+    struct rig rig;
+    int32_t ids[8];
+    struct sc_sampling greedy = SC_SAMPLING_GREEDY;
+    struct sc_sampler *sampler = NULL;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_run_result result;
+    (void)state;
+
+    rig_open_golden(&rig, "llama31", 256, 1, on_device);
+    const struct sc_recipe recipe = small_recipe(&rig, SC_KV_EXACT);
+    make_tokens(ids, 8, rig.model->config.vocab, 1);
+    must(sc_sampler_open(&greedy, sc_tokenizer_vocab(rig.model->tok), NULL, 0, 0, &sampler, &err),
+         &err);
+    seq_open(&rig, 0, &recipe, 8);
+    const struct sc_plan_run r = {
+        .n_tokens = 8, .tokens = ids, .want = SC_LOGITS_LAST, .sampler = sampler};
+    const struct sc_plan plan = {.runs = &r, .n_runs = 1};
+    seen.wrong_max = true;
+    must(sc_engine_step(rig.engine, &plan, &result, &err), &err);
+    seen.wrong_max = false;
+    assert_int_equal(result.status, SC_EINTERNAL);
+    sc_sampler_close(sampler);
+    rig_close(&rig);
+}
+
+static void a_share(struct sc_engine_opts *opts)
+{
+    static const int devices[] = {0, 0};
+    opts->open_backend = open_device;
+    opts->kv_bytes = 0;
+    opts->kv_share = 0.5;
+    opts->devices = devices;
+}
+
+static void pages_are_a_share_of_the_device(void **state)
+{
+    struct rig rig;
+    struct sc_engine_info info;
+    (void)state;
+    seen.memory = (uint64_t)40 << 20;
+    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++) { /* both on one device */
+        rig_open(&rig, SC_SOURCE_DIR "/tests/golden/llama31", 256, n_ranks, a_share);
+        sc_engine_get_info(rig.engine, &info);
+        assert_int_equal(info.n_pages, (seen.memory / 2 / n_ranks) / info.page_bytes);
+        rig_close(&rig);
+    }
+}
+
+static void a_share_of_the_host_is_refused(void **state)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_model *model = NULL;
+    struct sc_engine *engine = NULL;
+    (void)state;
+    must(sc_model_open(SC_SOURCE_DIR "/tests/golden/llama31", &model, &err), &err);
+    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++) {
+        struct sc_err why = SC_ERR_INIT;
+        const struct sc_engine_opts opts = {.model = model,
+                                            .open_backend = sc_cpu_backend_open,
+                                            .n_ranks = n_ranks,
+                                            .n_threads = 1,
+                                            .max_seqs = 2,
+                                            .max_step_tokens = 16,
+                                            .max_logit_rows = 2,
+                                            .max_context = 64,
+                                            .kv_share = 0.9,
+                                            .kv_dtype = SC_DTYPE_F32,
+                                            .weight_dtype = SC_DTYPE_F32};
+        assert_int_equal(sc_engine_open(&opts, &engine, &why), SC_EINVAL);
+        assert_non_null(strstr(why.text, "90%"));
+    }
+    sc_model_close(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_device_gives_what_the_host_gives),
+        cmocka_unit_test(a_token_from_broken_logits_is_an_error),
+        cmocka_unit_test(pages_are_a_share_of_the_device),
+        cmocka_unit_test(a_share_of_the_host_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
