@@ -192,6 +192,15 @@ struct sc_step {
     bool alone; /* nothing but this backend's calls happens between step_begin and step_end */
 };
 
+/* A rank of a group in which each has a device of its own. */
+#define SC_GROUP_ID_BYTES 128u
+struct sc_group_args {
+    const uint8_t *id; /* [SC_GROUP_ID_BYTES], one rank's group_id; new for every group */
+    uint32_t rank, n_ranks;
+    uint32_t timeout_ms;             /* of joining, and of every wait for the device while joined */
+    const _Atomic uint32_t *aborted; /* not 0: another rank failed, stop waiting */
+};
+
 struct sc_backend_ops {
     const char *name;                     /* "cpu", "cuda" */
     void (*close)(struct sc_backend *be); /* after everything opened from it was closed */
@@ -307,6 +316,16 @@ struct sc_backend_ops {
     enum sc_status (*peer_sum)(struct sc_backend *be, enum sc_dtype dtype, /* F32 or I32 */
                                const void *const *srcs, uint32_t n_srcs, size_t first, size_t n,
                                void *dst, struct sc_err *err);
+    /* The same through the devices' own network (NCCL), queued, in place, equal bits on all ranks.
+     * group_id is asked of one rank, group_join of all; SC_ENOTSUP: not here, use peer_sum. While
+     * joined, sync and everything that waits gives SC_EPEER or SC_ETIMEDOUT instead of hanging;
+     * then leave, and join again with a new id. All or none; NULL: never here. */
+    enum sc_status (*group_id)(struct sc_backend *be, uint8_t *ret_id, struct sc_err *err);
+    enum sc_status (*group_join)(struct sc_backend *be, const struct sc_group_args *args,
+                                 struct sc_err *err);
+    enum sc_status (*group_sum)(struct sc_backend *be, enum sc_dtype dtype, void *data, size_t n,
+                                struct sc_err *err);
+    void (*group_leave)(struct sc_backend *be);
     /* Device to device, src perhaps another rank's. */
     enum sc_status (*copy)(struct sc_backend *be, void *dst, const void *src, size_t bytes,
                            struct sc_err *err);

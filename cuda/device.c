@@ -1,5 +1,9 @@
 #include "cuda/device.h"
 
+#include "cuda/cuda.h"
+
+#include "cuda/nccl.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,8 +143,17 @@ enum sc_status sc_cuda_download(struct sc_backend *be, void *dst, const void *sr
     return st == SC_OK ? sc_cuda_sync(be, err) : st;
 }
 
+static cudaError_t query_stream(void *ctx)
+{
+    const struct sc_cuda_device *dev = ctx;
+    return cudaStreamQuery(dev->stream);
+}
+
 enum sc_status sc_cuda_sync(struct sc_backend *be, struct sc_err *err)
 {
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    if (sc_nccl_joined(dev->nccl)) /* a lost peer must not hang this rank */
+        return sc_nccl_wait(dev->nccl, query_stream, dev, err);
     return sc_cuda_check(cudaStreamSynchronize(sc_cuda_device(be)->stream), "device", err);
 }
 
@@ -173,6 +186,7 @@ static void cuda_close(struct sc_backend *be)
     if (dev == NULL)
         return;
     (void)cudaSetDevice(dev->ordinal);
+    sc_nccl_close(dev->nccl);
     if (dev->stream != NULL)
         (void)cudaStreamSynchronize(dev->stream);
     sc_cuda_step_close(dev);
@@ -230,6 +244,10 @@ static const struct sc_backend_ops cuda_ops = {
     .cluster = sc_cuda_cluster,
     .merge = sc_cuda_merge,
     .peer_sum = sc_cuda_peer_sum,
+    .group_id = sc_cuda_group_id,
+    .group_join = sc_cuda_group_join,
+    .group_sum = sc_cuda_group_sum,
+    .group_leave = sc_cuda_group_leave,
     .copy = sc_cuda_copy,
 };
 

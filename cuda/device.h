@@ -62,6 +62,7 @@ struct sc_cuda_device {
     size_t rounded_bytes;
     struct sc_cuda_rounded image;
     char name[64];
+    struct sc_nccl *nccl; /* NULL until a group is asked for */
 };
 
 static inline struct sc_cuda_device *sc_cuda_device(struct sc_backend *be)
@@ -204,6 +205,13 @@ enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_ar
                                struct sc_err *err);
 enum sc_status sc_cuda_merge(struct sc_backend *be, const struct sc_merge_args *args,
                              struct sc_err *err);
+/* group.c */
+enum sc_status sc_cuda_group_id(struct sc_backend *be, uint8_t *ret_id, struct sc_err *err);
+enum sc_status sc_cuda_group_join(struct sc_backend *be, const struct sc_group_args *args,
+                                  struct sc_err *err);
+enum sc_status sc_cuda_group_sum(struct sc_backend *be, enum sc_dtype dtype, void *data, size_t n,
+                                 struct sc_err *err);
+void sc_cuda_group_leave(struct sc_backend *be);
 /* peers.c */
 enum sc_status sc_cuda_peer_sum(struct sc_backend *be, enum sc_dtype dtype, const void *const *srcs,
                                 uint32_t n_srcs, size_t first, size_t n, void *dst,

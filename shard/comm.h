@@ -26,9 +26,12 @@ struct sc_comm_ops {
     enum sc_status (*gather_cols)(struct sc_comm *comm, const float *src, uint32_t n_rows,
                                   const uint32_t *widths, float *dst, struct sc_err *err);
     /* Tells the rank's backend, before the first collective, and takes what sums and gathers of its
-     * memory need; column_bytes: the largest source of gather_cols. detach before it closes. */
+     * memory need; column_bytes: the largest source of gather_cols. detach before it closes. Ranks
+     * with a device each join its network; where that is not there, sums go through copies.
+     * rejoin: after an abort and a reset, by all ranks. */
     enum sc_status (*attach)(struct sc_comm *comm, struct sc_backend *be, size_t column_bytes,
                              struct sc_err *err);
+    enum sc_status (*rejoin)(struct sc_comm *comm, struct sc_err *err);
     void (*detach)(struct sc_comm *comm);
     void (*abort)(struct sc_comm *comm);
     void (*close)(struct sc_comm *comm);
@@ -39,9 +42,10 @@ struct sc_comm {
     uint32_t rank, n_ranks;
 };
 
-/* A group of n_ranks communicators; scratch_bytes: the largest buffer that will be reduced. */
+/* A group of n_ranks communicators; scratch_bytes: the largest buffer that will be reduced;
+ * own_devices: no two ranks have one device. */
 struct sc_local_group;
-enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes,
+enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes, bool own_devices,
                                    struct sc_local_group **ret_group,
                                    struct sc_err *err) SC_MUST_CHECK;
 void sc_local_group_close(
@@ -49,5 +53,7 @@ void sc_local_group_close(
 struct sc_comm *sc_local_group_comm(struct sc_local_group *group, uint32_t rank); /* borrowed */
 /* After abort, when no rank is inside a collective: usable again. */
 void sc_local_group_reset(struct sc_local_group *group);
+/* Whether sums go through the devices' network. */
+bool sc_local_group_joined(const struct sc_local_group *group);
 
 #endif

@@ -13,14 +13,17 @@
  * slice r of all buffers, in rank order, into the shared scratch; every rank copies the whole back.
  * The first barrier of the next one also ends the copying: nobody writes to the scratch before. */
 
-#define SPINS 2000
+#define SPINS           2000
+#define JOIN_TIMEOUT_MS 30000u
 
 struct local_comm {
     struct sc_comm base; /* first: ops get this pointer */
     struct sc_local_group *group;
     struct sc_backend *be; /* NULL: sums are of host memory */
-    void *slice;           /* device: this rank's slice of a sum */
-    float *columns;        /* host: its columns of a gather */
+    bool joined;           /* to the devices' network */
+    uint8_t *parts;        /* device: [n_ranks] slices; its own holds this rank's share of a sum */
+    size_t part_bytes;
+    float *columns; /* host: its columns of a gather */
     size_t columns_bytes;
 };
 
@@ -32,6 +35,8 @@ struct sc_local_group {
     _Atomic uint32_t arrived;
     _Atomic uint32_t phase; /* futex word */
     _Atomic uint32_t aborted;
+    bool own_devices;
+    uint8_t id[SC_GROUP_ID_BYTES]; /* written by rank 0 between two barriers */
     void *scratch;
     struct {
         reduce_fn *op; /* NULL: gather */
@@ -165,8 +170,14 @@ static size_t slice_of(const struct sc_local_group *g, size_t n, size_t elem_byt
     return (per + line - 1) / line * line;
 }
 
-/* The same three phases, but every rank keeps the sum of its slice on its own device, and the
- * others copy it from there. Work that was only queued must be done before a barrier says so. */
+static uint8_t *part(const struct local_comm *c, uint32_t rank)
+{
+    return c->parts + rank * c->part_bytes;
+}
+
+/* The same three phases without a shared scratch: every rank copies its slice of all buffers to its
+ * own device, sums there, and the others copy the sum. Work that was only queued must be done
+ * before a barrier says so. */
 static enum sc_status device_sum(struct local_comm *c, void *data, size_t n, enum sc_dtype dtype,
                                  reduce_fn *reduce, struct sc_err *err)
 {
@@ -178,17 +189,21 @@ static enum sc_status device_sum(struct local_comm *c, void *data, size_t n, enu
 
     if (st == SC_OK)
         st = meet(c, reduce, data, n, err);
-    for (uint32_t r = 0; r < g->n_ranks && st == SC_OK; r++)
-        srcs[r] = g->shown[r].data;
-    if (st == SC_OK && from < n)
-        st = ops->peer_sum(c->be, dtype, srcs, g->n_ranks, from, n - from < per ? n - from : per,
-                           c->slice, err);
+    size_t mine = from >= n ? 0 : n - from < per ? n - from : per;
+    for (uint32_t r = 0; r < g->n_ranks && st == SC_OK && mine > 0; r++) {
+        const uint8_t *theirs = (const uint8_t *)g->shown[r].data + from * elem;
+        srcs[r] = r == c->base.rank ? theirs : part(c, r);
+        if (r != c->base.rank)
+            st = ops->copy(c->be, part(c, r), theirs, mine * elem, err);
+    }
+    if (st == SC_OK && mine > 0)
+        st = ops->peer_sum(c->be, dtype, srcs, g->n_ranks, 0, mine, part(c, c->base.rank), err);
     if (st == SC_OK)
         st = ops->sync(c->be, err);
     if (st == SC_OK)
         st = barrier(c, err);
     for (uint32_t r = 0; r < g->n_ranks && st == SC_OK && per * r < n; r++)
-        st = ops->copy(c->be, (uint8_t *)data + per * r * elem, g->comms[r].slice,
+        st = ops->copy(c->be, (uint8_t *)data + per * r * elem, part(&g->comms[r], r),
                        (n - per * r < per ? n - per * r : per) * elem, err);
     return st; /* the next collective's sync ends the copying */
 }
@@ -224,7 +239,8 @@ static enum sc_status sum_f32(struct sc_comm *comm, float *data, size_t n, struc
 {
     struct local_comm *c = (struct local_comm *)comm;
     if (c->be != NULL && comm->n_ranks > 1 && n > 0)
-        return device_sum(c, data, n, SC_DTYPE_F32, reduce_sum_f32, err);
+        return c->joined ? c->be->ops->group_sum(c->be, SC_DTYPE_F32, data, n, err)
+                         : device_sum(c, data, n, SC_DTYPE_F32, reduce_sum_f32, err);
     return all_reduce(comm, data, n, sizeof(*data), reduce_sum_f32, err);
 }
 
@@ -232,7 +248,8 @@ static enum sc_status sum_i32(struct sc_comm *comm, int32_t *data, size_t n, str
 {
     struct local_comm *c = (struct local_comm *)comm;
     if (c->be != NULL && comm->n_ranks > 1 && n > 0)
-        return device_sum(c, data, n, SC_DTYPE_I32, reduce_sum_i32, err);
+        return c->joined ? c->be->ops->group_sum(c->be, SC_DTYPE_I32, data, n, err)
+                         : device_sum(c, data, n, SC_DTYPE_I32, reduce_sum_i32, err);
     return all_reduce(comm, data, n, sizeof(*data), reduce_sum_i32, err);
 }
 
@@ -279,6 +296,36 @@ static enum sc_status gather_cols(struct sc_comm *comm, const float *src, uint32
     return barrier(c, err);
 }
 
+/* All ranks join, or none does and sums are copied. */
+static enum sc_status rejoin(struct sc_comm *comm, struct sc_err *err)
+{
+    struct local_comm *c = (struct local_comm *)comm;
+    struct sc_local_group *g = c->group;
+    struct sc_err why = SC_ERR_INIT; /* not an error: there is another way */
+    uint64_t all = 1;
+    enum sc_status st;
+
+    c->joined = false;
+    if (c->be == NULL || c->be->ops->group_join == NULL || !g->own_devices || g->n_ranks == 1)
+        return SC_OK;
+    if (comm->rank == 0)
+        all = c->be->ops->group_id(c->be, g->id, &why) == SC_OK;
+    st = min_u64(comm, &all, 1, err);
+    if (st != SC_OK || all == 0)
+        return st;
+    const struct sc_group_args args = {.id = g->id,
+                                       .rank = comm->rank,
+                                       .n_ranks = g->n_ranks,
+                                       .timeout_ms = JOIN_TIMEOUT_MS,
+                                       .aborted = &g->aborted};
+    all = c->be->ops->group_join(c->be, &args, &why) == SC_OK;
+    st = min_u64(comm, &all, 1, err);
+    c->joined = st == SC_OK && all != 0;
+    if (!c->joined)
+        c->be->ops->group_leave(c->be);
+    return st;
+}
+
 static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, size_t column_bytes,
                              struct sc_err *err)
 {
@@ -292,26 +339,30 @@ static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, size_t
     c->be = be;
     if (g->n_ranks == 1)
         return SC_OK;
+    c->part_bytes = slice;
     if (slice > 0)
-        st = be->ops->alloc(be, slice, &c->slice, err);
+        st = be->ops->alloc(be, g->n_ranks * slice, (void **)&c->parts, err);
     if (st != SC_OK)
         return st;
     c->columns_bytes = column_bytes;
     c->columns = malloc(column_bytes);
     if (c->columns == NULL)
         return sc_fail(err, SC_ENOMEM, "collectives: out of memory for %zu bytes", column_bytes);
-    return SC_OK;
+    return rejoin(comm, err);
 }
 
 static void detach(struct sc_comm *comm)
 {
     struct local_comm *c = (struct local_comm *)comm;
+    if (c->joined)
+        c->be->ops->group_leave(c->be);
+    c->joined = false;
     if (c->be != NULL)
-        c->be->ops->free(c->be, c->slice);
+        c->be->ops->free(c->be, c->parts);
     free(c->columns);
     c->columns = NULL;
     c->columns_bytes = 0;
-    c->slice = NULL;
+    c->parts = NULL;
     c->be = NULL;
 }
 
@@ -334,12 +385,13 @@ static const struct sc_comm_ops local_ops = {
     .max_u32 = max_u32,
     .gather_cols = gather_cols,
     .attach = attach,
+    .rejoin = rejoin,
     .detach = detach,
     .abort = comm_abort,
     .close = comm_close,
 };
 
-enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes,
+enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes, bool own_devices,
                                    struct sc_local_group **ret_group, struct sc_err *err)
 {
     struct sc_local_group *g = NULL;
@@ -351,6 +403,7 @@ enum sc_status sc_local_group_open(uint32_t n_ranks, size_t scratch_bytes,
     if (g == NULL)
         return sc_fail(err, SC_ENOMEM, "collectives: out of memory");
     g->n_ranks = n_ranks;
+    g->own_devices = own_devices;
     g->scratch_bytes = scratch_bytes;
     if (n_ranks > 1 && scratch_bytes > 0) {
         g->scratch = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
@@ -385,4 +438,9 @@ void sc_local_group_reset(struct sc_local_group *group)
 {
     atomic_store(&group->arrived, 0);
     atomic_store(&group->aborted, 0);
+}
+
+bool sc_local_group_joined(const struct sc_local_group *group)
+{
+    return group->comms[0].joined;
 }

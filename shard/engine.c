@@ -11,7 +11,7 @@
 #include "shard/rank.h"
 
 /* The owner posts a job, every rank thread runs it, the owner waits for all of them. */
-enum job { JOB_OPEN, JOB_STEP, JOB_QUIT };
+enum job { JOB_OPEN, JOB_STEP, JOB_REJOIN, JOB_QUIT };
 enum { SLOT_CLOSES = 1, SLOT_OPENS = 2, SLOT_RUNS = 4 };
 
 struct worker {
@@ -69,6 +69,8 @@ static void run_job(struct worker *w, enum job job)
         if (st != SC_OK) /* the others may wait for this rank to size its pages */
             sc_local_group_comm(e->group, w->index)
                 ->ops->abort(sc_local_group_comm(e->group, w->index));
+    } else if (job == JOB_REJOIN) {
+        st = w->rank.comm->ops->rejoin(w->rank.comm, &w->err);
     } else if (job == JOB_STEP) {
         st = sc_rank_execute(&w->rank, e->plan, e->steps, e->generation,
                              w->index == 0 ? e->results : NULL, &w->err);
@@ -167,6 +169,15 @@ static enum sc_status check_opts(const struct sc_engine_opts *o, struct sc_err *
     return SC_OK;
 }
 
+static bool own_devices(const struct sc_engine_opts *o)
+{
+    for (uint32_t a = 0; o->devices != NULL && a < o->n_ranks; a++)
+        for (uint32_t b = 0; b < a; b++)
+            if (o->devices[a] == o->devices[b])
+                return false;
+    return true;
+}
+
 static size_t largest_reduction(const struct sc_engine_opts *o)
 {
     size_t activations = (size_t)o->max_step_tokens * o->model->config.hidden * sizeof(float);
@@ -212,7 +223,8 @@ enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engin
     if (st == SC_OK)
         st = sc_token_table_open(opts->model->tok, opts->model->config.vocab, &e->classes, err);
     if (st == SC_OK)
-        st = sc_local_group_open(opts->n_ranks, largest_reduction(opts), &e->group, err);
+        st = sc_local_group_open(opts->n_ranks, largest_reduction(opts), own_devices(opts),
+                                 &e->group, err);
     if (st == SC_OK)
         st = start_workers(e, err);
     if (st != SC_OK) {
@@ -560,8 +572,10 @@ enum sc_status sc_engine_step(struct sc_engine *e, const struct sc_plan *plan,
 
 enum sc_status sc_engine_reset(struct sc_engine *e, struct sc_err *err)
 {
-    (void)err; /* local threads can always start anew; a lost device or host could not */
     sc_local_group_reset(e->group);
+    enum sc_status st = run_on_all(e, JOB_REJOIN, err);
+    if (st != SC_OK)
+        return st;
     for (uint32_t r = 0; r < e->opts.n_ranks; r++)
         sc_rank_reset(&e->workers[r].rank);
     e->generation++;

@@ -83,7 +83,7 @@ static void sums_are_in_rank_order_and_the_same_on_all_ranks(void **state)
         struct sc_local_group *g;
         struct sc_err err = SC_ERR_INIT;
         struct ctx c[RANKS] = {0};
-        assert_int_equal(sc_local_group_open(n, 8000, &g, &err), SC_OK);
+        assert_int_equal(sc_local_group_open(n, 8000, true, &g, &err), SC_OK);
         on_ranks(g, n, c, many_sums);
         for (uint32_t r = 0; r < n; r++) {
             assert_int_equal(c[r].st, SC_OK);
@@ -116,7 +116,7 @@ static void columns_arrive_side_by_side(void **state)
     struct sc_err err = SC_ERR_INIT;
     struct ctx c[RANKS] = {0};
     const float want[10] = {0, 1, 2, 10, 11, 12, 20, 21, 30, 31};
-    assert_int_equal(sc_local_group_open(RANKS, 64, &g, &err), SC_OK);
+    assert_int_equal(sc_local_group_open(RANKS, 64, true, &g, &err), SC_OK);
     on_ranks(g, RANKS, c, gather);
     for (uint32_t i = 0; i < 30; i++)
         assert_true(gathered[i] == want[i % 10] + (float)(i / 10 * 100));
@@ -142,7 +142,7 @@ static void an_abort_releases_everybody_and_reset_mends_the_group(void **state)
     (void)state;
     struct sc_local_group *g;
     struct sc_err err = SC_ERR_INIT;
-    assert_int_equal(sc_local_group_open(RANKS, 8000, &g, &err), SC_OK);
+    assert_int_equal(sc_local_group_open(RANKS, 8000, true, &g, &err), SC_OK);
     for (uint32_t victim = 0; victim < RANKS; victim++) {
         struct ctx c[RANKS] = {0};
         c[victim].refuse = true;
@@ -173,7 +173,7 @@ static void ranks_that_disagree_on_a_length_are_stopped(void **state)
     struct sc_local_group *g;
     struct sc_err err = SC_ERR_INIT;
     struct ctx c[RANKS] = {0};
-    assert_int_equal(sc_local_group_open(RANKS, 64, &g, &err), SC_OK);
+    assert_int_equal(sc_local_group_open(RANKS, 64, true, &g, &err), SC_OK);
     c[2].refuse = true;
     on_ranks(g, RANKS, c, different_lengths);
     for (uint32_t r = 0; r < RANKS; r++)
@@ -183,7 +183,7 @@ static void ranks_that_disagree_on_a_length_are_stopped(void **state)
     assert_int_equal(c[0].comm->ops->sum_f32(c[0].comm, big, 100, &err), SC_EINTERNAL);
     sc_local_group_close(g);
     sc_err_clear(&err);
-    assert_int_equal(sc_local_group_open(0, 64, &g, &err), SC_EINVAL);
+    assert_int_equal(sc_local_group_open(0, 64, true, &g, &err), SC_EINVAL);
 }
 
 static uint32_t odd_one; /* what the rank that refuses calls instead of sum_f32 */
@@ -213,7 +213,7 @@ static void ranks_that_disagree_on_the_operation_are_stopped(void **state)
     (void)state;
     struct sc_local_group *g;
     struct sc_err err = SC_ERR_INIT;
-    assert_int_equal(sc_local_group_open(RANKS, 64, &g, &err), SC_OK);
+    assert_int_equal(sc_local_group_open(RANKS, 64, true, &g, &err), SC_OK);
     for (odd_one = 0; odd_one < 3; odd_one++) {
         struct ctx c[RANKS] = {0};
         c[odd_one].refuse = true;

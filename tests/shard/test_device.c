@@ -17,7 +17,10 @@ static struct {
     pthread_mutex_t mu;
     unsigned sums, copies, steps, maxima, fused;
     uint64_t memory;
-    bool wrong_max;
+    bool wrong_max, network, second_cannot_join;
+    unsigned joins, leaves, network_sums;
+    pthread_barrier_t both;
+    void *data[2];
 } seen = {.mu = PTHREAD_MUTEX_INITIALIZER};
 
 static void count(unsigned *what)
@@ -133,6 +136,53 @@ static enum sc_status device_step_end(struct sc_backend *be, struct sc_err *err)
     return SC_OK;
 }
 
+/* A network of two ranks. */
+static enum sc_status device_group_id(struct sc_backend *be, uint8_t *ret_id, struct sc_err *err)
+{
+    (void)be;
+    memset(ret_id, 9, SC_GROUP_ID_BYTES);
+    return seen.network ? SC_OK : sc_fail(err, SC_ENOTSUP, "no network");
+}
+
+static _Thread_local uint32_t rank_of_thread;
+
+static enum sc_status device_group_join(struct sc_backend *be, const struct sc_group_args *args,
+                                        struct sc_err *err)
+{
+    (void)be;
+    if (args->id[SC_GROUP_ID_BYTES - 1] != 9 || args->n_ranks != 2 || args->timeout_ms == 0 ||
+        args->aborted == NULL)
+        return sc_fail(err, SC_EINVAL, "not the group that was made");
+    if (seen.second_cannot_join && args->rank == 1)
+        return sc_fail(err, SC_EDEVICE, "no way");
+    rank_of_thread = args->rank;
+    count(&seen.joins);
+    return SC_OK;
+}
+
+static enum sc_status device_group_sum(struct sc_backend *be, enum sc_dtype dtype, void *data,
+                                       size_t n, struct sc_err *err)
+{
+    const void *srcs[2];
+    uint32_t *sum = malloc(n * sizeof(*sum));
+    seen.data[rank_of_thread] = data;
+    (void)pthread_barrier_wait(&seen.both);
+    srcs[0] = seen.data[0];
+    srcs[1] = seen.data[1];
+    enum sc_status st = device_peer_sum(be, dtype, srcs, 2, 0, n, sum, err);
+    (void)pthread_barrier_wait(&seen.both);
+    memcpy(data, sum, n * sizeof(*sum));
+    free(sum);
+    count(&seen.network_sums);
+    return st;
+}
+
+static void device_group_leave(struct sc_backend *be)
+{
+    (void)be;
+    count(&seen.leaves);
+}
+
 static enum sc_status device_memory(struct sc_backend *be, uint64_t *ret_free, uint64_t *ret_total,
                                     struct sc_err *err)
 {
@@ -161,6 +211,10 @@ static enum sc_status open_device(const struct sc_backend_opts *opts, struct sc_
         ops.row_max = device_row_max;
         ops.peer_sum = device_peer_sum;
         ops.copy = device_copy;
+        ops.group_id = device_group_id;
+        ops.group_join = device_group_join;
+        ops.group_sum = device_group_sum;
+        ops.group_leave = device_group_leave;
     }
     (*ret_be)->ops = &ops;
     pthread_mutex_unlock(&seen.mu);
@@ -233,6 +287,67 @@ static void a_device_gives_what_the_host_gives(void **state)
             assert_true(seen.steps > N_OUTPUT && seen.maxima >= N_OUTPUT && seen.fused > 0);
             assert_true(n_ranks == 1 ? seen.sums == 0 : seen.sums > 0 && seen.copies > seen.sums);
         }
+}
+
+static void ranks_with_a_device_each_use_its_network(void **state)
+{
+    static float a[1 << 18], b[1 << 18];
+    int32_t host[N_OUTPUT] = {0}, device[N_OUTPUT] = {0};
+    (void)state;
+    (void)pthread_barrier_init(&seen.both, NULL, 2);
+    uint64_t want = run(NULL, 2, SC_KV_COMPRESSED, host, a);
+    for (int joins = 0; joins < 2; joins++) {
+        seen.network = true;
+        seen.second_cannot_join = !joins;
+        seen.joins = seen.leaves = seen.network_sums = seen.copies = 0;
+        assert_int_equal(run(on_device, 2, SC_KV_COMPRESSED, device, b), want);
+        assert_memory_equal(host, device, sizeof(host));
+        assert_memory_equal(a, b, sizeof(a));
+        assert_int_equal(seen.network_sums > 0, joins);
+        assert_int_equal(seen.copies > 0, !joins); /* one that cannot join: nobody does */
+        assert_int_equal(seen.joins, joins ? 2 : 1);
+        assert_int_equal(seen.leaves, 2);
+    }
+    seen.network = false;
+    (void)pthread_barrier_destroy(&seen.both);
+}
+
+static void one_device_for_all(struct sc_engine_opts *opts)
+{
+    static const int devices[] = {0, 0};
+    opts->open_backend = open_device;
+    opts->devices = devices;
+}
+
+static void ranks_that_share_a_device_do_not(void **state)
+{
+    static float a[1 << 18];
+    int32_t output[N_OUTPUT] = {0};
+    (void)state;
+    seen.network = true;
+    seen.joins = seen.copies = 0;
+    (void)run(one_device_for_all, 2, SC_KV_EXACT, output, a);
+    assert_int_equal(seen.joins, 0);
+    assert_true(seen.copies > 0);
+    seen.network = false;
+}
+
+static void after_a_reset_all_join_again(void **state)
+{
+    struct rig rig;
+    struct sc_err err = SC_ERR_INIT;
+    (void)state;
+    (void)pthread_barrier_init(&seen.both, NULL, 2);
+    seen.network = true;
+    seen.second_cannot_join = false;
+    seen.joins = 0;
+    rig_open_golden(&rig, "llama31", 256, 2, on_device);
+    assert_int_equal(seen.joins, 2);
+    must(sc_engine_reset(rig.engine, &err), &err);
+    assert_int_equal(seen.joins, 4);
+    rig_close(&rig);
+    seen.network = false;
+    (void)pthread_barrier_destroy(&seen.both);
 }
 
 static void a_token_from_broken_logits_is_an_error(void **state)
@@ -315,6 +430,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_gives_what_the_host_gives),
+        cmocka_unit_test(ranks_with_a_device_each_use_its_network),
+        cmocka_unit_test(ranks_that_share_a_device_do_not),
+        cmocka_unit_test(after_a_reset_all_join_again),
         cmocka_unit_test(a_token_from_broken_logits_is_an_error),
         cmocka_unit_test(pages_are_a_share_of_the_device),
         cmocka_unit_test(a_share_of_the_host_is_refused),

@@ -1,0 +1,43 @@
+/* The table's group calls: NCCL, opened when a group is first asked for. */
+#include "cuda/device.h"
+#include "cuda/nccl.h"
+
+static enum sc_status open_nccl(struct sc_cuda_device *dev, struct sc_err *err)
+{
+    enum sc_status st = sc_cuda_check(cudaSetDevice(dev->ordinal), "cuda device", err);
+    if (st == SC_OK && dev->nccl == NULL)
+        st = sc_nccl_open(NULL, &dev->nccl, err);
+    return st;
+}
+
+enum sc_status sc_cuda_group_id(struct sc_backend *be, uint8_t *ret_id, struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    enum sc_status st = open_nccl(dev, err);
+    return st == SC_OK ? sc_nccl_id(dev->nccl, ret_id, err) : st;
+}
+
+enum sc_status sc_cuda_group_join(struct sc_backend *be, const struct sc_group_args *args,
+                                  struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    enum sc_status st = open_nccl(dev, err);
+    return st == SC_OK ? sc_nccl_join(dev->nccl, args, err) : st;
+}
+
+enum sc_status sc_cuda_group_sum(struct sc_backend *be, enum sc_dtype dtype, void *data, size_t n,
+                                 struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    if (dev->nccl == NULL)
+        return sc_fail(err, SC_EINTERNAL, "group sum: no group");
+    sc_cuda_forget(dev);
+    return sc_nccl_sum(dev->nccl, dtype, data, n, dev->stream, err);
+}
+
+void sc_cuda_group_leave(struct sc_backend *be)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    if (dev->nccl != NULL)
+        sc_nccl_leave(dev->nccl);
+}
