@@ -94,7 +94,7 @@ static struct layout lay_out(const struct sc_step *t)
 {
     const size_t n = t->n_rows, n_seqs = (size_t)t->n_seqs * t->n_layers;
     struct layout l = {0};
-    size_t at = 0, words = 0;
+    size_t at = 0;
 
     l.tokens = place(&at, n * sizeof(*t->tokens));
     l.positions = place(&at, n * sizeof(*t->positions));
@@ -102,9 +102,8 @@ static struct layout lay_out(const struct sc_step *t)
     l.logit_rows = place(&at, t->n_logit_rows * sizeof(*t->logit_rows));
     l.pages = place(&at, n * t->n_layers * sizeof(*t->pages));
     l.descriptors = place(&at, n_seqs * sizeof(struct sc_cuda_seq));
-    for (size_t i = 0; i < n_seqs; i++)
-        words += sc_cuda_seq_pages(&t->seqs[i]);
-    l.tables = place(&at, words * sizeof(uint32_t)); /* last: alone grows while a shape stays */
+    l.tables = place(&at, sc_cuda_seqs_words(t->seqs, (uint32_t)n_seqs) *
+                              sizeof(uint32_t)); /* last: alone grows while a shape stays */
     l.bytes = at;
     return l;
 }
@@ -113,8 +112,6 @@ static void fill(struct sc_cuda_step *s, uint8_t *to)
 {
     const struct sc_step *t = &s->told;
     const size_t n = t->n_rows, n_seqs = (size_t)t->n_seqs * t->n_layers;
-    struct sc_cuda_seq *seqs = (struct sc_cuda_seq *)(void *)(to + s->at.descriptors);
-    uint32_t *tables = (uint32_t *)(void *)(to + s->at.tables), word = 0;
 
     memcpy(to + s->at.tokens, t->tokens, n * sizeof(*t->tokens));
     memcpy(to + s->at.positions, t->positions, n * sizeof(*t->positions));
@@ -122,14 +119,9 @@ static void fill(struct sc_cuda_step *s, uint8_t *to)
     memcpy(to + s->at.logit_rows, t->logit_rows, t->n_logit_rows * sizeof(*t->logit_rows));
     memcpy(to + s->at.pages, t->pages, n * t->n_layers * sizeof(*t->pages));
     s->max_rows = s->max_pages = 0;
-    for (size_t i = 0; i < n_seqs; i++) {
-        sc_cuda_seq_pack(&t->seqs[i], word, &seqs[i], tables + word);
-        word += seqs[i].n_pages;
-        if (seqs[i].n_rows > s->max_rows)
-            s->max_rows = seqs[i].n_rows;
-        if (seqs[i].n_pages > s->max_pages)
-            s->max_pages = seqs[i].n_pages;
-    }
+    (void)sc_cuda_seqs_pack(t->seqs, (uint32_t)n_seqs, 0,
+                            (struct sc_cuda_seq *)(void *)(to + s->at.descriptors),
+                            (uint32_t *)(void *)(to + s->at.tables), &s->max_rows, &s->max_pages);
 }
 
 /* Steps of a quarter of a power of two: at most a quarter of a recorded grid has nothing to do. */
