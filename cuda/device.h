@@ -61,6 +61,9 @@ struct sc_cuda_device {
     uint16_t *rounded; /* bf16 activations, grown by matrix_open */
     size_t rounded_bytes;
     struct sc_cuda_rounded image;
+    float *inv_freq; /* device [SC_CUDA_HEAD_DIM_MAX / 2]: those of the last rope_angles ... */
+    float inv_freq_host[SC_CUDA_HEAD_DIM_MAX / 2]; /* ... which were these */
+    uint32_t inv_freq_dim;                         /* head_dim; 0: none yet */
     char name[64];
     struct sc_nccl *nccl; /* NULL until a group is asked for */
 };
@@ -81,10 +84,11 @@ struct sc_kv_pool {
     uint8_t *mem; /* device */
 };
 
-/* W [n_out, n_in] row-major as in the checkpoint, on the device. */
+/* W [n_out, ld] row-major as in the checkpoint, on the device; zeros from n_in to ld, the next
+ * multiple of 8 (I8: of 16). */
 struct sc_matrix {
     enum sc_dtype store; /* F32, BF16, I8 */
-    uint32_t n_in, n_out;
+    uint32_t n_in, n_out, ld;
     void *data;
     float *bias;  /* [n_out] or NULL */
     float *scale; /* [n_out], I8 only */

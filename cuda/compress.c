@@ -1,0 +1,378 @@
+/* The host side of compression: what is wrong with a job is found here, then the jobs travel with
+ * only the page ids they touch. Of one call everything is staged in one piece. */
+#include "cuda/device.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "cuda/kernels_compress.h"
+
+static_assert(SC_CUDA_CHUNK == SC_CHUNK_MAX && SC_CUDA_PAGE == SC_PAGE_ENTRIES &&
+                  SC_CUDA_CHUNK_PAGES == (SC_CHUNK_MAX - 2) / SC_PAGE_ENTRIES + 2 &&
+                  SC_CUDA_DIST_SIZES == SC_CHUNK_MAX / 32,
+              "kernels_compress.h against base/backend.h");
+static_assert((int)SC_CUDA_PICK_MEAN == SC_REP_MEAN && (int)SC_CUDA_PICK_SEED == SC_REP_SEED &&
+                  (int)SC_CUDA_PICK_LAST == SC_REP_LAST,
+              "enum sc_representative");
+
+/* Parts of the one piece, each aligned. */
+static size_t part(size_t *bytes, size_t n, size_t each)
+{
+    size_t at = *bytes;
+    *bytes += SC_CUDA_ALIGN(n * each);
+    return at;
+}
+
+static struct sc_cuda_kv_view view(const struct sc_kv_pool *pool)
+{
+    return (struct sc_cuda_kv_view){.mem = pool->mem,
+                                    .page_bytes = pool->page_bytes,
+                                    .head_bytes = pool->head_bytes,
+                                    .v_offset = pool->v_offset,
+                                    .bias_offset = pool->bias_offset,
+                                    .head_dim = pool->spec.head_dim,
+                                    .bf16 = pool->spec.dtype == SC_DTYPE_BF16};
+}
+
+/* The pages of entries first .. first + n - 1. */
+static void pack_pages(const uint32_t *pages, uint32_t first, uint32_t n,
+                       uint32_t to[SC_CUDA_CHUNK_PAGES])
+{
+    uint32_t p0 = first / SC_PAGE_ENTRIES;
+    uint32_t count = (uint32_t)(((uint64_t)first + n - 1) / SC_PAGE_ENTRIES) - p0 + 1;
+    memset(to, 0, SC_CUDA_CHUNK_PAGES * sizeof(*to));
+    memcpy(to, pages + p0, count * sizeof(*to));
+}
+
+static enum sc_status check_job(const char *op, const struct sc_kv_pool *pool,
+                                const struct sc_chunk_job *job, uint32_t index, struct sc_err *err)
+{
+    uint64_t last = (uint64_t)job->pos0 + job->m - 1;
+    if (job->m == 0 || job->m > SC_CHUNK_MAX || last > UINT32_MAX)
+        return sc_fail(err, SC_EINVAL, "%s: job %u: %u tokens at %u, a chunk has 1 to %u", op,
+                       index, job->m, job->pos0, SC_CHUNK_MAX);
+    if (pool == NULL)
+        return SC_OK;
+    return sc_cuda_check_pages(op, pool, job->exact_pages, job->pos0 / SC_PAGE_ENTRIES,
+                               (uint32_t)(last / SC_PAGE_ENTRIES) + 1, err);
+}
+
+static enum sc_status check_planes(const char *op, uint32_t n_planes, uint32_t n_kv_heads,
+                                   uint32_t n_jobs, struct sc_err *err)
+{
+    if ((n_planes != 1 && n_planes != n_kv_heads) || (uint64_t)n_planes * n_jobs > SC_CUDA_ROWS_MAX)
+        return sc_fail(err, SC_EINVAL, "%s: %u jobs of %u planes, %u KV heads, limit %u planes", op,
+                       n_jobs, n_planes, n_kv_heads, SC_CUDA_ROWS_MAX);
+    return SC_OK;
+}
+
+/* ---- distances ---- */
+
+static bool is_pre(enum sc_metric metric)
+{
+    return metric == SC_METRIC_L2_PRE || metric == SC_METRIC_COS_PRE;
+}
+
+static bool is_cosine(enum sc_metric metric)
+{
+    return metric == SC_METRIC_COS_PRE || metric == SC_METRIC_COS_POST;
+}
+
+static enum sc_status check_distances(const struct sc_dist_args *a, struct sc_err *err)
+{
+    enum sc_status st = sc_cuda_check_pool("distances", a->pool, a->n_kv_heads, a->head_dim, err);
+    if (st == SC_OK)
+        st = check_planes("distances", a->n_planes, a->n_kv_heads, a->n_jobs, err);
+    for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++) {
+        st = check_job("distances", a->pool, &a->jobs[i], i, err);
+        if (st == SC_OK && !is_cosine(a->metric) && a->jobs[i].inv_var == NULL)
+            st = sc_fail(err, SC_EINVAL, "distances: job %u: no inv_var", i);
+    }
+    if (st != SC_OK)
+        return st;
+    if ((unsigned)a->metric > SC_METRIC_COS_POST || (is_pre(a->metric) && a->inv_freq == NULL))
+        return sc_fail(err, SC_EINVAL, "distances: metric %d%s", (int)a->metric,
+                       a->inv_freq == NULL ? " without inv_freq" : "");
+    if (a->cap < 0 || (int64_t)a->cap * (a->n_planes == 1 ? a->n_kv_heads : 1) > INT32_MAX)
+        return sc_fail(err, SC_EINVAL, "distances: cap %d, the sum of %u heads would pass %d",
+                       a->cap, a->n_kv_heads, INT32_MAX);
+    return SC_OK;
+}
+
+/* Jobs go by size, so that a launch has blocks of one size. */
+static void sort_jobs(const struct sc_dist_args *a, const uint32_t n_jobs[SC_CUDA_DIST_SIZES],
+                      struct sc_cuda_dist_job *jobs, float *inv_var)
+{
+    uint32_t next[SC_CUDA_DIST_SIZES] = {0};
+    uint64_t at = 0;
+
+    for (uint32_t s = 1; s < SC_CUDA_DIST_SIZES; s++)
+        next[s] = next[s - 1] + n_jobs[s - 1];
+    for (uint32_t i = 0; i < a->n_jobs; i++) {
+        const struct sc_chunk_job *job = &a->jobs[i];
+        uint32_t to = next[(job->m - 1) / 32]++;
+        jobs[to].dist_at = at;
+        jobs[to].m = job->m;
+        jobs[to].slot0 = job->pos0 % SC_PAGE_ENTRIES;
+        pack_pages(job->exact_pages, job->pos0, job->m, jobs[to].pages);
+        if (!is_cosine(a->metric))
+            memcpy(inv_var + (size_t)to * a->n_kv_heads, job->inv_var,
+                   a->n_kv_heads * sizeof(*inv_var));
+        at += (uint64_t)a->n_planes * job->m * job->m;
+    }
+}
+
+enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_args *a,
+                                 struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    struct sc_cuda_dist_launch launch = {0};
+    size_t bytes = 0, sent, jobs_at, var_at, freq_at, turns_at;
+    void *host, *device;
+    enum sc_status st = check_distances(a, err);
+
+    if (st != SC_OK || a->n_jobs == 0)
+        return st;
+    sc_cuda_forget(dev);
+    for (uint32_t i = 0; i < a->n_jobs; i++) {
+        uint32_t m = a->jobs[i].m;
+        launch.n_jobs[(m - 1) / 32]++;
+        launch.n_dist += (size_t)a->n_planes * m * m;
+        launch.max_m = m > launch.max_m ? m : launch.max_m;
+    }
+    if (!a->contributes)
+        return sc_cuda_check(
+            cudaMemsetAsync(a->dist, 0, launch.n_dist * sizeof(*a->dist), dev->stream), "distances",
+            err);
+    const size_t half = a->head_dim / 2;
+    const bool pre = is_pre(a->metric), cosine = is_cosine(a->metric);
+    jobs_at = part(&bytes, a->n_jobs, sizeof(*launch.jobs));
+    var_at = part(&bytes, cosine ? 0 : (size_t)a->n_jobs * a->n_kv_heads, sizeof(float));
+    freq_at = part(&bytes, pre ? half : 0, sizeof(float));
+    sent = bytes;
+    turns_at = part(&bytes, pre ? launch.max_m * half : 0, 2 * sizeof(float));
+    st = sc_cuda_stage_take(dev, bytes, "distances", &host, &device, err);
+    if (st != SC_OK)
+        return st;
+    uint8_t *h = host, *d = device;
+    sort_jobs(a, launch.n_jobs, (struct sc_cuda_dist_job *)(void *)(h + jobs_at),
+              (float *)(void *)(h + var_at));
+    if (pre)
+        memcpy(h + freq_at, a->inv_freq, half * sizeof(float));
+    st = sc_cuda_stage_send(dev, host, device, sent, err);
+    if (st != SC_OK)
+        return st;
+    launch.kv = view(a->pool);
+    launch.jobs = (const struct sc_cuda_dist_job *)(const void *)(d + jobs_at);
+    launch.inv_var = (const float *)(const void *)(d + var_at);
+    launch.inv_freq = pre ? (const float *)(const void *)(d + freq_at) : NULL;
+    launch.turns = pre ? (float *)(void *)(d + turns_at) : NULL;
+    launch.dist = a->dist;
+    launch.n_planes = a->n_planes;
+    launch.n_kv_heads = a->n_kv_heads;
+    launch.cap = a->cap;
+    launch.cosine = cosine;
+    return sc_cuda_check(sc_cuda_launch_distances(&launch, (uint32_t)dev->n_sms, dev->stream),
+                         "distances", err);
+}
+
+/* ---- clusters ---- */
+
+static enum sc_status check_cluster(const struct sc_cluster_args *a, struct sc_err *err)
+{
+    enum sc_status st = check_planes("cluster", a->n_planes, a->n_planes, a->n_jobs, err);
+    if (st == SC_OK && a->n_planes == 0)
+        st = sc_fail(err, SC_EINVAL, "cluster: no planes");
+    if (st == SC_OK && (unsigned)a->seed_order > SC_SEED_SCAN)
+        st = sc_fail(err, SC_EINVAL, "cluster: seed order %d", (int)a->seed_order);
+    for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++)
+        st = check_job("cluster", NULL, &a->jobs[i], i, err);
+    return st;
+}
+
+static void fill_cluster_jobs(const struct sc_cluster_args *a, struct sc_cuda_cluster_job *jobs)
+{
+    uint64_t dist_at = 0, label_at = 0;
+    for (uint32_t i = 0; i < a->n_jobs; i++) {
+        const struct sc_chunk_job *job = &a->jobs[i];
+        jobs[i].dist_at = dist_at;
+        jobs[i].label_at = label_at;
+        memcpy(jobs[i].forced, job->forced, sizeof(jobs[i].forced));
+        jobs[i].tau = job->tau;
+        jobs[i].m = job->m;
+        jobs[i].budget = job->budget;
+        dist_at += (uint64_t)a->n_planes * job->m * job->m;
+        label_at += (uint64_t)a->n_planes * job->m;
+    }
+}
+
+/* What the kernel finds comes back through the staging area, which is pinned. */
+enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_args *a,
+                               struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    struct sc_cuda_cluster_launch launch = {0};
+    size_t bytes = 0, sent, n_labels = 0, labels_at, seeds_at, counts_at;
+    const size_t n_counts = (size_t)a->n_jobs * a->n_planes;
+    void *host, *device;
+    enum sc_status st = check_cluster(a, err);
+
+    if (st != SC_OK || a->n_jobs == 0)
+        return st;
+    for (uint32_t i = 0; i < a->n_jobs; i++) {
+        n_labels += (size_t)a->n_planes * a->jobs[i].m;
+        launch.max_m = a->jobs[i].m > launch.max_m ? a->jobs[i].m : launch.max_m;
+    }
+    (void)part(&bytes, a->n_jobs, sizeof(*launch.jobs));
+    sent = bytes;
+    labels_at = part(&bytes, n_labels, 1);
+    seeds_at = part(&bytes, n_labels, 1);
+    counts_at = part(&bytes, n_counts, sizeof(*a->counts));
+    st = sc_cuda_stage_take(dev, bytes, "cluster", &host, &device, err);
+    if (st != SC_OK)
+        return st;
+    uint8_t *h = host, *d = device;
+    fill_cluster_jobs(a, host);
+    st = sc_cuda_stage_send(dev, host, device, sent, err);
+    if (st != SC_OK)
+        return st;
+    launch.jobs = device;
+    launch.dist = a->dist;
+    launch.labels = d + labels_at;
+    launch.seeds = d + seeds_at;
+    launch.counts = (uint32_t *)(void *)(d + counts_at);
+    launch.n_jobs = a->n_jobs;
+    launch.n_planes = a->n_planes;
+    launch.scan = a->seed_order == SC_SEED_SCAN;
+    st = sc_cuda_check(sc_cuda_launch_cluster(&launch, dev->stream), "cluster", err);
+    if (st == SC_OK)
+        st = sc_cuda_check(cudaMemcpyAsync(h + labels_at, d + labels_at, bytes - labels_at,
+                                           cudaMemcpyDeviceToHost, dev->stream),
+                           "cluster", err);
+    if (st == SC_OK)
+        st = sc_cuda_sync(be, err);
+    if (st != SC_OK)
+        return st;
+    memcpy(a->labels, h + labels_at, n_labels);
+    memcpy(a->seeds, h + seeds_at, n_labels);
+    memcpy(a->counts, h + counts_at, n_counts * sizeof(*a->counts));
+    return SC_OK;
+}
+
+/* ---- merge ---- */
+
+/* Labels and seeds come from the host: what they index is checked here, once. */
+static enum sc_status check_labels(const struct sc_merge_args *a, uint32_t index, size_t at,
+                                   struct sc_err *err)
+{
+    uint32_t m = a->jobs[index].m;
+    for (uint32_t plane = 0; plane < a->n_planes; plane++) {
+        uint32_t count = a->counts[index * a->n_planes + plane];
+        if (count == 0 || count > m || count > a->n_cores[index])
+            return sc_fail(err, SC_EINVAL, "merge: job %u: %u clusters of %u tokens, %u entries",
+                           index, count, m, a->n_cores[index]);
+        for (uint32_t i = 0; i < m; i++) {
+            size_t k = at + (size_t)plane * m + i;
+            if (a->labels[k] >= count || (i < count && a->seeds[k] >= m))
+                return sc_fail(err, SC_EINVAL, "merge: job %u: token %u: label %u of %u", index, i,
+                               a->labels[k], count);
+        }
+    }
+    return SC_OK;
+}
+
+/* *ret_n: labels of all jobs. */
+static enum sc_status check_merge(const struct sc_merge_args *a, size_t *ret_n, struct sc_err *err)
+{
+    enum sc_status st = sc_cuda_check_pool("merge", a->pool, a->n_kv_heads, a->head_dim, err);
+    size_t at = 0;
+
+    if (st != SC_OK)
+        return st;
+    if ((a->n_planes != 1 && a->n_planes != a->n_kv_heads) ||
+        (unsigned)a->representative > SC_REP_LAST ||
+        (uint64_t)a->n_jobs * a->n_kv_heads > SC_CUDA_ROWS_MAX)
+        return sc_fail(err, SC_EINVAL, "merge: %u jobs, %u planes, %u KV heads, representative %d",
+                       a->n_jobs, a->n_planes, a->n_kv_heads, (int)a->representative);
+    for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++) {
+        const struct sc_chunk_job *job = &a->jobs[i];
+        st = check_job("merge", a->pool, job, i, err);
+        if (st == SC_OK && (a->n_cores[i] == 0 || a->n_cores[i] > SC_CHUNK_MAX ||
+                            job->core0 > UINT32_MAX - SC_CHUNK_MAX))
+            st = sc_fail(err, SC_EINVAL, "merge: job %u: %u entries from %u, at most %u", i,
+                         a->n_cores[i], job->core0, SC_CHUNK_MAX);
+        if (st == SC_OK)
+            st = sc_cuda_check_pages("merge cores", a->pool, job->core_pages,
+                                     job->core0 / SC_PAGE_ENTRIES,
+                                     (job->core0 + a->n_cores[i] - 1) / SC_PAGE_ENTRIES + 1, err);
+        if (st == SC_OK)
+            st = check_labels(a, i, at, err);
+        at += (size_t)a->n_planes * job->m;
+    }
+    *ret_n = at;
+    return st;
+}
+
+static void fill_merge_jobs(const struct sc_merge_args *a, struct sc_cuda_merge_job *jobs)
+{
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < a->n_jobs; i++) {
+        const struct sc_chunk_job *job = &a->jobs[i];
+        jobs[i].label_at = at;
+        jobs[i].m = job->m;
+        jobs[i].slot0 = job->pos0 % SC_PAGE_ENTRIES;
+        jobs[i].core_slot0 = job->core0 % SC_PAGE_ENTRIES;
+        jobs[i].n_cores = a->n_cores[i];
+        pack_pages(job->exact_pages, job->pos0, job->m, jobs[i].pages);
+        pack_pages(job->core_pages, job->core0, a->n_cores[i], jobs[i].core_pages);
+        at += (uint64_t)a->n_planes * job->m;
+    }
+}
+
+enum sc_status sc_cuda_merge(struct sc_backend *be, const struct sc_merge_args *a,
+                             struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    size_t bytes = 0, n_labels = 0, labels_at, seeds_at, counts_at, bias_at;
+    const size_t n_counts = (size_t)a->n_jobs * a->n_planes;
+    void *host, *device;
+    enum sc_status st = check_merge(a, &n_labels, err);
+
+    if (st != SC_OK || a->n_jobs == 0)
+        return st;
+    (void)part(&bytes, a->n_jobs, sizeof(struct sc_cuda_merge_job));
+    labels_at = part(&bytes, n_labels, 1);
+    seeds_at = part(&bytes, n_labels, 1);
+    counts_at = part(&bytes, n_counts, sizeof(*a->counts));
+    bias_at = part(&bytes, SC_CHUNK_MAX + 1, sizeof(float));
+    st = sc_cuda_stage_take(dev, bytes, "merge", &host, &device, err);
+    if (st != SC_OK)
+        return st;
+    uint8_t *h = host, *d = device;
+    fill_merge_jobs(a, host);
+    memcpy(h + labels_at, a->labels, n_labels);
+    memcpy(h + seeds_at, a->seeds, n_labels);
+    memcpy(h + counts_at, a->counts, n_counts * sizeof(*a->counts));
+    /* The host's logarithms: the device's own differ from the twin's in their last bits. */
+    float *bias = (float *)(void *)(h + bias_at);
+    bias[0] = 0.0f;
+    for (uint32_t n = 1; n <= SC_CHUNK_MAX; n++)
+        bias[n] = a->log_bias ? logf((float)n) : 0.0f;
+    st = sc_cuda_stage_send(dev, host, device, bytes, err);
+    if (st != SC_OK)
+        return st;
+    const struct sc_cuda_merge_launch launch = {
+        .kv = view(a->pool),
+        .jobs = device,
+        .labels = d + labels_at,
+        .seeds = d + seeds_at,
+        .counts = (const uint32_t *)(const void *)(d + counts_at),
+        .bias = (const float *)(const void *)(d + bias_at),
+        .n_jobs = a->n_jobs,
+        .n_planes = a->n_planes,
+        .n_kv_heads = a->n_kv_heads,
+        .pick = (enum sc_cuda_pick)a->representative,
+    };
+    return sc_cuda_check(sc_cuda_launch_merge(&launch, dev->stream), "merge", err);
+}

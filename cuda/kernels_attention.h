@@ -1,0 +1,62 @@
+/* cuda/kernels_attention.h - attention over pages: the launchers. Private to cuda/.
+ *
+ * All lengths are read from the descriptors on the device; the host's bounds only size the grids,
+ * so a recorded launch serves later steps. A sequence is "small" when n_rows * group is at most
+ * SC_CUDA_ATTN_SMALL: its list of pages is cut into splits, whose parts are combined afterwards.
+ * How it is cut follows from its own number of pages alone.
+ */
+#ifndef SC_CUDA_KERNELS_ATTENTION_H
+#define SC_CUDA_KERNELS_ATTENTION_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cuda/seqs.h"
+
+#define SC_CUDA_ATTN_SMALL       16u  /* rows of one tensor-core tile */
+#define SC_CUDA_ATTN_SPLIT_PAGES 8u   /* at least, of one split */
+#define SC_CUDA_ATTN_SPLITS_MAX  128u /* of one sequence */
+#define SC_CUDA_ATTN_PART_PAD    4u   /* floats behind a row of a part: maximum, sum, two unused */
+
+struct sc_cuda_attn {
+    const float *q;
+    float *out;
+    uint16_t *image; /* bf16 copy of out, or NULL */
+    float *parts;    /* [seq][head][n_splits][part_rows][head_dim + PART_PAD] */
+    const uint8_t *mem;
+    size_t page_bytes, head_bytes, v_offset, bias_offset;
+    struct sc_cuda_seqs seqs;
+    uint32_t q_stride, n_heads, n_kv_heads, head_dim, group;
+    float scale;
+    bool pool_bf16;
+    bool split; /* small sequences go by splits, in launches of their own */
+    /* Launches by splits: sequences seq0 .., KV heads head0 .. of this launch. */
+    uint32_t seq0, n_seqs, head0, n_heads_now;
+    uint32_t n_splits, part_rows; /* bounds; also the strides of parts */
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Tensor cores, bf16 pools, head_dim 32, 64 or 128, scale > 0; q and out 16-byte aligned, q_stride
+ * a multiple of 4. Queries and weights are rounded to bf16. */
+cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
+/* All sequences, or with a->split those that are not small. The arithmetic of a row does not depend
+ * on the rows beside it. */
+cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
+
+/* f32 arithmetic, any even head_dim up to 256: the splits of small sequences; and like prefill. */
+cudaError_t sc_cuda_attn_plain_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
+cudaError_t sc_cuda_attn_plain_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
+
+/* Adds up the parts of small sequences of more than one split. */
+cudaError_t sc_cuda_attn_combine(const struct sc_cuda_attn *a, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,38 @@
+/* cuda/kernels_gemv.h - launcher of products of a few rows, read straight from the weights. Device
+ * pointers. It puts work on the stream and returns; no allocation. */
+#ifndef SC_CUDA_KERNELS_GEMV_H
+#define SC_CUDA_KERNELS_GEMV_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+
+#define SC_CUDA_GEMV_ROWS 4u /* so few rows go here */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* y [n, n_out] = x W^T * scale + bias. Rows of w are ld elements, a multiple of 16 bytes, and zero
+ * from n_in on; w 16-byte aligned. fused: y [n, n_out / 2] = silu(row i) * row i + n_out / 2. */
+struct sc_cuda_gemv {
+    const void *w;
+    enum sc_dtype store;       /* F32, BF16, I8 */
+    const float *scale, *bias; /* [n_out] or NULL */
+    const float *x;
+    float *y;
+    uint32_t n_in, ld, n_out, x_stride, y_stride, n; /* n in 1..SC_CUDA_GEMV_ROWS */
+    bool fused;
+};
+cudaError_t sc_cuda_launch_gemv(const struct sc_cuda_gemv *args, uint32_t n_sms,
+                                cudaStream_t stream);
+/* Once a device, before the first launch: lets the kernels have the shared memory they need. */
+cudaError_t sc_cuda_gemv_init(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

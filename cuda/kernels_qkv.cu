@@ -1,0 +1,155 @@
+/* cuda/kernels_qkv.cu - rotation angles, and qkv rows split into queries and entries of pages.
+ *
+ * qkv: one warp a head of a row; a lane holds up to four pairs (i, i + head_dim / 2), so the norm's
+ * sum, the rotation and the store need no shared memory. Reference: cpu/qkv.c. */
+#include "cuda/kernels_qkv.h"
+
+#include "cuda/rows.cuh"
+
+#define QKV_WARPS     4
+#define LANE_PAIRS    4 /* 32 lanes of them: head_dim 256 */
+#define ANGLE_THREADS 128
+
+/* The full-range sine and cosine: positions go to 2^20 and the product is not reduced before. */
+static __global__ void __launch_bounds__(ANGLE_THREADS)
+    angles_kernel(const uint32_t *positions, const float *inv_freq, uint32_t half, float scale,
+                  float *angles)
+{
+    const uint32_t i = threadIdx.x;
+    float *out = angles + (size_t)blockIdx.x * 2 * half;
+    float sine, cosine;
+
+    if (i >= half)
+        return;
+    sincosf(__fmul_rn((float)positions[blockIdx.x], inv_freq[i]), &sine, &cosine);
+    out[i] = cosine * scale;
+    out[half + i] = sine * scale;
+}
+
+extern "C" cudaError_t sc_cuda_launch_angles(const uint32_t *positions, uint32_t n,
+                                             const float *inv_freq, uint32_t head_dim, float scale,
+                                             float *angles, cudaStream_t stream)
+{
+    if (head_dim > 2 * ANGLE_THREADS)
+        return cudaErrorInvalidValue;
+    angles_kernel<<<n, ANGLE_THREADS, 0, stream>>>(positions, inv_freq, head_dim / 2, scale,
+                                                   angles);
+    return cudaGetLastError();
+}
+
+struct pairs {
+    float low[LANE_PAIRS], high[LANE_PAIRS];
+};
+
+static __device__ inline pairs load_pairs(const float *x, uint32_t half, unsigned lane)
+{
+    pairs p;
+#pragma unroll
+    for (int j = 0; j < LANE_PAIRS; j++) {
+        const uint32_t i = lane + 32 * j;
+        p.low[j] = i < half ? x[i] : 0.0f;
+        p.high[j] = i < half ? x[half + i] : 0.0f;
+    }
+    return p;
+}
+
+static __device__ inline void normalise(pairs &p, const float *w, uint32_t half, unsigned lane,
+                                        float eps)
+{
+    const pairs v = load_pairs(w, half, lane);
+    float squares = 0.0f;
+#pragma unroll
+    for (int j = 0; j < LANE_PAIRS; j++)
+        squares += p.low[j] * p.low[j] + p.high[j] * p.high[j];
+    const float scale = 1.0f / sqrtf(sc_warp_sum(squares) / (float)(2 * half) + eps);
+#pragma unroll
+    for (int j = 0; j < LANE_PAIRS; j++) {
+        p.low[j] = p.low[j] * scale * v.low[j];
+        p.high[j] = p.high[j] * scale * v.high[j];
+    }
+}
+
+static __device__ inline void rotate(pairs &p, const float *angles, uint32_t half, unsigned lane)
+{
+    const pairs a = load_pairs(angles, half, lane); /* cosines low, sines high */
+#pragma unroll
+    for (int j = 0; j < LANE_PAIRS; j++) {
+        const float low = p.low[j], high = p.high[j];
+        p.low[j] = low * a.low[j] - high * a.high[j];
+        p.high[j] = high * a.low[j] + low * a.high[j];
+    }
+}
+
+static __device__ inline void put(float *to, float x)
+{
+    *to = x;
+}
+
+static __device__ inline void put(__nv_bfloat16 *to, float x)
+{
+    *to = __float2bfloat16_rn(x);
+}
+
+template <typename T>
+static __device__ inline void store_pairs(T *to, const pairs &p, uint32_t half, unsigned lane)
+{
+#pragma unroll
+    for (int j = 0; j < LANE_PAIRS; j++) {
+        const uint32_t i = lane + 32 * j;
+        if (i < half) {
+            put(to + i, p.low[j]);
+            put(to + half + i, p.high[j]);
+        }
+    }
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(32 * QKV_WARPS) qkv_kernel(sc_cuda_qkv_split a)
+{
+    const uint32_t row = blockIdx.x, head = blockIdx.y * QKV_WARPS + threadIdx.x / 32;
+    const unsigned lane = threadIdx.x % 32;
+    const uint32_t half = a.head_dim / 2, n_all = a.n_heads + 2 * a.n_kv_heads;
+
+    if (head >= n_all)
+        return; /* the whole warp */
+    float *x = a.qkv + ((size_t)row * n_all + head) * a.head_dim;
+    const float *angles = a.angles + (size_t)row * a.head_dim;
+    pairs p = load_pairs(x, half, lane);
+
+    if (head < a.n_heads) {
+        if (a.q_norm != NULL)
+            normalise(p, a.q_norm, half, lane, a.eps);
+        rotate(p, angles, half, lane);
+        store_pairs(x, p, half, lane);
+        return;
+    }
+    const bool is_key = head < a.n_heads + a.n_kv_heads;
+    const uint32_t kv_head = head - a.n_heads - (is_key ? 0 : a.n_kv_heads);
+    const uint32_t slot = a.slots[row];
+    uint8_t *block = a.mem + a.pages[row] * a.page_bytes + kv_head * a.head_bytes;
+
+    if (is_key) {
+        if (a.k_norm != NULL)
+            normalise(p, a.k_norm, half, lane, a.eps);
+        rotate(p, angles, half, lane);
+        if (lane == 0)
+            ((float *)(block + a.bias_offset))[slot] = 0.0f;
+    } else {
+        block += a.v_offset;
+    }
+    store_pairs((T *)block + (size_t)slot * a.head_dim, p, half, lane);
+}
+
+extern "C" cudaError_t sc_cuda_launch_qkv(const struct sc_cuda_qkv_split *a, cudaStream_t stream)
+{
+    const uint32_t n_all = a->n_heads + 2 * a->n_kv_heads;
+    const dim3 grid(a->n_rows, (n_all + QKV_WARPS - 1) / QKV_WARPS);
+
+    if (a->head_dim > 2 * 32 * LANE_PAIRS)
+        return cudaErrorInvalidValue;
+    if (a->bf16)
+        qkv_kernel<__nv_bfloat16><<<grid, 32 * QKV_WARPS, 0, stream>>>(*a);
+    else
+        qkv_kernel<float><<<grid, 32 * QKV_WARPS, 0, stream>>>(*a);
+    return cudaGetLastError();
+}

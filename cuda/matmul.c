@@ -1,0 +1,213 @@
+/* Products. A few rows are read straight from the weights; more go through cuBLASLt, in bf16 unless
+ * the weights are f32: activations rounded once (math bf16) or as the sum of three bf16 numbers
+ * (math f32), int8 weights widened in blocks and scaled at the end. */
+#include "cuda/device.h"
+
+#include "cuda/gemm.h"
+#include "cuda/image.h"
+#include "cuda/kernels_gemv.h"
+#include "cuda/kernels_matrix.h"
+#include "cuda/kernels_rows.h"
+
+/* Rows x [n, n_in] at a stride, into y [n, n_out] of the given type. */
+struct rows {
+    const float *x;
+    void *y;
+    cudaDataType_t out;
+    uint32_t x_stride, y_stride, n;
+    bool rounded; /* dev->rounded holds x already */
+};
+
+/* dev->rounded is the image of x: of those rows, or of more that begin with them. */
+static bool has_image(const struct sc_cuda_device *dev, const struct sc_matrix *w, const float *x,
+                      uint32_t x_stride, uint32_t n)
+{
+    const struct sc_cuda_rounded *image = &dev->image;
+    return dev->bf16 && x != NULL && image->of == x && image->dim == w->n_in &&
+           n <= image->n_rows && (n == 1 || x_stride == w->n_in) && w->n_in % 8 == 0;
+}
+
+/* The parts of x, smallest first: sums grow towards the large ones. */
+static enum sc_status multiply_parts(struct sc_cuda_device *dev, const struct sc_cuda_gemm *gemm,
+                                     struct sc_cuda_product *p, size_t part_elements,
+                                     struct sc_err *err)
+{
+    const uint32_t n_parts = dev->bf16 ? 1 : 3;
+    enum sc_status st = SC_OK;
+    for (uint32_t part = n_parts; part-- > 0 && st == SC_OK;) {
+        p->b = dev->rounded + part * part_elements;
+        p->accumulate = part + 1 < n_parts;
+        st = sc_cuda_gemm_run(dev, gemm, p, err);
+    }
+    return st;
+}
+
+/* int8 weights as bf16, a block of rows at a time. */
+static enum sc_status multiply_blocks(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                      struct sc_cuda_product *p, size_t part_elements,
+                                      struct sc_err *err)
+{
+    const uint32_t block = sc_cuda_gemm_block_rows(w);
+    uint16_t *widened = (uint16_t *)(void *)dev->parts;
+    float *y = p->d;
+    enum sc_status st = SC_OK;
+
+    for (uint32_t out = 0; out < w->n_out && st == SC_OK; out += block) {
+        p->m = w->n_out - out < block ? w->n_out - out : block;
+        p->a = widened;
+        p->d = y + out;
+        st = sc_cuda_check(sc_cuda_launch_widen((const int8_t *)w->data + (size_t)out * w->ld, p->m,
+                                                w->ld, p->k, widened, dev->stream),
+                           "matmul", err);
+        if (st == SC_OK)
+            st = multiply_parts(dev, w->gemm, p, part_elements, err);
+    }
+    return st;
+}
+
+/* At most SC_CUDA_ROUND_ROWS rows. */
+static enum sc_status multiply_some(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                    const struct rows *r, struct sc_err *err)
+{
+    const bool f32 = w->store == SC_DTYPE_F32;
+    const uint32_t k = f32 ? w->n_in : sc_cuda_gemm_k(w);
+    const size_t part_elements = (size_t)SC_CUDA_ROUND_ROWS * k;
+    struct sc_cuda_product p = {
+        .in = f32 ? CUDA_R_32F : CUDA_R_16BF,
+        .out = r->out,
+        .a = w->data,
+        .b = r->x,
+        .d = r->y,
+        .bias = sc_cuda_gemm_takes_bias(w->gemm) ? w->bias : NULL,
+        .m = w->n_out,
+        .k = k,
+        .n = r->n,
+        .lda = w->store == SC_DTYPE_I8 ? k : w->ld,
+        .ldb = f32 ? r->x_stride : k,
+        .ldd = r->y_stride,
+    };
+    enum sc_status st = SC_OK;
+
+    if (f32)
+        return sc_cuda_gemm_run(dev, w->gemm, &p, err);
+    if (!r->rounded)
+        st = sc_cuda_check(sc_cuda_launch_round(r->x, r->x_stride, r->n, w->n_in, k,
+                                                dev->bf16 ? 1 : 3, part_elements, dev->rounded,
+                                                dev->stream),
+                           "matmul", err);
+    if (st != SC_OK)
+        return st;
+    return w->store == SC_DTYPE_I8 ? multiply_blocks(dev, w, &p, part_elements, err)
+                                   : multiply_parts(dev, w->gemm, &p, part_elements, err);
+}
+
+static enum sc_status multiply(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                               const struct rows *all, struct sc_err *err)
+{
+    const bool finish = w->scale != NULL || (w->bias != NULL && !sc_cuda_gemm_takes_bias(w->gemm));
+    const size_t element = all->out == CUDA_R_32F ? 4 : 2;
+    enum sc_status st = SC_OK;
+
+    for (uint32_t row = 0; row < all->n && st == SC_OK; row += SC_CUDA_ROUND_ROWS) {
+        struct rows some = *all;
+        some.n = all->n - row < SC_CUDA_ROUND_ROWS ? all->n - row : SC_CUDA_ROUND_ROWS;
+        some.x = all->x + (size_t)row * all->x_stride;
+        some.y = (uint8_t *)all->y + (size_t)row * all->y_stride * element;
+        st = multiply_some(dev, w, &some, err);
+    }
+    if (st == SC_OK && finish)
+        st = sc_cuda_check(sc_cuda_launch_finish(all->y, all->y_stride, all->n, w->n_out, w->scale,
+                                                 w->bias, dev->stream),
+                           "matmul", err);
+    return st;
+}
+
+static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                   const struct rows *r, bool fused, struct sc_err *err)
+{
+    const struct sc_cuda_gemv gemv = {
+        .w = w->data,
+        .store = w->store,
+        .scale = w->scale,
+        .bias = w->bias,
+        .x = r->x,
+        .y = r->y,
+        .n_in = w->n_in,
+        .ld = w->ld,
+        .n_out = w->n_out,
+        .x_stride = r->x_stride,
+        .y_stride = r->y_stride,
+        .n = r->n,
+        .fused = fused,
+    };
+    return sc_cuda_check(sc_cuda_launch_gemv(&gemv, (uint32_t)dev->n_sms, dev->stream), "matmul",
+                         err);
+}
+
+enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
+                              uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
+                              struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+
+    if (n > SC_CUDA_ROWS_MAX || (n > 1 && (x_stride < w->n_in || y_stride < w->n_out)))
+        return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows, x stride %u, y stride %u",
+                       w->n_out, w->n_in, n, x_stride, y_stride);
+    if (n == 0)
+        return SC_OK;
+    const struct rows rows = {
+        .x = x,
+        .y = y,
+        .out = CUDA_R_32F,
+        .x_stride = x_stride,
+        .y_stride = y_stride,
+        .n = n,
+        .rounded = has_image(dev, w, x, x_stride, n),
+    };
+    sc_cuda_forget(dev);
+    if (n <= SC_CUDA_GEMV_ROWS && !dev->strict)
+        return multiply_few(dev, w, &rows, false, err);
+    return multiply(dev, w, &rows, err);
+}
+
+enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
+                                     const float *x, float *gate_up, float *y, uint32_t n,
+                                     uint32_t ffn, struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    /* Gate and up pass through memory as bf16: half the bytes, and what math bf16 allows. */
+    const bool half = dev->bf16 && w->store == SC_DTYPE_BF16 && w->bias == NULL;
+    enum sc_status st = sc_cuda_check_rows("matmul_swiglu", n, ffn, err);
+
+    if (st != SC_OK)
+        return st;
+    if (w->n_out != (uint64_t)2 * ffn)
+        return sc_fail(err, SC_EINVAL, "matmul_swiglu: %u rows of weights, 2 * %u expected",
+                       w->n_out, ffn);
+    if (n == 0)
+        return SC_OK;
+    struct rows rows = {
+        .x = x,
+        .y = y,
+        .out = half ? CUDA_R_16BF : CUDA_R_32F,
+        .x_stride = w->n_in,
+        .y_stride = ffn,
+        .n = n,
+        .rounded = has_image(dev, w, x, w->n_in, n),
+    };
+    sc_cuda_forget(dev);
+    if (n <= SC_CUDA_GEMV_ROWS && !dev->strict)
+        return multiply_few(dev, w, &rows, true, err);
+    rows.y = gate_up;
+    rows.y_stride = w->n_out;
+    st = multiply(dev, w, &rows, err);
+    if (st != SC_OK)
+        return st;
+    uint16_t *image = sc_cuda_image_take(dev, y, n, ffn);
+    st = sc_cuda_check(sc_cuda_launch_swiglu(gate_up, half ? SC_DTYPE_BF16 : SC_DTYPE_F32, y, image,
+                                             n, ffn, dev->stream),
+                       "matmul_swiglu", err);
+    if (st != SC_OK)
+        sc_cuda_forget(dev);
+    return st;
+}

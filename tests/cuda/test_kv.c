@@ -1,0 +1,152 @@
+#include "tests/cuda/support.h"
+
+/* head_dim 2 and 18: rows that no wide access fits; 8 heads of 128: the shape of an 8B model. */
+static const struct sc_kv_spec specs[] = {
+    {1, 2, SC_DTYPE_F32},   {3, 18, SC_DTYPE_F32},   {2, 64, SC_DTYPE_F32},
+    {1, 256, SC_DTYPE_F32}, {1, 2, SC_DTYPE_BF16},   {3, 18, SC_DTYPE_BF16},
+    {2, 80, SC_DTYPE_BF16}, {8, 128, SC_DTYPE_BF16}, {1, 256, SC_DTYPE_BF16}};
+
+#define N_PAGES 3u
+
+static struct sc_backend *be, *cpu;
+
+static struct sc_kv_pool *open_pool(struct sc_backend *on, const struct sc_kv_spec *spec)
+{
+    struct sc_kv_pool *pool = NULL;
+    assert_ok(on->ops->kv_open(on, spec, N_PAGES, &pool, err));
+    return pool;
+}
+
+static void entries_are_read_as_they_were_written(void **state)
+{
+    struct rng r = {1};
+    (void)state;
+    for (size_t i = 0; i < SC_ARRAY_LEN(specs); i++) {
+        const uint32_t hd = specs[i].head_dim, heads = specs[i].n_kv_heads;
+        struct sc_kv_pool *pool = open_pool(be, &specs[i]);
+        const size_t n = (size_t)N_PAGES * SC_PAGE_ENTRIES * heads;
+        float *k = random_floats(&r, n * hd), *v = random_floats(&r, n * hd);
+        float got_k[256], got_v[256], bias;
+        for (size_t e = 0; e < n; e++)
+            assert_ok(be->ops->kv_write(be, pool, (uint32_t)(e / heads / SC_PAGE_ENTRIES),
+                                        e / heads % SC_PAGE_ENTRIES, e % heads, k + e * hd,
+                                        v + e * hd, (float)e, err));
+        for (size_t e = 0; e < n; e++) {
+            assert_ok(be->ops->kv_read(be, pool, (uint32_t)(e / heads / SC_PAGE_ENTRIES),
+                                       e / heads % SC_PAGE_ENTRIES, e % heads, got_k, got_v, &bias,
+                                       err));
+            for (uint32_t d = 0; d < hd; d++) {
+                assert_true(got_k[d] == to_dtype(k[e * hd + d], specs[i].dtype));
+                assert_true(got_v[d] == to_dtype(v[e * hd + d], specs[i].dtype));
+            }
+            assert_true(bias == (float)e);
+        }
+        free(k);
+        free(v);
+        be->ops->kv_close(be, pool);
+    }
+}
+
+/* What one backend packs the other unpacks: a core file goes from one to the other. */
+static void packed_entries_are_the_same_bytes_on_both_backends(void **state)
+{
+    struct rng r = {2};
+    (void)state;
+    for (size_t i = 0; i < SC_ARRAY_LEN(specs); i++) {
+        const uint32_t hd = specs[i].head_dim, heads = specs[i].n_kv_heads;
+        const size_t row = hd * sc_dtype_bytes(specs[i].dtype);
+        struct sc_kv_pool *pool = open_pool(be, &specs[i]), *twin = open_pool(cpu, &specs[i]);
+        uint8_t k[2][32 * 256 * 4], v[2][32 * 256 * 4];
+        float bias[2][32];
+        fill_pools(&r, be, pool, cpu, twin, N_PAGES, heads, hd, specs[i].dtype);
+        for (int round = 0; round < 40; round++) {
+            uint32_t slot0 = rng_below(&r, 32), n = 1 + rng_below(&r, 32 - slot0);
+            uint32_t from = rng_below(&r, N_PAGES), to = rng_below(&r, N_PAGES);
+            uint32_t h = rng_below(&r, heads), g = rng_below(&r, heads);
+            assert_ok(be->ops->kv_pack(be, pool, from, slot0, n, h, k[0], v[0], bias[0], err));
+            assert_ok(cpu->ops->kv_pack(cpu, twin, from, slot0, n, h, k[1], v[1], bias[1], err));
+            assert_memory_equal(k[0], k[1], n * row);
+            assert_memory_equal(v[0], v[1], n * row);
+            assert_memory_equal(bias[0], bias[1], n * sizeof(float));
+            slot0 = rng_below(&r, 33 - n);
+            assert_ok(be->ops->kv_unpack(be, pool, to, slot0, n, g, k[1], v[1], bias[1], err));
+            assert_ok(cpu->ops->kv_unpack(cpu, twin, to, slot0, n, g, k[0], v[0], bias[0], err));
+        }
+        be->ops->kv_close(be, pool);
+        cpu->ops->kv_close(cpu, twin);
+    }
+}
+
+static void a_copied_page_holds_all_heads_and_leaves_the_others_alone(void **state)
+{
+    struct rng r = {3};
+    (void)state;
+    for (size_t i = 0; i < SC_ARRAY_LEN(specs); i++) {
+        const uint32_t hd = specs[i].head_dim, heads = specs[i].n_kv_heads;
+        struct sc_kv_pool *pool = open_pool(be, &specs[i]), *twin = open_pool(cpu, &specs[i]);
+        float k[2][256], v[2][256], bias[2];
+        fill_pools(&r, be, pool, cpu, twin, N_PAGES, heads, hd, specs[i].dtype);
+        assert_ok(be->ops->kv_copy(be, pool, 2, 0, err));
+        assert_ok(be->ops->kv_copy(be, pool, 1, 1, err));
+        for (uint32_t e = 0; e < N_PAGES * 32 * heads; e++) {
+            uint32_t page = e / heads / 32, slot = e / heads % 32, h = e % heads;
+            assert_ok(be->ops->kv_read(be, pool, page, slot, h, k[0], v[0], &bias[0], err));
+            assert_ok(cpu->ops->kv_read(cpu, twin, page % 2, slot, h, k[1], v[1], &bias[1], err));
+            assert_memory_equal(k[0], k[1], hd * sizeof(float));
+            assert_memory_equal(v[0], v[1], hd * sizeof(float));
+            assert_true(bias[0] == bias[1]);
+        }
+        be->ops->kv_close(be, pool);
+        cpu->ops->kv_close(cpu, twin);
+    }
+}
+
+static void bad_shapes_and_entries_are_refused(void **state)
+{
+    const struct sc_kv_spec good = {2, 16, SC_DTYPE_F32};
+    const struct sc_kv_spec bad[] = {{0, 16, SC_DTYPE_F32},  {5000, 16, SC_DTYPE_F32},
+                                     {2, 0, SC_DTYPE_F32},   {2, 17, SC_DTYPE_F32},
+                                     {2, 258, SC_DTYPE_F32}, {2, 16, SC_DTYPE_F16}};
+    struct sc_kv_pool *pool = NULL;
+    float k[32 * 16] = {0}, v[32 * 16] = {0}, bias[32] = {0};
+    (void)state;
+    for (size_t i = 0; i < SC_ARRAY_LEN(bad); i++) {
+        assert_fails(bad[i].dtype == SC_DTYPE_F16 ? SC_ENOTSUP : SC_EINVAL,
+                     be->ops->kv_open(be, &bad[i], 1, &pool, err));
+        assert_int_equal(be->ops->kv_page_bytes(be, &bad[i]), 0);
+    }
+    assert_true(be->ops->kv_page_bytes(be, &good) >= (2 * 16 + 1) * 32 * 2 * sizeof(float));
+    assert_fails(SC_EINVAL, be->ops->kv_open(be, &good, 0, &pool, err));
+    /* 36 TB: more than any device has, and the message says how much there is. */
+    assert_fails(SC_ENOMEM, be->ops->kv_open(be, &good, UINT32_MAX, &pool, err));
+    be->ops->kv_close(be, NULL);
+
+    pool = open_pool(be, &good);
+    assert_fails(SC_EINVAL, be->ops->kv_read(be, pool, N_PAGES, 0, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_read(be, pool, 0, 32, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_write(be, pool, 0, 0, 2, k, v, 0.0f, err));
+    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, 0, 1, 32, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, 0, 0, 0, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_unpack(be, pool, 0, UINT32_MAX, 2, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_unpack(be, pool, 0, 0, 33, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_copy(be, pool, N_PAGES, 0, err));
+    assert_fails(SC_EINVAL, be->ops->kv_copy(be, pool, 0, N_PAGES, err));
+    be->ops->kv_close(be, pool);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(entries_are_read_as_they_were_written),
+        cmocka_unit_test(packed_entries_are_the_same_bytes_on_both_backends),
+        cmocka_unit_test(a_copied_page_holds_all_heads_and_leaves_the_others_alone),
+        cmocka_unit_test(bad_shapes_and_entries_are_refused),
+    };
+    skip_without_device();
+    be = open_cuda(SC_MATH_AUTO, false);
+    cpu = open_backend(SC_CPU_ISA_PLAIN, 1);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    be->ops->close(be);
+    cpu->ops->close(cpu);
+    return failed;
+}
