@@ -182,6 +182,8 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
         .kv_dtype = o->kv_dtype,
         .weight_dtype = o->weight_dtype,
         .math = o->math,
+        .one_device = o->one_device,
+        .strict = o->strict,
     };
 
     if (st == SC_OK)

@@ -38,7 +38,8 @@ static void usage(FILE *to)
     (void)fprintf(
         to,
         "usage: bench-engine [options]\n"
-        "  --shape LIST        of micro,tiny,0.1B,1B,Llama-3.1-8B or model directories (0.1B)\n"
+        "  --shape LIST        of micro,tiny,0.1B,1B,Llama-3.1-8B,\n"
+        "                      Llama-3.1-70B/8 (a rank's slice) or model directories (0.1B)\n"
         "  --prefill LIST      tokens, or none (512,4096)\n"
         "  --decode-depth LIST tokens in the cache, or none (0,2048,8192)\n"
         "  --seqs LIST         sequences of one decode step (1)\n"
@@ -50,6 +51,8 @@ static void usage(FILE *to)
         "  --ranks LIST        tensor-parallel size (1)\n"
         "  --pin               threads to cores\n"
         "  --backend B         cpu, or the file of a backend plugin (cpu)\n"
+        "  --one-device        all ranks on GPU 0\n"
+        "  --strict            GPU: a row does not depend on its company\n"
         "  --isa I             plain, avx2, avx512, avx512bf16, amx (cpu; the backend's choice)\n"
         "  --weights T         how weights are kept (bf16)\n"
         "  --kv-dtype T        how keys and values are kept (bf16)\n"
@@ -199,6 +202,12 @@ static bool read_option(struct sc_bench_options *o, int c, const char *arg)
     case 'u':
         o->budget = true;
         return true;
+    case 'O':
+        o->one_device = true;
+        return true;
+    case 'S':
+        o->strict = true;
+        return true;
     case 'l':
         o->no_limits = true;
         return true;
@@ -233,6 +242,8 @@ int sc_bench_options_read(int argc, char **argv, struct sc_bench_options *o)
         {"exact-layers", no_argument, NULL, 'x'},
         {"fixed-thresholds", no_argument, NULL, 'f'},
         {"budget", no_argument, NULL, 'u'},
+        {"one-device", no_argument, NULL, 'O'},
+        {"strict", no_argument, NULL, 'S'},
         {"no-limits", no_argument, NULL, 'l'},
         {"help", no_argument, NULL, 'h'},
         {0},

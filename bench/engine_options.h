@@ -17,6 +17,7 @@ struct sc_bench_options {
     struct sc_bench_list prefill, depths, seqs, threads, ranks;
     const char *shapes, *backend, *json;
     bool exact, compressed, ops, pin, exact_layers, no_limits, fixed_thresholds, budget;
+    bool one_device, strict;
     int isa; /* -1: the backend's choice */
     float ratio;
     uint32_t step_tokens, repeats, decode_steps;

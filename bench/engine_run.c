@@ -8,7 +8,7 @@
 #include "shard/calibrate.h"
 
 #define CALIBRATION_TOKENS 1024u
-#define WARM_STEPS         2u
+#define WARM_STEPS         3u    /* a GPU records a step the second time it sees its shape */
 #define SLACK_TOKENS       2048u /* an epoch that is there twice, partly filled pages */
 
 struct sc_run {
@@ -19,6 +19,7 @@ struct sc_run {
     struct sc_engine_info info;
     struct sc_recipe recipes[2]; /* by enum sc_kv_mode */
     int32_t *tokens;             /* [max_context] */
+    struct sc_sampler *sampler;  /* greedy: has no state, so one serves all */
 };
 
 static double now_s(void)
@@ -111,6 +112,8 @@ static enum sc_status set_fixed_thresholds(struct sc_run *run, struct sc_err *er
     return st;
 }
 
+static const int all_on_first[SC_RANKS_MAX];
+
 static enum sc_status open_engine(struct sc_run *run, bool calibrate, struct sc_err *err)
 {
     const struct sc_run_opts *o = &run->opts;
@@ -129,6 +132,8 @@ static enum sc_status open_engine(struct sc_run *run, bool calibrate, struct sc_
         .kv_dtype = o->kv_dtype,
         .weight_dtype = o->weight_dtype,
         .math = o->math,
+        .strict = o->strict,
+        .devices = o->one_device ? all_on_first : NULL,
     };
     enum sc_status st;
 
@@ -165,7 +170,10 @@ enum sc_status sc_run_open(const struct sc_run_opts *opts, struct sc_random_mode
     }
     sc_random_model_tokens(model, run->tokens, run->opts.max_context);
     make_recipes(run);
-    st = open_engine(run, calibrate, err);
+    st = sc_sampler_open(&(struct sc_sampling)SC_SAMPLING_GREEDY, run->config->vocab, NULL, 0, 0,
+                         &run->sampler, err);
+    if (st == SC_OK)
+        st = open_engine(run, calibrate, err);
     if (st != SC_OK) {
         sc_run_close(run);
         return st;
@@ -179,6 +187,7 @@ void sc_run_close(struct sc_run *run)
     if (run == NULL)
         return;
     sc_engine_close(run->engine);
+    sc_sampler_close(run->sampler);
     free(run->tokens);
     free(run);
 }
@@ -402,7 +411,8 @@ static enum sc_status decode_step(struct sc_run *run, uint32_t pos, uint32_t n_s
                                        .pos0 = pos,
                                        .n_tokens = 1,
                                        .tokens = run->tokens + (pos + i) % run->opts.max_context,
-                                       .want = SC_LOGITS_LAST};
+                                       .want = SC_LOGITS_LAST,
+                                       .sampler = run->sampler};
     const struct sc_plan plan = {.runs = runs, .n_runs = n_seqs};
     return sc_engine_step(run->engine, &plan, results, err);
 }

@@ -27,6 +27,7 @@ struct sc_run_opts {
     uint64_t kv_bytes; /* of all ranks */
     enum sc_dtype kv_dtype, weight_dtype;
     enum sc_math math;
+    bool one_device, strict;
 };
 
 struct sc_run;

@@ -102,6 +102,15 @@ static enum sc_status timed_swiglu(struct sc_backend *be, const float *gate_up, 
     return done(be, SC_OP_SWIGLU, t, state.inner.swiglu(be, gate_up, y, n, ffn, err), err);
 }
 
+static enum sc_status timed_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
+                                          const float *x, float *gate_up, float *y, uint32_t n,
+                                          uint32_t ffn, struct sc_err *err)
+{
+    double t = now_s();
+    return done(be, SC_OP_MATMUL, t, state.inner.matmul_swiglu(be, w, x, gate_up, y, n, ffn, err),
+                err);
+}
+
 static enum sc_status timed_gather_rows(struct sc_backend *be, const float *src,
                                         const uint32_t *rows, uint32_t n, uint32_t dim, float *dst,
                                         struct sc_err *err)
@@ -132,8 +141,8 @@ static enum sc_status timed_merge(struct sc_backend *be, const struct sc_merge_a
     return done(be, SC_OP_MERGE, t, state.inner.merge(be, args, err), err);
 }
 
-/* Every page is written once before anything is measured: a daemon pays for fresh memory once, not in
- * every prompt. */
+/* Every page is written once before anything is measured: a daemon pays for fresh memory once, not
+ * in every prompt. */
 static enum sc_status touching_kv_open(struct sc_backend *be, const struct sc_kv_spec *spec,
                                        uint32_t n_pages, struct sc_kv_pool **ret_pool,
                                        struct sc_err *err)
@@ -178,6 +187,12 @@ static void make_table(const struct sc_backend_ops *ops)
         state.timed.distances = timed_distances;
         state.timed.cluster = timed_cluster;
         state.timed.merge = timed_merge;
+        if (state.sync) { /* a recorded step cannot be taken apart */
+            state.timed.step_begin = NULL;
+            state.timed.step_end = NULL;
+        }
+        if (state.inner.matmul_swiglu != NULL)
+            state.timed.matmul_swiglu = timed_matmul_swiglu;
         state.made = true;
     }
     pthread_mutex_unlock(&state.mu);

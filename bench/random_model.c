@@ -17,6 +17,7 @@ static const struct shape shapes[] = {
     {"tiny", 4, 256, 8, 4, 32, 512, 4096, true},
     {"0.1B", 12, 768, 12, 4, 64, 2048, 4096, true},
     {"1B", 16, 2048, 32, 8, 64, 8192, 32000, true},
+    {"Llama-3.1-70B/8", 80, 8192, 8, 1, 128, 3584, 16032, false}, /* one rank's slice of eight */
     {"Llama-3.1-8B", 32, 4096, 32, 8, 128, 14336, 128256, false},
 };
 
@@ -203,10 +204,11 @@ enum sc_status sc_random_model_open(const char *shape, uint32_t max_positions,
                                     struct sc_random_model **ret_model, struct sc_err *err)
 {
     static const char tokenizer[] =
-        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\".\":1,\"b\":2},\"merges\":[]},"
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\".\":1,\"b\":2,\"c\":%u},\"merges\":[]},"
         "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
         "\"trim_offsets\":true,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"}}";
     struct sc_random_model *m = calloc(1, sizeof(*m));
+    char text[sizeof(tokenizer) + 16];
     enum sc_status st;
 
     if (m == NULL)
@@ -217,8 +219,9 @@ enum sc_status sc_random_model_open(const char *shape, uint32_t max_positions,
         st = map_tensors(m, err);
     }
     if (st == SC_OK)
-        st =
-            sc_tokenizer_open_memory(tokenizer, sizeof(tokenizer) - 1, NULL, 0, &m->model.tok, err);
+        (void)snprintf(text, sizeof(text), tokenizer, m->model.config.vocab - 1); /* as many ids */
+    if (st == SC_OK)
+        st = sc_tokenizer_open_memory(text, strlen(text), NULL, 0, &m->model.tok, err);
     if (st != SC_OK) {
         sc_random_model_close(m);
         return st;
