@@ -1,0 +1,388 @@
+/* Steps on the device without a device: where arrays and tables end up, and which steps are
+ * recorded, replayed and forgotten. The CUDA runtime is this file. */
+#include "tests/cpu/support.h"
+
+#include "cuda/device.h"
+#include "cuda/seqs.h"
+
+/* ---- a runtime that counts ---- */
+
+static struct {
+    int begun, ended, launched, made, destroyed;
+    bool fail_end, fail_make;
+} cuda;
+
+cudaError_t cudaHostAlloc(void **mem, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    *mem = malloc(bytes);
+    return *mem != NULL ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void *mem)
+{
+    free(mem);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *mem)
+{
+    free(mem);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
+{
+    (void)flags;
+    *event = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    (void)event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    (void)event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    (void)event;
+    (void)stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream)
+{
+    (void)kind;
+    (void)stream;
+    memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
+{
+    (void)stream;
+    (void)mode;
+    cuda.begun++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    (void)stream;
+    cuda.ended++;
+    *graph = cuda.fail_end ? NULL : (cudaGraph_t)&cuda;
+    return cuda.fail_end ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
+{
+    (void)graph;
+    (void)flags;
+    if (cuda.fail_make)
+        return cudaErrorMemoryAllocation;
+    cuda.made++;
+    *exec = (cudaGraphExec_t)(uintptr_t)cuda.made;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    (void)exec;
+    cuda.destroyed++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    (void)graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    (void)exec;
+    (void)stream;
+    cuda.launched++;
+    return cudaSuccess;
+}
+
+enum sc_status sc_cuda_check(cudaError_t rc, const char *what, struct sc_err *err)
+{
+    return rc == cudaSuccess ? SC_OK : sc_fail(err, SC_EDEVICE, "%s: %d", what, (int)rc);
+}
+
+enum sc_status sc_cuda_check_pages(const char *op, const struct sc_kv_pool *pool,
+                                   const uint32_t *pages, uint32_t first, uint32_t end,
+                                   struct sc_err *err)
+{
+    (void)op;
+    (void)pool;
+    (void)pages;
+    (void)first;
+    (void)end;
+    (void)err;
+    return SC_OK;
+}
+
+enum sc_status sc_cuda_alloc(struct sc_backend *be, size_t bytes, void **ret_mem,
+                             struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    *ret_mem = malloc(bytes);
+    return SC_OK;
+}
+
+/* ---- steps ---- */
+
+#define N_SEQS   3u
+#define N_LAYERS 2u
+#define N_PAGES  40000u
+
+struct rig {
+    struct sc_cuda_device dev;
+    int32_t tokens[512];
+    uint32_t positions[512], slots[512], logit_rows[512], pages[N_LAYERS * 512], ids[N_PAGES];
+    struct sc_attn_seq seqs[N_LAYERS * N_SEQS];
+};
+
+static void rig_open(struct rig *r)
+{
+    memset(&cuda, 0, sizeof(cuda));
+    memset(r, 0, sizeof(*r));
+    for (uint32_t i = 0; i < N_PAGES; i++)
+        r->ids[i] = 7 * i + 1;
+    for (uint32_t i = 0; i < 512; i++) {
+        r->tokens[i] = (int32_t)i + 1000;
+        r->positions[i] = i + 2000;
+        r->slots[i] = i % 32;
+        r->logit_rows[i] = i;
+        r->pages[i] = i + 3000;
+        r->pages[512 + i] = i + 4000;
+    }
+    assert_ok(sc_cuda_step_open(&r->dev, err));
+}
+
+static void rig_close(struct rig *r)
+{
+    sc_cuda_step_close(&r->dev);
+}
+
+/* n_seqs sequences of `rows` rows at position pos0; layer 1 has cores. */
+static struct sc_step step_of(struct rig *r, uint32_t n_seqs, uint32_t rows, uint32_t pos0,
+                              bool alone)
+{
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        for (uint32_t i = 0; i < n_seqs; i++)
+            r->seqs[l * n_seqs + i] = (struct sc_attn_seq){.row0 = i * rows,
+                                                           .n_rows = rows,
+                                                           .pos0 = pos0,
+                                                           .n_cores = l == 1 ? 40 + i : 0,
+                                                           .exact_lo = l == 1 ? pos0 / 2 : 0,
+                                                           .core_pages = r->ids + 5 + i,
+                                                           .exact_pages = r->ids + 100 * i};
+    return (struct sc_step){.n_rows = n_seqs * rows,
+                            .n_seqs = n_seqs,
+                            .n_layers = N_LAYERS,
+                            .n_logit_rows = n_seqs,
+                            .tokens = r->tokens,
+                            .positions = r->positions,
+                            .slots = r->slots,
+                            .logit_rows = r->logit_rows,
+                            .pages = r->pages,
+                            .seqs = r->seqs,
+                            .alone = alone};
+}
+
+static bool run(struct rig *r, const struct sc_step *step)
+{
+    bool replayed = false;
+    assert_ok(sc_cuda_step_begin(&r->dev.base, step, &replayed, err));
+    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    return replayed;
+}
+
+static void arrays_and_tables_are_found_on_the_device(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    bool replayed;
+    (void)state;
+    rig_open(r);
+    const uint32_t rows = 100, pos0 = 901;
+    const struct sc_step step = step_of(r, N_SEQS, rows, pos0, true);
+    assert_null(sc_cuda_step_find(&r->dev, r->tokens, 4)); /* not begun */
+    assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
+    assert_false(replayed);
+    const struct {
+        const void *host;
+        size_t bytes;
+    } parts[] = {
+        {r->tokens, 300 * 4},    {r->positions, 300 * 4}, {r->slots + 7, 12},
+        {r->logit_rows, 3 * 4},  {r->pages, 300 * 4},     {r->pages + 300, 300 * 4},
+        {r->positions + 299, 4},
+    };
+    for (size_t i = 0; i < SC_ARRAY_LEN(parts); i++) {
+        const void *device = sc_cuda_step_find(&r->dev, parts[i].host, parts[i].bytes);
+        assert_non_null(device);
+        assert_memory_equal(device, parts[i].host, parts[i].bytes);
+    }
+    assert_null(sc_cuda_step_find(&r->dev, r->positions + 299, 8)); /* beyond the end */
+    assert_null(sc_cuda_step_find(&r->dev, r->ids, 4));
+    for (uint32_t l = 0; l < N_LAYERS; l++) {
+        struct sc_cuda_seqs seqs;
+        assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + l * N_SEQS, N_SEQS, &seqs));
+        assert_int_equal(seqs.max_rows, rows);
+        for (uint32_t i = 0; i < N_SEQS; i++) {
+            const struct sc_cuda_seq *s = &seqs.seqs[i];
+            const struct sc_attn_seq *want = &r->seqs[l * N_SEQS + i];
+            assert_int_equal(s->row0, want->row0);
+            assert_int_equal(s->n_core_pages, l == 1 ? 2 : 0);
+            assert_int_equal(s->exact_page0, want->exact_lo / 32);
+            assert_int_equal(s->n_pages,
+                             s->n_core_pages + (pos0 + rows - 1) / 32 + 1 - s->exact_page0);
+            assert_true(s->n_pages <= seqs.max_pages);
+            for (uint32_t p = 0; p < s->n_pages; p++)
+                assert_int_equal(seqs.tables[s->table + p],
+                                 p < s->n_core_pages
+                                     ? want->core_pages[p]
+                                     : want->exact_pages[s->exact_page0 + p - s->n_core_pages]);
+        }
+    }
+    struct sc_cuda_seqs seqs;
+    struct sc_attn_seq other[N_SEQS] = {0};
+    assert_false(sc_cuda_step_seqs(&r->dev, other, N_SEQS, &seqs));
+    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    assert_null(sc_cuda_step_find(&r->dev, r->tokens, 4)); /* over */
+    rig_close(r);
+    free(r);
+}
+
+static void a_shape_is_recorded_the_second_time_and_then_replayed(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    (void)state;
+    rig_open(r);
+    struct sc_step step = step_of(r, N_SEQS, 1, 1030, true);
+    assert_false(run(r, &step));
+    assert_int_equal(cuda.begun, 0);
+    assert_false(run(r, &step)); /* recorded, then launched */
+    assert_int_equal(cuda.begun, 1);
+    assert_int_equal(cuda.launched, 1);
+    for (uint32_t i = 0; i < 30; i++) { /* a few tokens on: the same grid */
+        step = step_of(r, N_SEQS, 1, 1030 + i, true);
+        assert_true(run(r, &step));
+    }
+    assert_int_equal(cuda.launched, 31);
+    assert_int_equal(cuda.begun, 1);
+    step = step_of(r, N_SEQS, 1, 4000, true); /* far on: another grid */
+    assert_false(run(r, &step));
+    assert_false(run(r, &step));
+    assert_true(run(r, &step));
+    step = step_of(r, N_SEQS - 1, 1, 1000, true); /* another batch */
+    assert_false(run(r, &step));
+    step = step_of(r, N_SEQS, 1, 1030, true); /* the first is still known */
+    assert_true(run(r, &step));
+    rig_close(r);
+    assert_int_equal(cuda.made, cuda.destroyed);
+    free(r);
+}
+
+static void only_decoding_alone_is_recorded(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    (void)state;
+    rig_open(r);
+    for (int i = 0; i < 4; i++) {
+        struct sc_step step = step_of(r, N_SEQS, 2, 1000, true);
+        assert_false(run(r, &step));
+        step = step_of(r, N_SEQS, 1, 1000, false);
+        assert_false(run(r, &step));
+    }
+    assert_int_equal(cuda.begun, 0);
+    rig_close(r);
+    free(r);
+}
+
+static void shapes_without_end_are_forgotten_in_turn(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    (void)state;
+    rig_open(r);
+    for (uint32_t i = 0; i < 100; i++) {
+        struct sc_step step = step_of(r, 1, 1, 10, true);
+        step.n_logit_rows = i + 1;
+        assert_false(run(r, &step));
+        assert_false(run(r, &step));
+        assert_true(run(r, &step));
+    }
+    assert_int_equal(cuda.made, 100);
+    assert_true(cuda.destroyed >= 30 && cuda.destroyed < 100);
+    const struct sc_step first = step_of(r, 1, 1, 10, true);
+    assert_false(run(r, &first)); /* long gone */
+    rig_close(r);
+    assert_int_equal(cuda.made, cuda.destroyed);
+    free(r);
+}
+
+static void a_recording_that_fails_is_an_error_and_is_tried_again(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    (void)state;
+    rig_open(r);
+    const struct sc_step step = step_of(r, N_SEQS, 1, 1000, true);
+    assert_false(run(r, &step));
+    for (int i = 0; i < 2; i++) {
+        bool replayed;
+        cuda.fail_end = i == 0;
+        cuda.fail_make = i == 1;
+        assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
+        assert_fails(SC_EDEVICE, sc_cuda_step_end(&r->dev.base, err));
+        cuda.fail_end = cuda.fail_make = false;
+    }
+    assert_false(run(r, &step));
+    assert_true(run(r, &step));
+    rig_close(r);
+    free(r);
+}
+
+static void a_step_too_large_for_its_memory_is_sent_call_by_call(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    struct sc_attn_seq *many = calloc(4000, sizeof(*many));
+    bool replayed;
+    (void)state;
+    rig_open(r);
+    struct sc_step step = step_of(r, 1, 1, 1000, true);
+    for (uint32_t i = 0; i < 4000; i++)
+        many[i] = (struct sc_attn_seq){
+            .n_rows = 1, .pos0 = 1000000 - 1, .core_pages = r->ids, .exact_pages = r->ids};
+    step.n_seqs = 2000;
+    step.seqs = many;
+    assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
+    assert_null(sc_cuda_step_find(&r->dev, r->tokens, 4));
+    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    rig_close(r);
+    free(many);
+    free(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arrays_and_tables_are_found_on_the_device),
+        cmocka_unit_test(a_shape_is_recorded_the_second_time_and_then_replayed),
+        cmocka_unit_test(only_decoding_alone_is_recorded),
+        cmocka_unit_test(shapes_without_end_are_forgotten_in_turn),
+        cmocka_unit_test(a_recording_that_fails_is_an_error_and_is_tried_again),
+        cmocka_unit_test(a_step_too_large_for_its_memory_is_sent_call_by_call),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
