@@ -186,8 +186,8 @@ __device__ __forceinline__ void load_queries(const sc_cuda_attn &a, const view &
                 (const float4 *)(a.q + (size_t)(v.row0 + x / a.group) * a.q_stride +
                                  (size_t)(head * a.group + x % a.group) * D + chunk * 8);
             float4 lo = from[0], hi = from[1];
-            packed = make_uint4(pack_bf16(lo.x, lo.y), pack_bf16(lo.z, lo.w),
-                                pack_bf16(hi.x, hi.y), pack_bf16(hi.z, hi.w));
+            packed = make_uint4(pack_bf16(lo.x, lo.y), pack_bf16(lo.z, lo.w), pack_bf16(hi.x, hi.y),
+                                pack_bf16(hi.z, hi.w));
         }
         *(uint4 *)(tile + chunk_at<D>(row, chunk)) = packed;
     }
@@ -233,10 +233,11 @@ __device__ __forceinline__ float quad_sum(float x)
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-/* Moves the reference m to top if it must. Returns the factor of what was summed up before. */
-__device__ __forceinline__ float move_reference(float &m, float top, float c)
+/* Moves the reference m to top if it must; slack: SLACK / c. Returns the factor of what was summed
+ * up before. */
+__device__ __forceinline__ float move_reference(float &m, float top, float c, float slack)
 {
-    if (!(top > m + SLACK / c))
+    if (!(top > m + slack))
         return 1.0f;
     float factor = exp2_fast((m - top) * c); /* 0 from -inf */
     m = top;

@@ -1,15 +1,14 @@
 /* cuda/kernels_attention_combine.cu - adds up what the splits of a small sequence found.
  *
- * One block per (row of the tile, KV head, sequence). Warp w takes splits w, w + WARPS, ..; then the
- * warps' sums are added in the order of warps: the same order whatever else is in the call.
+ * One block per (row of the tile, KV head, sequence). Warp w takes splits w, w + WARPS, ..; then
+ * the warps' sums are added in the order of warps: the same order whatever else is in the call.
  */
 #include "cuda/kernels_attention.cuh"
 
 #define WARPS 8
 #define DIMS  256 /* most of a head */
 
-__global__ void __launch_bounds__(WARPS * 32)
-    combine_kernel(const __grid_constant__ sc_cuda_attn a)
+__global__ void __launch_bounds__(WARPS * 32) combine_kernel(const __grid_constant__ sc_cuda_attn a)
 {
     __shared__ float sums[WARPS][DIMS], weight[SC_CUDA_ATTN_SPLITS_MAX], totals[WARPS];
     const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;

@@ -63,10 +63,10 @@ __device__ __forceinline__ void add_values(float (&o)[D / 8][4], const float (&s
 {
 #pragma unroll
     for (int k = 0; k < 2; k++) {
-        const uint32_t p[4] = {
-            pack_bf16(s[2 * k][0], s[2 * k][1]), pack_bf16(s[2 * k][2], s[2 * k][3]),
-            pack_bf16(s[2 * k + 1][0], s[2 * k + 1][1]),
-            pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3])};
+        const uint32_t p[4] = {pack_bf16(s[2 * k][0], s[2 * k][1]),
+                               pack_bf16(s[2 * k][2], s[2 * k][3]),
+                               pack_bf16(s[2 * k + 1][0], s[2 * k + 1][1]),
+                               pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3])};
 #pragma unroll
         for (int n = 0; n < D / 8; n += 2) {
             uint32_t b[4];
@@ -116,7 +116,8 @@ __device__ __forceinline__ void add_warps(const sc_cuda_attn &a, const uint8_t *
             if (a.image != NULL)
                 a.image[at] = (uint16_t)pack_bf16(x, 0.0f);
         } else {
-            float *part = part_of(a, blockIdx.z, blockIdx.y, blockIdx.x) + r * (D + SC_CUDA_ATTN_PART_PAD);
+            float *part =
+                part_of(a, blockIdx.z, blockIdx.y, blockIdx.x) + r * (D + SC_CUDA_ATTN_PART_PAD);
             part[d] = o;
             if (d == 0) {
                 part[D] = m;
@@ -145,13 +146,12 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     uint8_t *mine = shared + warp * layout<D>::warp;
     const uint32_t tiles = shared_address(mine);
     const uint32_t k_to = tiles + chunk_at<D>(lane / (D / 8), lane % (D / 8));
-    const uint32_t q_at =
-        shared_address(shared + layout<D>::q) + chunk_at<D>(lane & 15, lane >> 4);
+    const uint32_t q_at = shared_address(shared + layout<D>::q) + chunk_at<D>(lane & 15, lane >> 4);
     const uint32_t k_at = tiles + chunk_at<D>((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1);
     const uint32_t v_at = tiles + layout<D>::tile + chunk_at<D>(lane & 15, lane >> 4);
     const float *bias = (const float *)(shared + layout<D>::bias) + warp * ENTRIES;
     const uint8_t *base = a.mem + (a.head0 + blockIdx.y) * a.head_bytes;
-    const float c = a.scale * LOG2E, inverse = 1.0f / a.scale;
+    const float c = a.scale * LOG2E, inverse = 1.0f / a.scale, slack = SLACK / c;
     /* What the rows see all together. */
     const int low_all = low_entry(v, 0), own_all = own_entry(v, v.n_rows - 1);
     if (threadIdx.x < 16) {
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 #pragma unroll
             for (int n = 0; n < 4; n++)
                 highest = fmaxf(highest, fmaxf(s[n][2 * i], s[n][2 * i + 1]));
-            factor[i] = move_reference(m[i], quad_max(highest), c);
+            factor[i] = move_reference(m[i], quad_max(highest), c, slack);
         }
         if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
@@ -271,16 +271,15 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     add_warps<D>(a, shared, top, sum);
 }
 
-template <int D, int BLOCKS>
-static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
+template <int D, int BLOCKS> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
 {
     const int bytes = WARPS * layout<D>::bytes;
     cudaError_t rc = cudaFuncSetAttribute(decode_kernel<D, BLOCKS>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (rc != cudaSuccess)
         return rc;
-    decode_kernel<D, BLOCKS><<<dim3(a->n_splits, a->n_heads_now, a->n_seqs), WARPS * 32, bytes,
-                               stream>>>(*a);
+    decode_kernel<D, BLOCKS>
+        <<<dim3(a->n_splits, a->n_heads_now, a->n_seqs), WARPS * 32, bytes, stream>>>(*a);
     return cudaGetLastError();
 }
 
@@ -288,7 +287,7 @@ extern "C" cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStr
 {
     switch (a->head_dim) {
     case 32:
-        return launch<32, 6>(a, stream);
+        return launch<32, 5>(a, stream);
     case 64:
         return launch<64, 4>(a, stream);
     case 128:

@@ -11,39 +11,42 @@
  */
 #include "cuda/kernels_attention.cuh"
 
-#define WARPS  4
-#define ROWS   (WARPS * 32)
-#define KEYS   64 /* two pages */
-#define STAGES 2
+#define WARPS   4
+#define THREADS (WARPS * 32)
+#define ROWS    (WARPS * 32)
+#define KEYS    64 /* two pages */
+#define STAGES  2
+
+/* What the loop over tiles of keys reads anew each time: the sums take the registers. */
+struct limits {
+    int low[ROWS], own[ROWS]; /* first and last exact entry that each row sees; rows beyond the
+                                 sequence are like its last */
+    view v;
+    const uint8_t *base; /* of the KV head */
+};
 
 template <int D> struct layout {
     static constexpr int tile = KEYS * D * 2, stage = 2 * tile;
     static constexpr int kv = ROWS * D * 2, bias = kv + STAGES * stage;
-    static constexpr int bytes = bias + STAGES * KEYS * 4;
-};
-
-/* A tile of rows, the same for the whole block. */
-struct rows {
-    uint32_t x0, n; /* packed rows x0 .. of n in all */
-    int low, own;   /* what they see all together */
+    static constexpr int limits = bias + STAGES * KEYS * 4;
+    static constexpr int bytes = limits + (int)sizeof(struct limits);
 };
 
 /* Both pages of tile t; what no row of the block sees is zero. ids: of the two pages. */
 template <int D>
-__device__ __forceinline__ void load_keys(const sc_cuda_attn &a, const view &v, const rows &b,
-                                          const uint8_t *base, uint2 ids, int t, uint32_t to,
-                                          uint32_t bias_to)
+__device__ __forceinline__ void load_keys(const sc_cuda_attn &a, const limits &b, uint2 ids, int t,
+                                          uint32_t to, uint32_t bias_to)
 {
-    constexpr int step = ROWS / (D / 8); /* rows that the block copies at once */
+    constexpr int step = THREADS / (D / 8); /* rows that the block copies at once */
     const int row = (int)threadIdx.x / (D / 8), chunk = (int)threadIdx.x % (D / 8);
     to += chunk_at<D>(row, chunk);
 #pragma unroll
     for (int page = 0; page < 2; page++) {
-        const slots s = slots_of(v, 2 * t + page, b.low, b.own);
+        const slots s = slots_of(b.v, 2 * t + page, b.low[0], b.own[ROWS - 1]);
         /* A page that is not there: any address will do, nothing is read. */
         const uint8_t *block =
-            base + (any_slot(s) ? (page == 0 ? ids.x : ids.y) * a.page_bytes : 0);
-        const uint8_t *from = block + (row * (D / 8) + chunk) * 16;
+            b.base + (any_slot(s) ? (page == 0 ? ids.x : ids.y) * a.page_bytes : 0);
+        const uint8_t *from = block + threadIdx.x * 16;
 #pragma unroll
         for (int i = 0; i < ENTRIES; i += step) {
             int n = row + i >= s.lo && row + i < s.hi ? 16 : 0;
@@ -105,7 +108,7 @@ __device__ __forceinline__ void score(float (&s)[2][KEYS / 8][4], uint32_t q_at,
 /* Scores to weights; o and l are rescaled where a reference moves. */
 template <int D>
 __device__ __forceinline__ void weigh(float (&s)[2][KEYS / 8][4], float (&o)[2][D / 8][4],
-                                      float (&m)[4], float (&l)[4], float c)
+                                      float (&m)[4], float (&l)[4], float c, float slack)
 {
     float factor[4];
 #pragma unroll
@@ -114,7 +117,7 @@ __device__ __forceinline__ void weigh(float (&s)[2][KEYS / 8][4], float (&o)[2][
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
             highest = fmaxf(highest, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
-        factor[r] = move_reference(m[r], quad_max(highest), c);
+        factor[r] = move_reference(m[r], quad_max(highest), c, slack);
     }
     if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f || factor[2] != 1.0f ||
                                     factor[3] != 1.0f)) {
@@ -154,8 +157,8 @@ __device__ __forceinline__ void add_values(float (&o)[2][D / 8][4],
         for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                p[i][j] = pack_bf16(s[i][2 * k + j / 2][j % 2 * 2],
-                                    s[i][2 * k + j / 2][j % 2 * 2 + 1]);
+                p[i][j] =
+                    pack_bf16(s[i][2 * k + j / 2][j % 2 * 2], s[i][2 * k + j / 2][j % 2 * 2 + 1]);
         }
 #pragma unroll
         for (int n = 0; n < D / 8; n += 2) {
@@ -171,26 +174,22 @@ __device__ __forceinline__ void add_values(float (&o)[2][D / 8][4],
 }
 
 /* The lane's row r of four: 16 (r / 2) + 8 (r % 2) + lane / 4 of the warp's 32. */
-__device__ __forceinline__ uint32_t row_of(const rows &b, int r)
+__device__ __forceinline__ int row_of(int r)
 {
-    uint32_t tid = threadIdx.x;
-    return b.x0 + tid / 32 * 32 + (uint32_t)(r * 8) + tid % 32 / 4;
+    return (int)threadIdx.x / 32 * 32 + r * 8 + (int)threadIdx.x % 32 / 4;
 }
 
-template <int D>
-__device__ __forceinline__ void hide(const view &v, const rows &b, uint32_t group, int t,
-                                     float (&s)[2][KEYS / 8][4])
+__device__ __forceinline__ void hide(const limits &b, int t, float (&s)[2][KEYS / 8][4])
 {
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-        uint32_t token = min(row_of(b, r), b.n - 1) / group;
-        int low = low_entry(v, token), own = own_entry(v, token);
+        const int n_cores = b.v.n_cores, low = b.low[row_of(r)], own = b.own[row_of(r)];
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 int e = t * KEYS + 8 * n + (int)threadIdx.x % 4 * 2 + i;
-                if (e >= v.n_cores && (e < low || e > own))
+                if (e >= n_cores && (e < low || e > own))
                     s[r / 2][n][r % 2 * 2 + i] = -INFINITY;
             }
         }
@@ -198,22 +197,23 @@ __device__ __forceinline__ void hide(const view &v, const rows &b, uint32_t grou
 }
 
 template <int D>
-__device__ __forceinline__ void store(const sc_cuda_attn &a, const view &v, const rows &b,
-                                      uint32_t head, const float (&o)[2][D / 8][4],
+__device__ __forceinline__ void store(const sc_cuda_attn &a, uint32_t seq, uint32_t head,
+                                      uint32_t x0, const float (&o)[2][D / 8][4],
                                       const float (&l)[4])
 {
+    const view v = view_of(a, seq, true);
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-        float sum = quad_sum(l[r]), inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-        uint32_t x = row_of(b, r);
-        if (x >= b.n)
+        float sum = quad_sum(l[r]), inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
+        uint32_t x = x0 + (uint32_t)row_of(r);
+        if (x >= v.n_rows * a.group)
             continue;
         size_t at = (size_t)(v.row0 + x / a.group) * a.n_heads * D +
                     (size_t)(head * a.group + x % a.group) * D + threadIdx.x % 4 * 2;
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
-            float2 y = make_float2(o[r / 2][n][r % 2 * 2] * inverse,
-                                   o[r / 2][n][r % 2 * 2 + 1] * inverse);
+            float2 y =
+                make_float2(o[r / 2][n][r % 2 * 2] * inverse, o[r / 2][n][r % 2 * 2 + 1] * inverse);
             *(float2 *)(a.out + at + 8 * n) = y;
             if (a.image != NULL)
                 *(uint32_t *)(a.image + at + 8 * n) = pack_bf16(y.x, y.y);
@@ -222,7 +222,7 @@ __device__ __forceinline__ void store(const sc_cuda_attn &a, const view &v, cons
 }
 
 template <int D>
-__global__ void __launch_bounds__(WARPS * 32, 2)
+__global__ void __launch_bounds__(THREADS, 2)
     prefill_kernel(const __grid_constant__ sc_cuda_attn a, uint32_t n_tiles)
 {
     extern __shared__ __align__(1024) uint8_t shared[];
@@ -230,36 +230,38 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
     const uint32_t head = blockIdx.x % a.n_kv_heads;
     const uint32_t seq = blockIdx.x / a.n_kv_heads % a.seqs.n_seqs;
     const uint32_t tile = n_tiles - 1 - blockIdx.x / a.n_kv_heads / a.seqs.n_seqs;
-    const view v = view_of(a, seq, true);
-    rows b;
+    const uint32_t x0 = tile * ROWS, n_rows = a.seqs.seqs[seq].n_rows * a.group;
 
-    b.n = v.n_rows * a.group;
-    b.x0 = tile * ROWS;
-    if (b.x0 >= b.n || (a.split && is_small(a, v.n_rows)))
+    if (x0 >= n_rows || (a.split && is_small(a, a.seqs.seqs[seq].n_rows)))
         return;
-    b.low = low_entry(v, b.x0 / a.group);
-    b.own = own_entry(v, (min(b.x0 + ROWS, b.n) - 1) / a.group);
-    const int first = v.n_cores > 0 ? 0 : b.low / KEYS, last = b.own / KEYS;
-    const uint8_t *base = a.mem + head * a.head_bytes;
+    limits &b = *(limits *)(shared + layout<D>::limits);
+    {
+        const view v = view_of(a, seq, true);
+        for (int i = (int)threadIdx.x; i < ROWS; i += THREADS) {
+            uint32_t token = min(x0 + (uint32_t)i, n_rows - 1) / a.group;
+            b.low[i] = low_entry(v, token);
+            b.own[i] = own_entry(v, token);
+        }
+        if (threadIdx.x == 0) {
+            b.v = v;
+            b.base = a.mem + head * a.head_bytes;
+        }
+        load_queries<D, ROWS, THREADS>(a, v, head, x0, shared);
+    }
+    __syncthreads();
+
+    const int first = b.v.n_cores > 0 ? 0 : b.low[0] / KEYS, last = b.own[ROWS - 1] / KEYS;
     const uint32_t kv = shared_address(shared + layout<D>::kv);
     const uint32_t bias_to = shared_address(shared + layout<D>::bias);
     const float *bias = (const float *)(shared + layout<D>::bias);
-    const float c = a.scale * LOG2E, inverse = 1.0f / a.scale;
-
-    load_keys<D>(a, v, b, base, ids_of(v, first, last), first, kv, bias_to);
+    const float c = a.scale * LOG2E, inverse = 1.0f / a.scale, slack = SLACK / c;
+    load_keys<D>(a, b, ids_of(b.v, first, last), first, kv, bias_to);
     copy_commit();
-    uint2 ids = ids_of(v, first + 1, last);
-    load_queries<D, ROWS, WARPS * 32>(a, v, head, b.x0, shared);
+    uint2 ids = ids_of(b.v, first + 1, last);
 
-    /* The warp's first and last row that exist: what they see bounds what its rows see. */
-    const uint32_t wx0 = b.x0 + (uint32_t)warp * 32, wx1 = min(wx0 + 32, b.n) - 1;
-    const bool idle = wx0 >= b.n;
-    const uint32_t t0 = idle ? 0 : wx0 / a.group, t1 = idle ? 0 : wx1 / a.group;
-    const int low0 = low_entry(v, t0), low1 = low_entry(v, t1);
-    const int own0 = own_entry(v, t0), own1 = own_entry(v, t1);
-
-    const uint32_t q_at = shared_address(shared) +
-                          chunk_at<D>(warp * 32 + (lane & 15), lane >> 4);
+    const int row0 = warp * 32, row1 = row0 + 31; /* the warp's */
+    const bool idle = x0 + (uint32_t)row0 >= n_rows;
+    const uint32_t q_at = shared_address(shared) + chunk_at<D>(row0 + (lane & 15), lane >> 4);
     const uint32_t k_at = kv + chunk_at<D>((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1);
     const uint32_t v_at = kv + layout<D>::tile + chunk_at<D>(lane & 15, lane >> 4);
     float o[2][D / 8][4] = {}, l[4] = {};
@@ -271,22 +273,23 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
         copy_wait<0>();
         __syncthreads(); /* tile t is there for all, and all are past tile t - 1 */
         if (t < last)
-            load_keys<D>(a, v, b, base, ids, t + 1, kv + other * layout<D>::stage,
+            load_keys<D>(a, b, ids, t + 1, kv + other * layout<D>::stage,
                          bias_to + other * KEYS * 4);
         copy_commit();
-        ids = ids_of(v, t + 2, last);
-        if (idle || (t * KEYS >= v.n_cores && (t * KEYS > own1 || t * KEYS + KEYS <= low0)))
+        ids = ids_of(b.v, t + 2, last);
+        if (idle ||
+            (t * KEYS >= b.v.n_cores && (t * KEYS > b.own[row1] || t * KEYS + KEYS <= b.low[row0])))
             continue; /* no row of the warp sees any of it */
 
         float s[2][KEYS / 8][4];
         score<D>(s, q_at, k_at + stage * layout<D>::stage, bias + stage * KEYS, inverse, lane);
-        if (!all_slots(slots_of(v, 2 * t, low1, own0)) ||
-            !all_slots(slots_of(v, 2 * t + 1, low1, own0)))
-            hide<D>(v, b, a.group, t, s);
-        weigh<D>(s, o, m, l, c);
+        if (!all_slots(slots_of(b.v, 2 * t, b.low[row1], b.own[row0])) ||
+            !all_slots(slots_of(b.v, 2 * t + 1, b.low[row1], b.own[row0])))
+            hide(b, t, s);
+        weigh<D>(s, o, m, l, c, slack);
         add_values<D>(o, s, v_at + stage * layout<D>::stage);
     }
-    store<D>(a, v, b, head, o, l);
+    store<D>(a, seq, head, x0, o, l);
 }
 
 template <int D> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
@@ -299,7 +302,7 @@ template <int D> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t s
         return rc;
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return cudaErrorInvalidConfiguration;
-    prefill_kernel<D><<<(unsigned)n_blocks, WARPS * 32, layout<D>::bytes, stream>>>(*a, n_tiles);
+    prefill_kernel<D><<<(unsigned)n_blocks, THREADS, layout<D>::bytes, stream>>>(*a, n_tiles);
     return cudaGetLastError();
 }
 

@@ -27,9 +27,8 @@ enum sc_status sc_cuda_seqs_check(const struct sc_kv_pool *pool, const struct sc
         const struct sc_attn_seq *seq = &seqs[i];
         uint64_t end = (uint64_t)seq->pos0 + seq->n_rows;
         if ((uint64_t)seq->n_cores > (uint64_t)pool->n_pages * SC_PAGE_ENTRIES)
-            return sc_fail(err, SC_EINVAL,
-                           "attention: sequence %u: %u cores in a pool of %u pages", i,
-                           seq->n_cores, pool->n_pages);
+            return sc_fail(err, SC_EINVAL, "attention: sequence %u: %u cores in a pool of %u pages",
+                           i, seq->n_cores, pool->n_pages);
         if (end > UINT32_MAX || (uint64_t)seq->row0 + seq->n_rows > SC_CUDA_ROWS_MAX ||
             seq->exact_lo > seq->pos0)
             return sc_fail(err, SC_EINVAL,
@@ -102,8 +101,7 @@ uint32_t sc_cuda_seqs_pack(const struct sc_attn_seq *seqs, uint32_t n_seqs, uint
             memcpy(ret_tables + words, seq->core_pages, n_core_pages * sizeof(uint32_t));
         words += n_core_pages;
         if (end != first)
-            memcpy(ret_tables + words, seq->exact_pages + first,
-                   (end - first) * sizeof(uint32_t));
+            memcpy(ret_tables + words, seq->exact_pages + first, (end - first) * sizeof(uint32_t));
         words += end - first;
         if (seq->n_rows > *max_rows)
             *max_rows = seq->n_rows;

@@ -1,0 +1,158 @@
+#include "cuda/device.h"
+
+#include <math.h>
+
+#include "cuda/kernels_attention.h"
+#include "cuda/seqs.h"
+
+#define GRID_MAX 65535u /* blocks along the second and third axis */
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static enum sc_status check_args(const struct sc_attn_args *a, struct sc_err *err)
+{
+    enum sc_status st = sc_cuda_check_pool("attention", a->pool, a->n_kv_heads, a->head_dim, err);
+    if (st != SC_OK)
+        return st;
+    if (a->n_heads == 0 || a->n_heads > SC_CUDA_HEADS_MAX || a->n_heads % a->n_kv_heads != 0 ||
+        a->n_heads / a->n_kv_heads > SC_CUDA_GROUP_MAX ||
+        (uint64_t)a->q_stride < (uint64_t)a->n_heads * a->head_dim)
+        return sc_fail(err, SC_EINVAL,
+                       "attention: %u heads of %u over %u KV heads (at most %u each), q stride %u",
+                       a->n_heads, a->head_dim, a->n_kv_heads, SC_CUDA_GROUP_MAX, a->q_stride);
+    return sc_cuda_seqs_check(a->pool, a->seqs, a->n_seqs, err);
+}
+
+/* The sequences on the device: as the step put them there, or staged for this call. */
+static enum sc_status find_seqs(struct sc_cuda_device *dev, const struct sc_attn_args *a,
+                                struct sc_cuda_seqs *ret, struct sc_err *err)
+{
+    size_t head_bytes = SC_CUDA_ALIGN(a->n_seqs * sizeof(struct sc_cuda_seq));
+    uint64_t bytes;
+    void *host, *device;
+    enum sc_status st;
+
+    if (sc_cuda_step_seqs(dev, a->seqs, a->n_seqs, ret))
+        return SC_OK;
+    st = sc_cuda_seqs_check_pages(a->pool, a->seqs, a->n_seqs, err);
+    if (st != SC_OK)
+        return st;
+    bytes = sc_cuda_seqs_bytes(a->seqs, a->n_seqs);
+    st = sc_cuda_stage_take(dev, bytes, "attention", &host, &device, err);
+    if (st != SC_OK)
+        return st;
+    *ret = (struct sc_cuda_seqs){
+        .seqs = device,
+        .tables = (const uint32_t *)(const void *)((const uint8_t *)device + head_bytes),
+        .n_seqs = a->n_seqs};
+    (void)sc_cuda_seqs_pack(a->seqs, a->n_seqs, 0, host,
+                            (uint32_t *)(void *)((uint8_t *)host + head_bytes), &ret->max_rows,
+                            &ret->max_pages);
+    return sc_cuda_stage_send(dev, host, device, bytes, err);
+}
+
+/* Room for the bf16 copy of the result, which the product that follows would otherwise make. */
+static uint16_t *image_of(const struct sc_cuda_device *dev, const struct sc_attn_args *a,
+                          uint32_t *ret_rows)
+{
+    uint32_t n_rows = 0;
+    for (uint32_t i = 0; i < a->n_seqs; i++) {
+        uint32_t end = a->seqs[i].row0 + a->seqs[i].n_rows;
+        n_rows = end > n_rows ? end : n_rows;
+    }
+    *ret_rows = n_rows;
+    if (!dev->bf16 || dev->rounded == NULL || n_rows > SC_CUDA_ROUND_ROWS ||
+        (uint64_t)n_rows * a->n_heads * a->head_dim * 2 > dev->rounded_bytes)
+        return NULL;
+    return dev->rounded;
+}
+
+static bool takes_tensor_cores(const struct sc_cuda_device *dev, const struct sc_attn_args *a)
+{
+    return dev->bf16 && a->pool->spec.dtype == SC_DTYPE_BF16 &&
+           (a->head_dim == 32 || a->head_dim == 64 || a->head_dim == 128) && a->scale > 0.0f &&
+           isfinite(a->scale) && a->q_stride % 4 == 0 && (uintptr_t)a->q % 16 == 0 &&
+           (uintptr_t)a->out % 16 == 0;
+}
+
+/* Small sequences by splits. As many (sequence, KV head) at a time as parts have room. */
+static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaStream_t stream)
+{
+    const uint32_t n_kv = l.n_kv_heads, n_seqs = l.seqs.n_seqs;
+    uint32_t fit = GRID_MAX, seqs_step, heads_step;
+    cudaError_t rc = cudaSuccess;
+
+    l.part_rows = smaller(l.seqs.max_rows * l.group, SC_CUDA_ATTN_SMALL);
+    l.n_splits =
+        smaller((l.seqs.max_pages + SC_CUDA_ATTN_SPLIT_PAGES - 1) / SC_CUDA_ATTN_SPLIT_PAGES,
+                SC_CUDA_ATTN_SPLITS_MAX);
+    if (l.n_splits > 1)
+        fit = (uint32_t)(SC_CUDA_PARTS_BYTES / sizeof(float) /
+                         ((size_t)l.n_splits * l.part_rows * (l.head_dim + SC_CUDA_ATTN_PART_PAD)));
+    heads_step = smaller(n_kv, fit);
+    seqs_step = smaller(l.n_splits > 1 ? fit / heads_step : GRID_MAX, n_seqs);
+    for (l.seq0 = 0; l.seq0 < n_seqs; l.seq0 += l.n_seqs) {
+        l.n_seqs = smaller(n_seqs - l.seq0, seqs_step);
+        for (l.head0 = 0; l.head0 < n_kv; l.head0 += l.n_heads_now) {
+            l.n_heads_now = smaller(n_kv - l.head0, heads_step);
+            rc = tensor_cores ? sc_cuda_attn_decode(&l, stream)
+                              : sc_cuda_attn_plain_decode(&l, stream);
+            if (rc == cudaSuccess && l.n_splits > 1)
+                rc = sc_cuda_attn_combine(&l, stream);
+            if (rc != cudaSuccess)
+                return rc;
+        }
+    }
+    return rc;
+}
+
+enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *a,
+                                 struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    struct sc_cuda_seqs seqs = {0};
+    uint32_t n_rows = 0;
+    enum sc_status st = check_args(a, err);
+
+    if (st == SC_OK)
+        st = find_seqs(dev, a, &seqs, err);
+    if (st != SC_OK)
+        return st;
+    sc_cuda_forget(dev);
+    if (seqs.n_seqs == 0 || seqs.max_rows == 0)
+        return SC_OK;
+
+    const bool tensor_cores = takes_tensor_cores(dev, a);
+    struct sc_cuda_attn l = {.q = a->q,
+                             .out = a->out,
+                             .image = image_of(dev, a, &n_rows),
+                             .parts = dev->parts,
+                             .mem = a->pool->mem,
+                             .page_bytes = a->pool->page_bytes,
+                             .head_bytes = a->pool->head_bytes,
+                             .v_offset = a->pool->v_offset,
+                             .bias_offset = a->pool->bias_offset,
+                             .seqs = seqs,
+                             .q_stride = a->q_stride,
+                             .n_heads = a->n_heads,
+                             .n_kv_heads = a->n_kv_heads,
+                             .head_dim = a->head_dim,
+                             .group = a->n_heads / a->n_kv_heads,
+                             .scale = a->scale,
+                             .pool_bf16 = a->pool->spec.dtype == SC_DTYPE_BF16,
+                             .split = !dev->strict};
+    cudaError_t rc = cudaSuccess;
+    if (l.split)
+        rc = attend_small(l, tensor_cores, dev->stream);
+    if (rc == cudaSuccess && (!l.split || seqs.max_rows * l.group > SC_CUDA_ATTN_SMALL))
+        rc = tensor_cores ? sc_cuda_attn_prefill(&l, dev->stream)
+                          : sc_cuda_attn_plain_prefill(&l, dev->stream);
+    st = sc_cuda_check(rc, "attention", err);
+    if (st == SC_OK && l.image != NULL)
+        dev->image = (struct sc_cuda_rounded){
+            .of = a->out, .n_rows = n_rows, .dim = a->n_heads * a->head_dim};
+    return st;
+}
