@@ -22,7 +22,7 @@ template <uint32_t S> struct shape {
     static constexpr uint32_t stride = 32 * S; /* floats between rows of the slab */
     static constexpr uint32_t tiles = 8 * S * (8 * S + 1) / 2;
     static constexpr uint32_t threads = (tiles + 31) / 32 * 32;
-    static constexpr uint32_t blocks = S == 2 ? 7 : 2; /* on one multiprocessor */
+    static constexpr uint32_t blocks = S == 2 ? 7 : 2; /* on one multiprocessor: 56 registers */
     static constexpr size_t keys_bytes = 2 * PAIRS * stride * sizeof(float);
     static constexpr size_t sums_bytes = tiles * 16 * sizeof(int32_t);
     static constexpr size_t bytes = keys_bytes + sums_bytes + stride * sizeof(float);
@@ -66,14 +66,19 @@ static __device__ void unrotate(float &lo, float &hi, float cosine, float sine)
     hi = __fmaf_rn(b, cosine, -__fmul_rn(a, sine));
 }
 
+struct chunk {
+    uint32_t m, slot0;
+    const uint32_t *pages; /* shared */
+};
+
 struct slab {
     uint32_t first, n; /* pairs of the head */
     uint32_t rows;     /* n rounded up to 4: rows behind n hold zeros */
 };
 
 template <typename T>
-static __device__ const T *key_at(const struct sc_cuda_dist_launch &a,
-                                  const struct sc_cuda_dist_job &job, uint32_t head, uint32_t token)
+static __device__ const T *key_at(const struct sc_cuda_dist_launch &a, const chunk &job,
+                                  uint32_t head, uint32_t token)
 {
     const uint32_t at = job.slot0 + token;
     const size_t block = job.pages[at / SC_CUDA_PAGE] * a.kv.page_bytes + head * a.kv.head_bytes;
@@ -83,9 +88,8 @@ static __device__ const T *key_at(const struct sc_cuda_dist_launch &a,
 /* Four pairs a thread and turn; half of head_dim is a multiple of 4. Tokens from m to end are
  * padding. */
 template <typename T, uint32_t STRIDE>
-static __device__ void load_by_four(const struct sc_cuda_dist_launch &a,
-                                    const struct sc_cuda_dist_job &job, uint32_t head,
-                                    const slab &s, uint32_t end, float *keys)
+static __device__ void load_by_four(const struct sc_cuda_dist_launch &a, const chunk &job,
+                                    uint32_t head, const slab &s, uint32_t end, float *keys)
 {
     const uint32_t half = a.kv.head_dim / 2;
 
@@ -96,12 +100,15 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a,
             continue;
         if (token < job.m) {
             const T *key = key_at<T>(a, job, head, token) + s.first + d;
+            float4 t01 = {}, t23 = {};
+            if (a.turns != NULL) { /* on their way before anything waits for the keys */
+                const float4 *turn =
+                    (const float4 *)(a.turns + 2 * ((size_t)token * half + s.first + d));
+                t01 = turn[0], t23 = turn[1];
+            }
             read4(key, lo);
             read4(key + half, hi);
             if (a.turns != NULL) {
-                const float4 *turn =
-                    (const float4 *)(a.turns + 2 * ((size_t)token * half + s.first + d));
-                const float4 t01 = turn[0], t23 = turn[1];
                 unrotate(lo[0], hi[0], t01.x, t01.y);
                 unrotate(lo[1], hi[1], t01.z, t01.w);
                 unrotate(lo[2], hi[2], t23.x, t23.y);
@@ -119,9 +126,8 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a,
 
 /* Any head_dim: one pair at a time. */
 template <typename T, uint32_t STRIDE>
-static __device__ void load_by_one(const struct sc_cuda_dist_launch &a,
-                                   const struct sc_cuda_dist_job &job, uint32_t head, const slab &s,
-                                   uint32_t end, float *keys)
+static __device__ void load_by_one(const struct sc_cuda_dist_launch &a, const chunk &job,
+                                   uint32_t head, const slab &s, uint32_t end, float *keys)
 {
     const uint32_t half = a.kv.head_dim / 2;
 
@@ -219,10 +225,13 @@ static __device__ void add_head(const float (&acc)[4][4], const float *norms, ui
     }
 }
 
-/* parts: blocks of one job, each with heads_each heads of a plane (n_planes 1) or with one plane.
+/* Cosine on f32 pages does not fit the registers that let more blocks run side by side.
+ *
+ * parts: blocks of one job, each with heads_each heads of a plane (n_planes 1) or with one plane.
  * add: others add to the same plane, which was cleared. */
 template <typename T, bool COSINE, uint32_t S>
-static __global__ void __launch_bounds__(shape<S>::threads, shape<S>::blocks)
+static __global__ void __launch_bounds__(shape<S>::threads,
+                                         COSINE && sizeof(T) == 4 ? 1 : shape<S>::blocks)
     distances_kernel(const __grid_constant__ struct sc_cuda_dist_launch a, uint32_t job0,
                      uint32_t parts, uint32_t heads_each, bool add)
 {
@@ -232,13 +241,16 @@ static __global__ void __launch_bounds__(shape<S>::threads, shape<S>::blocks)
     int32_t *all_sums = (int32_t *)(shared + shape<S>::keys_bytes);
     float *norms = (float *)(shared + shape<S>::keys_bytes + shape<S>::sums_bytes);
     const uint32_t index = job0 + blockIdx.x / parts, part = blockIdx.x % parts;
-    const struct sc_cuda_dist_job &job = a.jobs[index];
+    __shared__ uint32_t pages[SC_CUDA_CHUNK_PAGES];
+    const chunk job = {a.jobs[index].m, a.jobs[index].slot0, pages};
     const uint32_t m = job.m, n4 = (m + 3) / 4, half = a.kv.head_dim / 2, t = threadIdx.x;
     const uint32_t head0 = part * heads_each;
     const uint32_t end = min(head0 + heads_each, a.n_kv_heads);
     const bool has_tile = t < n4 * (n4 + 1) / 2;
     uint32_t ti = 0, tj = t;
 
+    if (t < SC_CUDA_CHUNK_PAGES) /* seen by all behind the first barrier */
+        pages[t] = a.jobs[index].pages[t];
     /* Tiles lie row after row; row ti begins at its diagonal. */
     while (has_tile && tj >= n4 - ti) {
         tj -= n4 - ti;
@@ -273,7 +285,7 @@ static __global__ void __launch_bounds__(shape<S>::threads, shape<S>::blocks)
     }
     __syncthreads();
 
-    int32_t *dist = a.dist + job.dist_at + (a.n_planes == 1 ? 0 : (size_t)part * m * m);
+    int32_t *dist = a.dist + a.jobs[index].dist_at + (a.n_planes == 1 ? 0 : (size_t)part * m * m);
     for (uint32_t e = t; e < m * m; e += blockDim.x) {
         const uint32_t i = e / m, j = e % m, lo = min(i, j), hi = max(i, j);
         const uint32_t row = lo / 4, tile = row * n4 - row * (row - 1) / 2 + hi / 4 - row;
