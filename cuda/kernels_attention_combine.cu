@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(WARPS * 32) combine_kernel(const __grid_consta
     __shared__ float sums[WARPS][DIMS], weight[SC_CUDA_ATTN_SPLITS_MAX], totals[WARPS];
     const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
     const int dim = (int)a.head_dim, row_floats = dim + SC_CUDA_ATTN_PART_PAD;
-    const view v = view_of(a, a.seq0 + blockIdx.z, false);
+    const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const int n_splits = splits_of(v.n_pages);
     const uint32_t x = blockIdx.x, head = a.head0 + blockIdx.y;
 
