@@ -8,7 +8,8 @@
 #define WARPS 8
 #define DIMS  256 /* most of a head */
 
-__global__ void __launch_bounds__(WARPS * 32) combine_kernel(const __grid_constant__ sc_cuda_attn a)
+__global__ void __launch_bounds__(WARPS * 32, 2)
+    combine_kernel(const __grid_constant__ sc_cuda_attn a)
 {
     __shared__ float sums[WARPS][DIMS], weight[SC_CUDA_ATTN_SPLITS_MAX], totals[WARPS];
     const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;

@@ -24,6 +24,12 @@ __device__ __forceinline__ void load_tile(uint32_t at, const uint8_t *from, slot
 {
     const int row = lane / (D / 8);
     from += lane * 16;
+    if (all_slots(s)) { /* nearly always, and cheaper */
+#pragma unroll
+        for (int i = 0; i < D / 8; i++)
+            copy_async(chunk_from<D>(at, i * (256 / D), 0), from + i * 512);
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
         const int r = i * (256 / D);

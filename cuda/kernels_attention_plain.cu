@@ -201,7 +201,7 @@ __device__ __forceinline__ void run(const sc_cuda_attn &a, const view &v, uint32
 #define SMALL_TILES (SC_CUDA_ATTN_SMALL / WARPS)
 
 template <int NV>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
     plain_decode_kernel(const __grid_constant__ sc_cuda_attn a)
 {
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(THREADS)
 #define R_PREFILL 4
 
 template <int NV>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
     plain_prefill_kernel(const __grid_constant__ sc_cuda_attn a, uint32_t n_tiles)
 {
     const uint32_t head = blockIdx.x % a.n_kv_heads;
