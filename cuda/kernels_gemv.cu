@@ -66,33 +66,45 @@ template <int OFFSET> static __device__ inline uint4 load_piece(const uint4 *p, 
     return v;
 }
 
+/* 16 bytes into shared memory without passing through registers; zeros behind the first `bytes`. */
+static __device__ inline void copy_async(float4 *to, const float *from, uint32_t bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+                 :
+                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes)
+                 : "memory");
+}
+
+static __device__ inline float4 load_any(const float *from, uint32_t n)
+{
+    return make_float4(n > 0 ? from[0] : 0.0f, n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f,
+                       n > 3 ? from[3] : 0.0f);
+}
+
 /* Steps first .. end of all rows of x, permuted; zeros from n_in on. A step is what a warp
- * multiplies at a time: one piece a lane. */
+ * multiplies at a time: one piece a lane. wide: rows are 16-byte aligned. */
 template <int ELEMENTS, int N>
 static __device__ inline void stage_x(const sc_cuda_gemv &a, bool wide, uint32_t first,
                                       uint32_t end, float4 *xs)
 {
     constexpr uint32_t STEP = 8 * ELEMENTS, QUARTERS = ELEMENTS / 4;
-#pragma unroll(N == 1 ? 4 : N == 2 ? 2 : 1)
-    for (uint32_t i = threadIdx.x; i < (end - first) * STEP; i += THREADS) {
-        const uint32_t k = (first * STEP + i) * 4;
-        float4 *to = xs + i / STEP * STEP * N + i % QUARTERS * 32 + i % STEP / QUARTERS;
-#pragma unroll
-        for (int r = 0; r < N; r++) {
-            /* three rows: the kernel of four, which computes the last twice */
-            const float *from = a.x + (size_t)min((uint32_t)r, a.n - 1) * a.x_stride + k;
-            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (wide && k + 4 <= a.n_in) {
-                v = *(const float4 *)from;
-            } else {
-                v.x = k < a.n_in ? from[0] : 0.0f;
-                v.y = k + 1 < a.n_in ? from[1] : 0.0f;
-                v.z = k + 2 < a.n_in ? from[2] : 0.0f;
-                v.w = k + 3 < a.n_in ? from[3] : 0.0f;
-            }
-            to[r * STEP] = v;
+#pragma unroll 1
+    for (uint32_t r = 0; r < N; r++) {
+        /* three rows: the kernel of four, which computes the last twice */
+        const float *x = a.x + (size_t)min(r, a.n - 1) * a.x_stride;
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < (end - first) * STEP; i += THREADS) {
+            const uint32_t k = (first * STEP + i) * 4;
+            const uint32_t n = k < a.n_in ? min(a.n_in - k, 4) : 0; /* of the four that there are */
+            const float *from = x + (n > 0 ? k : 0);
+            float4 *to = xs + (i / STEP * N + r) * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS;
+            if (wide)
+                copy_async(to, from, 4 * n);
+            else
+                *to = load_any(from, n);
         }
     }
+    asm volatile("cp.async.wait_all;\n" ::: "memory");
 }
 
 template <class W, int N>
@@ -213,6 +225,7 @@ static __global__ void __launch_bounds__(THREADS, N == 1 ? 3 : 2)
         __syncthreads();
         if (part != 0)
             return;
+#pragma unroll 1
         for (uint32_t other = 1; other < split; other++) {
 #pragma unroll
             for (int r = 0; r < N; r++) {
