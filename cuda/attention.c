@@ -5,6 +5,11 @@
 #include "cuda/kernels_attention.h"
 #include "cuda/seqs.h"
 
+/* Blocks of rows by warpgroup instructions where the device has them. */
+#ifndef SC_CUDA_ATTN_HOPPER
+#define SC_CUDA_ATTN_HOPPER 1
+#endif
+
 #define GRID_MAX 65535u /* blocks along the second and third axis */
 
 static uint32_t smaller(uint32_t a, uint32_t b)
@@ -109,6 +114,16 @@ static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaSt
     return rc;
 }
 
+static cudaError_t attend_blocks(const struct sc_cuda_device *dev, const struct sc_cuda_attn *l,
+                                 bool tensor_cores)
+{
+    if (!tensor_cores)
+        return sc_cuda_attn_plain_prefill(l, dev->stream);
+    if (SC_CUDA_ATTN_HOPPER && dev->cc == 90 && l->head_dim != 32)
+        return sc_cuda_attn_prefill_hopper(l, dev->stream);
+    return sc_cuda_attn_prefill(l, dev->stream);
+}
+
 enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *a,
                                  struct sc_err *err)
 {
@@ -148,8 +163,7 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
     if (l.split)
         rc = attend_small(l, tensor_cores, dev->stream);
     if (rc == cudaSuccess && (!l.split || seqs.max_rows * l.group > SC_CUDA_ATTN_SMALL))
-        rc = tensor_cores ? sc_cuda_attn_prefill(&l, dev->stream)
-                          : sc_cuda_attn_plain_prefill(&l, dev->stream);
+        rc = attend_blocks(dev, &l, tensor_cores);
     st = sc_cuda_check(rc, "attention", err);
     if (st == SC_OK && l.image != NULL)
         dev->image = (struct sc_cuda_rounded){

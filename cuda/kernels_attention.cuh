@@ -3,7 +3,7 @@
  *
  * Entries of a sequence are numbered through its list of pages, 32 a page, behind `lead` pages that
  * do not exist. A window moves the list's first page as the sequence grows; with the lead, pages
- * keep their place in tiles of two, so that a row's sums do not depend on where its run began.
+ * keep their place in tiles of several, so that a row's sums do not depend on where its run began.
  *
  * Scores are kept as q.k + bias / scale. Weights are 2^((score - m) * scale * log2 e). The
  * reference m of a row moves only when a score exceeds it by more than SLACK: weights then stay
@@ -26,15 +26,15 @@ struct view {
     const uint32_t *table;
 };
 
-/* Only kernels whose tiles are of two pages need the lead. */
-__device__ __forceinline__ view view_of(const sc_cuda_attn &a, uint32_t seq, bool with_lead)
+/* tile_pages: pages of a tile of keys, a power of two. */
+__device__ __forceinline__ view view_of(const sc_cuda_attn &a, uint32_t seq, int tile_pages)
 {
     const sc_cuda_seq &s = a.seqs.seqs[seq];
     view v;
     v.n_cores = (int)s.n_cores;
     v.n_core_pages = (int)s.n_core_pages;
     v.n_pages = (int)s.n_pages;
-    v.lead = with_lead && s.window != 0 ? (int)(s.exact_page0 & 1) : 0;
+    v.lead = s.window != 0 ? (int)s.exact_page0 & (tile_pages - 1) : 0;
     v.shift = ENTRIES * (v.n_core_pages + v.lead) - (int)(s.exact_page0 * ENTRIES);
     v.row0 = s.row0;
     v.n_rows = s.n_rows;
@@ -160,6 +160,11 @@ __device__ __forceinline__ void copy_async(uint32_t shared, const void *global, 
                  : "memory");
 }
 
+__device__ __forceinline__ void copy_async(uint32_t shared, const void *global)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
+
 __device__ __forceinline__ void copy_commit()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -171,25 +176,30 @@ template <int n> __device__ __forceinline__ void copy_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
-/* Rows x0 .. x0 + ROWS of a tile of queries as bf16, by all THREADS of a block; rows beyond the
- * sequence are zero. Row x: token x / group, query head x % group within the group. */
+/* Eight dimensions of row x of a KV head's queries as bf16; beyond the sequence zero. Row x: token
+ * x / group, query head x % group within the group. */
+template <int D>
+__device__ __forceinline__ uint4 query_chunk(const sc_cuda_attn &a, const view &v, uint32_t head,
+                                             uint32_t x, int chunk)
+{
+    if (x >= v.n_rows * a.group)
+        return make_uint4(0, 0, 0, 0);
+    const float4 *from = (const float4 *)(a.q + (size_t)(v.row0 + x / a.group) * a.q_stride +
+                                          (size_t)(head * a.group + x % a.group) * D + chunk * 8);
+    float4 lo = from[0], hi = from[1];
+    return make_uint4(pack_bf16(lo.x, lo.y), pack_bf16(lo.z, lo.w), pack_bf16(hi.x, hi.y),
+                      pack_bf16(hi.z, hi.w));
+}
+
+/* Rows x0 .. x0 + ROWS as a tile, by all THREADS of a block. */
 template <int D, int ROWS, int THREADS>
 __device__ __forceinline__ void load_queries(const sc_cuda_attn &a, const view &v, uint32_t head,
                                              uint32_t x0, uint8_t *tile)
 {
     for (int i = (int)threadIdx.x; i < ROWS * (D / 8); i += THREADS) {
         const int row = i / (D / 8), chunk = i % (D / 8);
-        const uint32_t x = x0 + (uint32_t)row;
-        uint4 packed = make_uint4(0, 0, 0, 0);
-        if (x < v.n_rows * a.group) {
-            const float4 *from =
-                (const float4 *)(a.q + (size_t)(v.row0 + x / a.group) * a.q_stride +
-                                 (size_t)(head * a.group + x % a.group) * D + chunk * 8);
-            float4 lo = from[0], hi = from[1];
-            packed = make_uint4(pack_bf16(lo.x, lo.y), pack_bf16(lo.z, lo.w), pack_bf16(hi.x, hi.y),
-                                pack_bf16(hi.z, hi.w));
-        }
-        *(uint4 *)(tile + chunk_at<D>(row, chunk)) = packed;
+        *(uint4 *)(tile + chunk_at<D>(row, chunk)) =
+            query_chunk<D>(a, v, head, x0 + (uint32_t)row, chunk);
     }
 }
 

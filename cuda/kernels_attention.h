@@ -48,6 +48,9 @@ cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t strea
  * on the rows beside it. */
 cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
 
+/* The same on compute capability 9.0, head_dim 64 or 128. */
+cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream);
+
 /* f32 arithmetic, any even head_dim up to 256: the splits of small sequences; and like prefill. */
 cudaError_t sc_cuda_attn_plain_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
 cudaError_t sc_cuda_attn_plain_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);

@@ -8,12 +8,13 @@
 #define WARPS 8
 #define DIMS  256 /* most of a head */
 
-__global__ void __launch_bounds__(WARPS * 32) combine_kernel(const __grid_constant__ sc_cuda_attn a)
+__global__ void __launch_bounds__(WARPS * 32, 2)
+    combine_kernel(const __grid_constant__ sc_cuda_attn a)
 {
     __shared__ float sums[WARPS][DIMS], weight[SC_CUDA_ATTN_SPLITS_MAX], totals[WARPS];
     const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
     const int dim = (int)a.head_dim, row_floats = dim + SC_CUDA_ATTN_PART_PAD;
-    const view v = view_of(a, a.seq0 + blockIdx.z, false);
+    const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const int n_splits = splits_of(v.n_pages);
     const uint32_t x = blockIdx.x, head = a.head0 + blockIdx.y;
 

@@ -24,6 +24,12 @@ __device__ __forceinline__ void load_tile(uint32_t at, const uint8_t *from, slot
 {
     const int row = lane / (D / 8);
     from += lane * 16;
+    if (all_slots(s)) { /* nearly always, and cheaper */
+#pragma unroll
+        for (int i = 0; i < D / 8; i++)
+            copy_async(chunk_from<D>(at, i * (256 / D), 0), from + i * 512);
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
         const int r = i * (256 / D);
@@ -90,7 +96,7 @@ __device__ __forceinline__ void add_warps(const sc_cuda_attn &a, const uint8_t *
                                           const float (&sum)[WARPS][16])
 {
     /* Read again rather than kept in registers through the loop over pages. */
-    const view v = view_of(a, a.seq0 + blockIdx.z, false);
+    const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const bool whole = split_pages(v.n_pages) >= v.n_pages;
     const uint32_t head = a.head0 + blockIdx.y;
     const int n = (int)(v.n_rows * a.group) * D;
@@ -135,7 +141,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     __shared__ float top[WARPS][16], sum[WARPS][16];
     __shared__ int low[16], own[16]; /* of each row */
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    const view v = view_of(a, a.seq0 + blockIdx.z, false);
+    const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const int per_split = split_pages(v.n_pages), begin = (int)blockIdx.x * per_split;
 
     if (begin >= v.n_pages || !is_small(a, v.n_rows))

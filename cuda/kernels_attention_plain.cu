@@ -201,10 +201,10 @@ __device__ __forceinline__ void run(const sc_cuda_attn &a, const view &v, uint32
 #define SMALL_TILES (SC_CUDA_ATTN_SMALL / WARPS)
 
 template <int NV>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
     plain_decode_kernel(const __grid_constant__ sc_cuda_attn a)
 {
-    const view v = view_of(a, a.seq0 + blockIdx.z, false);
+    const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const uint32_t split = blockIdx.x / SMALL_TILES, x0 = blockIdx.x % SMALL_TILES * WARPS;
     const int per_split = split_pages(v.n_pages), begin = (int)split * per_split;
 
@@ -217,13 +217,13 @@ __global__ void __launch_bounds__(THREADS)
 #define R_PREFILL 4
 
 template <int NV>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 2)
     plain_prefill_kernel(const __grid_constant__ sc_cuda_attn a, uint32_t n_tiles)
 {
     const uint32_t head = blockIdx.x % a.n_kv_heads;
     const uint32_t seq = blockIdx.x / a.n_kv_heads % a.seqs.n_seqs;
     const uint32_t tile = n_tiles - 1 - blockIdx.x / a.n_kv_heads / a.seqs.n_seqs;
-    const view v = view_of(a, seq, false);
+    const view v = view_of(a, seq, 1);
     const uint32_t x0 = tile * WARPS * R_PREFILL;
 
     if (x0 >= v.n_rows * a.group || (a.split && is_small(a, v.n_rows)))

@@ -201,7 +201,7 @@ __device__ __forceinline__ void store(const sc_cuda_attn &a, uint32_t seq, uint3
                                       uint32_t x0, const float (&o)[2][D / 8][4],
                                       const float (&l)[4])
 {
-    const view v = view_of(a, seq, true);
+    const view v = view_of(a, seq, 2);
 #pragma unroll
     for (int r = 0; r < 4; r++) {
         float sum = quad_sum(l[r]), inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         return;
     limits &b = *(limits *)(shared + layout<D>::limits);
     {
-        const view v = view_of(a, seq, true);
+        const view v = view_of(a, seq, 2);
         for (int i = (int)threadIdx.x; i < ROWS; i += THREADS) {
             uint32_t token = min(x0 + (uint32_t)i, n_rows - 1) / a.group;
             b.low[i] = low_entry(v, token);

@@ -53,60 +53,115 @@ struct weights_i8 {
 };
 
 /* Weights are read once: they leave no trace in the first-level cache. Zeros where !in. */
-static __device__ inline uint4 load_piece(const uint4 *p, bool in)
+template <int OFFSET> static __device__ inline uint4 load_piece(const uint4 *p, bool in)
 {
     uint4 v = make_uint4(0, 0, 0, 0);
     asm volatile("{\n"
                  ".reg .pred in;\n"
                  "setp.ne.u32 in, %5, 0;\n"
-                 "@in ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 "@in ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4 + %6];\n"
                  "}\n"
                  : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-                 : "l"(p), "r"((uint32_t)in));
+                 : "l"(p), "r"((uint32_t)in), "n"(OFFSET * (int)sizeof(uint4)));
     return v;
 }
 
+/* 16 bytes into shared memory without passing through registers; zeros behind the first `bytes`. */
+static __device__ inline void copy_async(float4 *to, const float *from, uint32_t bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+                 :
+                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes)
+                 : "memory");
+}
+
+static __device__ inline float4 load_any(const float *from, uint32_t n)
+{
+    return make_float4(n > 0 ? from[0] : 0.0f, n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f,
+                       n > 3 ? from[3] : 0.0f);
+}
+
 /* Steps first .. end of all rows of x, permuted; zeros from n_in on. A step is what a warp
- * multiplies at a time: one piece a lane. */
+ * multiplies at a time: one piece a lane. wide: rows are 16-byte aligned. */
 template <int ELEMENTS, int N>
 static __device__ inline void stage_x(const sc_cuda_gemv &a, bool wide, uint32_t first,
-                                      uint32_t end, uint32_t row_vectors, float4 *xs)
+                                      uint32_t end, float4 *xs)
 {
     constexpr uint32_t STEP = 8 * ELEMENTS, QUARTERS = ELEMENTS / 4;
-    for (uint32_t i = threadIdx.x; i < (end - first) * STEP; i += THREADS) {
-        const uint32_t k = (first * STEP + i) * 4;
-        const uint32_t to = i / STEP * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS;
-#pragma unroll
-        for (int r = 0; r < N; r++) {
-            const float *from = a.x + (size_t)r * a.x_stride + k;
-            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (wide && k + 4 <= a.n_in) {
-                v = *(const float4 *)from;
-            } else {
-                v.x = k < a.n_in ? from[0] : 0.0f;
-                v.y = k + 1 < a.n_in ? from[1] : 0.0f;
-                v.z = k + 2 < a.n_in ? from[2] : 0.0f;
-                v.w = k + 3 < a.n_in ? from[3] : 0.0f;
-            }
-            xs[r * row_vectors + to] = v;
+#pragma unroll 1
+    for (uint32_t r = 0; r < N; r++) {
+        /* three rows: the kernel of four, which computes the last twice */
+        const float *x = a.x + (size_t)min(r, a.n - 1) * a.x_stride;
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < (end - first) * STEP; i += THREADS) {
+            const uint32_t k = (first * STEP + i) * 4;
+            const uint32_t n = k < a.n_in ? min(a.n_in - k, 4) : 0; /* of the four that there are */
+            const float *from = x + (n > 0 ? k : 0);
+            float4 *to = xs + (i / STEP * N + r) * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS;
+            if (wide)
+                copy_async(to, from, 4 * n);
+            else
+                *to = load_any(from, n);
         }
     }
+    asm volatile("cp.async.wait_all;\n" ::: "memory");
 }
 
 template <class W, int N>
-static __device__ inline void multiply(const uint4 &wa, const uint4 &wb, const float4 *xs,
-                                       uint32_t row_vectors, float (&sum)[2][N])
+static __device__ inline void multiply(const uint4 &wa, const uint4 &wb, const float4 *x,
+                                       float (&sum)[2][N])
 {
 #pragma unroll
     for (int q = 0; q < W::ELEMENTS / 4; q++) {
         const float4 a = W::quarter(wa, q), b = W::quarter(wb, q);
 #pragma unroll
         for (int r = 0; r < N; r++) {
-            const float4 x = xs[r * row_vectors + q * 32];
-            sum[0][r] = fmaf(a.w, x.w, fmaf(a.z, x.z, fmaf(a.y, x.y, fmaf(a.x, x.x, sum[0][r]))));
-            sum[1][r] = fmaf(b.w, x.w, fmaf(b.z, x.z, fmaf(b.y, x.y, fmaf(b.x, x.x, sum[1][r]))));
+            const float4 v = x[r * 8 * W::ELEMENTS + q * 32];
+            sum[0][r] = fmaf(a.w, v.w, fmaf(a.z, v.z, fmaf(a.y, v.y, fmaf(a.x, v.x, sum[0][r]))));
+            sum[1][r] = fmaf(b.w, v.w, fmaf(b.z, v.z, fmaf(b.y, v.y, fmaf(b.x, v.x, sum[1][r]))));
         }
     }
+}
+
+/* Two rows of W from a lane's next piece on; left: pieces from there to the rows' end. */
+struct source {
+    const uint4 *a, *b;
+    int left;
+};
+
+struct pieces {
+    uint4 a[IN_FLIGHT], b[IN_FLIGHT];
+};
+
+template <int U> static __device__ inline void refill(const source &from, pieces &p)
+{
+    p.a[U] = load_piece<U * 32>(from.a, from.left > U * 32);
+    p.b[U] = load_piece<U * 32>(from.b, from.left > U * 32);
+}
+
+template <int U = 0> static __device__ inline void fill(const source &from, pieces &p)
+{
+    refill<U>(from, p);
+    if constexpr (U + 1 < IN_FLIGHT)
+        fill<U + 1>(from, p);
+}
+
+/* IN_FLIGHT steps; each piece that was used makes room for one of `next`. */
+template <class W, int N, int U = 0>
+static __device__ inline void run_steps(pieces &p, const source &next, const float4 *x,
+                                        float (&sum)[2][N])
+{
+    multiply<W, N>(p.a[U], p.b[U], x + U * N * 8 * W::ELEMENTS, sum);
+    refill<U>(next, p);
+    if constexpr (U + 1 < IN_FLIGHT)
+        run_steps<W, N, U + 1>(p, next, x, sum);
+}
+
+static __device__ inline void advance(source &s, uint32_t n_pieces)
+{
+    s.a += n_pieces;
+    s.b += n_pieces;
+    s.left -= (int)n_pieces;
 }
 
 static __device__ inline float finish(const sc_cuda_gemv &a, uint32_t row, float sum)
@@ -120,44 +175,38 @@ static __device__ inline float finish(const sc_cuda_gemv &a, uint32_t row, float
  * IN_FLIGHT * split further on. chunk: steps of x staged at a time, a multiple of that unless it is
  * all of them. */
 template <class W, int N, bool FUSED>
-static __global__ void __launch_bounds__(THREADS, N <= 2 ? 3 : 2)
+static __global__ void __launch_bounds__(THREADS, N == 1 ? 3 : 2)
     gemv_kernel(const __grid_constant__ sc_cuda_gemv a, bool wide, uint32_t split, uint32_t chunk)
 {
-    constexpr uint32_t STEP = 8 * W::ELEMENTS; /* float4s of x */
+    constexpr uint32_t STEP = 8 * W::ELEMENTS * N; /* float4s of x */
     extern __shared__ float4 xs[];
     __shared__ float sums[WARPS][2 * N];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
     const uint32_t group = blockIdx.x * (WARPS / split) + warp / split;
     const uint32_t n_pieces = a.ld / W::ELEMENTS, n_steps = (n_pieces + 31) / 32;
     const uint32_t all_steps = (n_steps + IN_FLIGHT - 1) / IN_FLIGHT * IN_FLIGHT;
-    const uint32_t row_a = FUSED ? group : 2 * group,
-                   row_b = FUSED ? group + a.n_out / 2 : row_a + 1;
+    const uint32_t row_a = FUSED ? group : 2 * group;
+    const uint32_t row_b = FUSED ? group + a.n_out / 2 : row_a + 1;
     const uint32_t last = a.n_out - 1; /* warps beyond the rows read it and write nothing */
-    const uint4 *wa = (const uint4 *)a.w + (size_t)min(row_a, last) * n_pieces;
-    const uint4 *wb = (const uint4 *)a.w + (size_t)min(row_b, last) * n_pieces;
-    uint4 pa[IN_FLIGHT], pb[IN_FLIGHT];
+    const uint32_t begin = part * IN_FLIGHT * 32 + lane, stride = IN_FLIGHT * split * 32;
+    source from = {(const uint4 *)a.w + (size_t)min(row_a, last) * n_pieces + begin,
+                   (const uint4 *)a.w + (size_t)min(row_b, last) * n_pieces + begin,
+                   (int)n_pieces - (int)begin};
+    pieces p;
     float sum[2][N] = {};
 
-#pragma unroll
-    for (int u = 0; u < IN_FLIGHT; u++) {
-        const uint32_t i = (part * IN_FLIGHT + u) * 32 + lane;
-        pa[u] = load_piece(wa + i, i < n_pieces);
-        pb[u] = load_piece(wb + i, i < n_pieces);
-    }
+    fill(from, p);
+#pragma unroll 1
     for (uint32_t first = 0; first < all_steps; first += chunk) {
         const uint32_t end = min(first + chunk, all_steps);
         if (first > 0)
             __syncthreads(); /* all are past the last chunk */
-        stage_x<W::ELEMENTS, N>(a, wide, first, end, chunk * STEP, xs);
+        stage_x<W::ELEMENTS, N>(a, wide, first, end, xs);
         __syncthreads();
+#pragma unroll 1
         for (uint32_t s = first + part * IN_FLIGHT; s < end; s += IN_FLIGHT * split) {
-#pragma unroll
-            for (int u = 0; u < IN_FLIGHT; u++) {
-                const uint32_t i = (s + u + IN_FLIGHT * split) * 32 + lane;
-                multiply<W, N>(pa[u], pb[u], xs + (s + u - first) * STEP + lane, chunk * STEP, sum);
-                pa[u] = load_piece(wa + i, i < n_pieces);
-                pb[u] = load_piece(wb + i, i < n_pieces);
-            }
+            advance(from, stride);
+            run_steps<W, N>(p, from, xs + (s - first) * STEP + lane, sum);
         }
     }
 #pragma unroll
@@ -176,18 +225,19 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 3 : 2)
         __syncthreads();
         if (part != 0)
             return;
-        for (uint32_t p = 1; p < split; p++) {
+#pragma unroll 1
+        for (uint32_t other = 1; other < split; other++) {
 #pragma unroll
             for (int r = 0; r < N; r++) {
-                sum[0][r] += sums[warp + p][2 * r];
-                sum[1][r] += sums[warp + p][2 * r + 1];
+                sum[0][r] += sums[warp + other][2 * r];
+                sum[1][r] += sums[warp + other][2 * r + 1];
             }
         }
     }
 #pragma unroll
     for (int r = 0; r < N; r++) {
         float *y = a.y + (size_t)r * a.y_stride;
-        if (lane != r || row_a > last || row_b - (FUSED ? 0 : 1) > last)
+        if (lane != r || r >= (int)a.n || row_a > last || row_b - (FUSED ? 0 : 1) > last)
             continue;
         const float va = finish(a, row_a, sum[0][r]);
         if (FUSED) {
@@ -205,12 +255,13 @@ struct plan {
     uint32_t blocks, split, chunk, bytes;
 };
 
-static plan make_plan(const sc_cuda_gemv *a, uint32_t elements, uint32_t n_sms)
+/* rows: of x in shared memory. */
+static plan make_plan(const sc_cuda_gemv *a, uint32_t elements, uint32_t rows, uint32_t n_sms)
 {
     const uint32_t pairs = (a->n_out + 1) / 2, step_bytes = 8 * elements * 16;
     const uint32_t n_steps = (a->ld / elements + 31) / 32;
     const uint32_t all_steps = (n_steps + IN_FLIGHT - 1) / IN_FLIGHT * IN_FLIGHT;
-    const uint32_t fit = X_BYTES / (step_bytes * a->n);
+    const uint32_t fit = X_BYTES / (step_bytes * rows);
     plan p = {};
 
     p.split = 1;
@@ -223,14 +274,14 @@ static plan make_plan(const sc_cuda_gemv *a, uint32_t elements, uint32_t n_sms)
     p.chunk = fit / (IN_FLIGHT * p.split) * (IN_FLIGHT * p.split);
     if (p.chunk > all_steps)
         p.chunk = all_steps;
-    p.bytes = p.chunk * step_bytes * a->n;
+    p.bytes = p.chunk * step_bytes * rows;
     return p;
 }
 
 template <class W, int N>
 static void launch(const sc_cuda_gemv *a, uint32_t n_sms, cudaStream_t stream)
 {
-    const plan p = make_plan(a, W::ELEMENTS, n_sms);
+    const plan p = make_plan(a, W::ELEMENTS, N, n_sms);
     const bool wide = (uintptr_t)a->x % 16 == 0 && (N == 1 || a->x_stride % 4 == 0);
     if (a->fused)
         gemv_kernel<W, N, true><<<p.blocks, THREADS, p.bytes, stream>>>(*a, wide, p.split, p.chunk);
@@ -250,8 +301,6 @@ static cudaError_t launch_rows(const sc_cuda_gemv *a, uint32_t n_sms, cudaStream
         launch<W, 2>(a, n_sms, stream);
         break;
     case 3:
-        launch<W, 3>(a, n_sms, stream);
-        break;
     case 4:
         launch<W, 4>(a, n_sms, stream);
         break;
@@ -289,8 +338,6 @@ template <class W> static cudaError_t allow_rows(void)
     cudaError_t rc = allow_shared<W, 1>();
     if (rc == cudaSuccess)
         rc = allow_shared<W, 2>();
-    if (rc == cudaSuccess)
-        rc = allow_shared<W, 3>();
     return rc == cudaSuccess ? allow_shared<W, 4>() : rc;
 }
 
