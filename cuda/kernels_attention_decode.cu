@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 
 template <int D, int BLOCKS> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
 {
-    const int bytes = WARPS * layout<D>::bytes;
+    const int bytes = layout<D>::bytes;
     cudaError_t rc = cudaFuncSetAttribute(decode_kernel<D, BLOCKS>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (rc != cudaSuccess)
