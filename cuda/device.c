@@ -200,6 +200,7 @@ static void cuda_close(struct sc_backend *be)
     (void)cudaFree(dev->workspace);
     (void)cudaFree(dev->parts);
     (void)cudaFree(dev->rounded);
+    (void)cudaFree(dev->inv_freq);
     if (dev->stream != NULL)
         (void)cudaStreamDestroy(dev->stream);
     free(dev);
@@ -308,6 +309,7 @@ static enum sc_status take_memory(struct sc_cuda_device *dev, struct sc_err *err
         {(void **)&dev->stage.device, 2 * SC_CUDA_STAGE_BYTES},
         {&dev->workspace, SC_CUDA_WORKSPACE},
         {(void **)&dev->parts, SC_CUDA_PARTS_BYTES},
+        {(void **)&dev->inv_freq, SC_CUDA_HEAD_DIM_MAX / 2 * sizeof(float)},
     };
     enum sc_status st = SC_OK;
     for (size_t i = 0; i < SC_ARRAY_LEN(wants) && st == SC_OK; i++)
