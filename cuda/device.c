@@ -25,6 +25,11 @@ enum sc_status sc_cuda_check_blas(cublasStatus_t rc, const char *what, struct sc
                    "%s: cuBLASLt status %d", what, (int)rc);
 }
 
+enum sc_status sc_cuda_use(const struct sc_cuda_device *dev, struct sc_err *err)
+{
+    return sc_cuda_check(cudaSetDevice(dev->ordinal), "cuda device", err);
+}
+
 enum sc_status sc_cuda_check_rows(const char *op, uint32_t n, uint64_t width, struct sc_err *err)
 {
     if (n > SC_CUDA_ROWS_MAX || width == 0 || width > SC_CUDA_DIM_MAX)
@@ -39,8 +44,10 @@ enum sc_status sc_cuda_stage_take(struct sc_cuda_device *dev, size_t bytes, cons
                                   void **ret_host, void **ret_device, struct sc_err *err)
 {
     struct sc_cuda_stage *s = &dev->stage;
-    enum sc_status st = SC_OK;
+    enum sc_status st = sc_cuda_use(dev, err);
 
+    if (st != SC_OK)
+        return st;
     bytes = SC_CUDA_ALIGN(bytes);
     if (bytes > SC_CUDA_STAGE_BYTES)
         return sc_fail(err, SC_EINVAL, "%s: %zu bytes of host arrays, limit %zu", what, bytes,
@@ -93,7 +100,7 @@ enum sc_status sc_cuda_alloc(struct sc_backend *be, size_t bytes, void **ret_mem
 
     if (bytes == 0 || bytes > SIZE_MAX / 4)
         return sc_fail(err, SC_EINVAL, "cuda alloc: %zu bytes", bytes);
-    enum sc_status st = sc_cuda_check(cudaSetDevice(dev->ordinal), "cuda device", err);
+    enum sc_status st = sc_cuda_use(dev, err);
     if (st != SC_OK)
         return st;
     cudaError_t rc = cudaMalloc(ret_mem, bytes);
@@ -125,8 +132,10 @@ enum sc_status sc_cuda_upload(struct sc_backend *be, void *dst, const void *src,
     if (dst == NULL || src == NULL)
         return sc_fail(err, SC_EINVAL, "cuda transfer: %zu bytes from or to NULL", bytes);
     sc_cuda_forget(dev);
-    enum sc_status st = sc_cuda_check(
-        cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dev->stream), "upload", err);
+    enum sc_status st = sc_cuda_use(dev, err);
+    if (st == SC_OK)
+        st = sc_cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dev->stream),
+                           "upload", err);
     return st == SC_OK ? sc_cuda_sync(be, err) : st;
 }
 
@@ -138,8 +147,10 @@ enum sc_status sc_cuda_download(struct sc_backend *be, void *dst, const void *sr
         return SC_OK;
     if (dst == NULL || src == NULL)
         return sc_fail(err, SC_EINVAL, "cuda transfer: %zu bytes from or to NULL", bytes);
-    enum sc_status st = sc_cuda_check(
-        cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, dev->stream), "download", err);
+    enum sc_status st = sc_cuda_use(dev, err);
+    if (st == SC_OK)
+        st = sc_cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, dev->stream),
+                           "download", err);
     return st == SC_OK ? sc_cuda_sync(be, err) : st;
 }
 
@@ -161,8 +172,7 @@ static enum sc_status cuda_memory(struct sc_backend *be, uint64_t *ret_free, uin
                                   struct sc_err *err)
 {
     size_t free_bytes = 0, total = 0;
-    enum sc_status st =
-        sc_cuda_check(cudaSetDevice(sc_cuda_device(be)->ordinal), "cuda device", err);
+    enum sc_status st = sc_cuda_use(sc_cuda_device(be), err);
     if (st == SC_OK)
         st = sc_cuda_check(cudaMemGetInfo(&free_bytes, &total), "device memory", err);
     *ret_free = free_bytes;
@@ -339,7 +349,7 @@ enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct s
     st = find_device(opts, dev, err);
     dev->base.arithmetic = 0x100u + 4u * (uint32_t)dev->cc + (dev->bf16 ? 2u : 0) + dev->strict;
     if (st == SC_OK)
-        st = sc_cuda_check(cudaSetDevice(dev->ordinal), "CUDA device", err);
+        st = sc_cuda_use(dev, err);
     if (st == SC_OK)
         st = open_peers(dev, err);
     if (st == SC_OK)

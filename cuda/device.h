@@ -99,6 +99,9 @@ struct sc_matrix {
 /* device.c */
 enum sc_status sc_cuda_check(cudaError_t rc, const char *what, struct sc_err *err);
 enum sc_status sc_cuda_check_blas(cublasStatus_t rc, const char *what, struct sc_err *err);
+/* The device of the calling thread from here on: a rank's own thread has it already, one that
+ * calibrates or reads entries perhaps not. */
+enum sc_status sc_cuda_use(const struct sc_cuda_device *dev, struct sc_err *err);
 /* Room for bytes of host arrays of one call: fill *ret_host, then send. The device copy can be read
  * by what is put on the stream after the send. Offsets of parts: round up with SC_CUDA_ALIGN. */
 #define SC_CUDA_ALIGN(bytes) (((size_t)(bytes) + 15) / 16 * 16)

@@ -4,7 +4,7 @@
 
 static enum sc_status open_nccl(struct sc_cuda_device *dev, struct sc_err *err)
 {
-    enum sc_status st = sc_cuda_check(cudaSetDevice(dev->ordinal), "cuda device", err);
+    enum sc_status st = sc_cuda_use(dev, err);
     if (st == SC_OK && dev->nccl == NULL)
         st = sc_nccl_open(NULL, &dev->nccl, err);
     return st;

@@ -1,6 +1,7 @@
 #include "cuda/device.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* K and V of a head lie entry after entry, as core files keep them: pack and unpack are copies.
  * The parts of a block are multiples of 64 bytes times an even head_dim, so 128-byte aligned. */
@@ -152,21 +153,32 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
                                  uint32_t slot0, uint32_t n, uint32_t head, const void *k,
                                  const void *v, const float *bias, struct sc_err *err)
 {
-    const enum cudaMemcpyKind up = cudaMemcpyHostToDevice;
-    cudaStream_t stream = sc_cuda_device(be)->stream;
+    struct sc_cuda_device *dev = sc_cuda_device(be);
     enum sc_status st = check_span(pool, page, slot0, n, head, err);
     if (st != SC_OK)
         return st;
-    const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
-    uint8_t *block = block_at(pool, page, head);
-    cudaError_t rc = cudaMemcpyAsync(block + slot0 * row, k, n * row, up, stream);
-    if (rc == cudaSuccess)
-        rc = cudaMemcpyAsync(block + pool->v_offset + slot0 * row, v, n * row, up, stream);
-    if (rc == cudaSuccess)
-        rc = cudaMemcpyAsync(block + pool->bias_offset + slot0 * sizeof(*bias), bias,
-                             n * sizeof(*bias), up, stream);
-    st = sc_cuda_check(rc, "kv entries from the host", err);
-    return st == SC_OK ? sc_cuda_sync(be, err) : st;
+    const size_t row = pool->v_offset / SC_PAGE_ENTRIES, bias_row = sizeof(*bias);
+    uint8_t *block = block_at(pool, page, head), *host;
+    void *staged, *unused;
+    /* Through pinned memory, so that a restored document's many pages need not wait for each
+     * other: a whole page is one copy. */
+    st = sc_cuda_stage_take(dev, n * (2 * row + bias_row), "kv entries", &staged, &unused, err);
+    if (st != SC_OK)
+        return st;
+    host = staged;
+    memcpy(host, k, n * row);
+    memcpy(host + n * row, v, n * row);
+    memcpy(host + 2 * n * row, bias, n * bias_row);
+    if (n == SC_PAGE_ENTRIES)
+        return sc_cuda_stage_send(dev, host, block, pool->head_bytes, err);
+    st = sc_cuda_stage_send(dev, host, block + slot0 * row, n * row, err);
+    if (st == SC_OK)
+        st = sc_cuda_stage_send(dev, host + n * row, block + pool->v_offset + slot0 * row, n * row,
+                                err);
+    if (st == SC_OK)
+        st = sc_cuda_stage_send(dev, host + 2 * n * row,
+                                block + pool->bias_offset + slot0 * bias_row, n * bias_row, err);
+    return st;
 }
 
 enum sc_status sc_cuda_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
