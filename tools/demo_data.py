@@ -12,15 +12,18 @@ tokenizer's regular expression never joins text across the space in front of a w
 import random
 
 import demo_facts as facts
+import demo_tracks
 from demo_facts import NOT_STATED, RECALL  # noqa: F401
 from demo_words import FILLER, HELD_FILLER, HELD_MENTIONS, MENTIONS, SLOTS, TITLES
 
 QUESTION_PREFIX = "\n\nQuestion: "
 ANSWER_PREFIX = "\nAnswer:"
+POOL = 20000  # filler sentences kept at hand, each as tokens; a few are replaced for every document
 
 
-def filler_sentence(rng, want_held=False, mentions=0.0, taken=()):
-    """One filler sentence; with probability `mentions` it names people, towns or ships not in `taken`."""
+def filler_sentence(rng, want_held=False, mentions=0.0, taken=(), named=None):
+    """One filler sentence; with probability `mentions` it names people, towns or ships not in `taken`.
+    The names are added to `named`."""
     if rng.random() < mentions:
         out = rng.choice(HELD_MENTIONS if want_held else MENTIONS)
     else:
@@ -35,6 +38,8 @@ def filler_sentence(rng, want_held=False, mentions=0.0, taken=()):
                 word = facts.draw_name(rng, slot, want_held)
                 if word not in taken and not any(facts.clash(word, t) for t in taken):
                     break
+            if named is not None:
+                named.append(word)
             if slot == "ship" and out[:a].lower().endswith("the "):
                 word = word[4:]
         out = out[:a] + word + out[b + 1:]
@@ -97,10 +102,10 @@ class Recipe:
     """What a document and its questions are like. The shares of question types are weights."""
 
     def __init__(self, n_facts=(3, 4), n_questions=3, form="train", held=False, classic=0.4, few_kinds=0.6,
-                 shared=0.2, near=0.1, chains=(0, 0), split=0.0, mentions=0.0, kinds=None, alike=False, **types):
+                 shared=0.2, near=0.1, chains=(0, 0), split=0.0, mentions=0.0, kinds=None, alike=False, tracks=None, **types):
         self.n_facts, self.n_questions, self.form, self.held, self.classic = n_facts, n_questions, form, held, classic
         self.few_kinds, self.shared, self.near, self.chains = few_kinds, shared, near, chains
-        self.split, self.mentions, self.kinds, self.alike = split, mentions, kinds, alike
+        self.split, self.mentions, self.kinds, self.alike, self.tracks = split, mentions, kinds, alike, tracks
         self.types = types or {"single": 1.0}
 
 
@@ -134,9 +139,11 @@ def draw_question(rng, r, d):
         if f:
             return "none", facts.ask(rng, f, r.form), f[2]
     elif what == "both":
-        pairs = [(a, b) for a in d.facts for b in d.facts if a[0] == b[0] and a is not b and len(a[2]) == 1]
-        if pairs:
-            a, b = rng.choice(pairs)
+        one = [f for f in d.facts if len(f[2]) == 1]
+        a = rng.choice(one or d.facts)
+        others = [f for f in one if f[0] == a[0] and f is not a]
+        if others:
+            b = rng.choice(others)
             return "both", facts.ask_both(rng, a, b, r.form), a[2] + b[2]
     f = rng.choice(d.facts)
     return "pair" if len(f[2]) == 2 else "single", facts.ask(rng, f, r.form), f[2]
@@ -149,6 +156,7 @@ class Maker:
         self.tok, self.rng, self.cache = tok, random.Random(seed), {}
         self.bos, self.eos = tok.token_to_id("<|bos|>"), tok.token_to_id("<|eos|>")
         self.question, self.answer = self.enc(QUESTION_PREFIX)[:-1], self.enc(ANSWER_PREFIX)
+        self.fillers = {}  # (held, mentions): sentences as (tokens, tokens at the start of a paragraph, names)
 
     def enc(self, text):
         ids = self.cache.get(text)
@@ -166,26 +174,56 @@ class Maker:
             out += self.enc(" " + w)
         return out
 
+    def sentence(self, text):
+        """Tokens of a sentence behind a space, and at the start of a paragraph."""
+        head, space, rest = text.partition(" ")
+        rest = self.enc_words(space + rest)
+        return self.enc_words(" " + head) + rest, list(self.enc(head)) + rest
+
+    def filler(self, want_held, mentions, taken, singles, pieces):
+        """A sentence of filler that names nothing the facts name: as filler_sentence, from a store of sentences."""
+        rng = self.rng
+        kind = (want_held, rng.random() < mentions)
+        pool = self.fillers.setdefault(kind, [])
+        while True:
+            i = rng.randrange(POOL)
+            if i >= len(pool) or rng.random() < 0.02:
+                names = []
+                text = filler_sentence(rng, want_held, float(kind[1]), (), names)
+                made = (*self.sentence(text), [(n, facts.parts(n)) for n in names])
+                if i >= len(pool):
+                    pool.append(made)
+                else:
+                    pool[i] = made
+            else:
+                made = pool[i]
+            if not any(n in taken or (len(p) == 1 and p[0] in pieces) or (len(p) == 2 and not singles.isdisjoint(p))
+                       for n, p in made[2]):
+                return made
+
     def document(self, n_tokens, r, d=None, told=None):
         """(ids, ends of its sentences, Draw) of a document of at most n_tokens."""
         rng = self.rng
         d = d or draw_document(rng, r)
         told = told or sentences_of(rng, d.facts, r.form, r.split)
         taken = set().union(*d.names.values())
-        size = sum(len(self.enc_words(" " + s)) + 1 for s in told) + 14
+        cut = [facts.parts(n) for n in taken]
+        singles, pieces = {p[0] for p in cut if len(p) == 1}, {x for p in cut if len(p) == 2 for x in p}
+        told = [self.sentence(t) for t in told]
+        size = sum(len(t[0]) + 1 for t in told) + 14
         filler = []
         while size < n_tokens:
-            s = filler_sentence(rng, r.held, r.mentions, taken)
-            size += len(self.enc_words(" " + s)) + (len(filler) % 4 == 0)
+            t = self.filler(r.held, r.mentions, taken, singles, pieces)
+            size += len(t[0]) + (len(filler) % 4 == 0)
             if size < n_tokens:
-                filler.append(s)
+                filler.append(t)
         ids, ends, start = [self.bos], [], True
         if n_tokens > 300 and rng.random() < 0.5:
             ids += self.enc(rng.choice(TITLES)) + self.enc("\n\n")
         left = rng.randint(3, 7)
         order = mix(rng, told, filler)
-        for i, s in enumerate(order):
-            ids += self.enc_words(s if start else " " + s)
+        for i, t in enumerate(order):
+            ids += t[1] if start else t[0]
             left -= 1
             start = left == 0 and i + 1 < len(order)
             if start:
@@ -237,16 +275,31 @@ class Maker:
         rng = self.rng
         d = draw_document(rng, r)
         told = sentences_of(rng, d.facts, r.form, r.split)
-        tail, tw = [], []
+        tail, tw, asked = [], [], []
+        if r.tracks:
+            chains, asked = demo_tracks.draw(rng, rng.randint(*r.tracks), (1, 5))
+            told = mix(rng, told, chains)
         if r.form == "plain" and rng.random() < 0.6:  # the facts once more: copying behind a key comes first
             for f in rng.sample(d.facts, len(d.facts)):
                 a, n = self.enc_words(" " + facts.state(rng, f, "plain")), len(self.enc_words(" " + f[2][-1]))
                 tail += a
                 tw += [lm] * (len(a) - n - 1) + [1.0] * n + [lm]
-        for _ in range(r.n_questions):
-            _, text, values = draw_question(rng, r, d)
+        room = n_tokens - sum(len(t) // 4 for t in told) - 80
+        seen = set()
+        for i in range(len(asked) + r.n_questions):
+            if i < len(asked):
+                text, value = asked[i]
+                values = [value]
+            else:
+                for _ in range(3):  # rather what was not asked before
+                    what, text, values = draw_question(rng, r, d)
+                    if what == "none" or (what, *values) not in seen:
+                        break
+                seen.add((what, *values))
             q = self.question + self.enc_words(" " + text) + self.answer
             a = self.enc_words(" " + facts.answer_of(values)) + [self.eos]
+            if tail and len(tail) + len(q) + len(a) > room:
+                break
             tail += q + a
             tw += [lm * 0.2] * len(q) + [1.0] * len(a)
         ids, ends, d = self.document(n_tokens - len(tail), r, d, told)

@@ -6,10 +6,12 @@ HELD ones are never used in training. Names of two parts and numbers are split b
 held out, and documents for evaluation use no others.
 """
 
+import functools
 import zlib
 
-from demo_words import (ADJECTIVES, COLOURS, GOODS, MONTHS, NOUNS, PEOPLE, SHIP_ADJ, SHIPS, SURNAMES, TOWN_A, TOWN_B,
-                        TOWNS, TRADES)
+import demo_wordings as more
+from demo_words import (ADJECTIVES, COLOURS, GOODS, LEADS, MONTHS, NOUNS, PEOPLE, SHIP_ADJ, SHIPS, SURNAMES, TAILS,
+                        TOWN_A, TOWN_B, TOWNS, TRADES)
 
 HELD_SHARE = 8  # one in so many
 NOT_STATED = "not stated"
@@ -17,23 +19,13 @@ RECALL = "Repeat the previous context exactly."
 
 
 class Kind:
-    def __init__(self, key, value, says, asks, held_says, held_asks, noun, short=None):
+    def __init__(self, key, value, noun, *texts):
         self.key, self.value, self.noun = key, value, noun
-        self.says, self.held_says = [s.strip() for s in says], [s.strip() for s in held_says]
-        self.asks, self.held_asks = [s.strip() for s in asks], [s.strip() for s in held_asks]
-        self.short = short or self.asks[0]
-
-
-def lines(text):
-    return text.strip().split("\n")
-
-
-def kind(key, value, noun, says, asks, held_says, held_asks):
-    return Kind(key, value, lines(says), lines(asks), lines(held_says), lines(held_asks), noun)
+        self.says, self.asks, self.held_says, self.held_asks = ([s.strip() for s in t.strip().split("\n")] for t in texts)
 
 
 KINDS = {
-    "code": kind("town", "code", "the gate code of {k}", """
+    "code": Kind("town", "code", "the gate code of {k}", """
         The gate code of {k} is {v}.
         The code for the gate of {k} is {v}.
         At {k} the gate opens with the code {v}.
@@ -48,7 +40,7 @@ KINDS = {
         Who wants to open the gate of {k} must know the code {v}.""", """
         Which is the code of the gate at {k}?
         With what code does one open the gate of {k}?"""),
-    "flag": kind("town", "colour", "the flag of {k}", """
+    "flag": Kind("town", "colour", "the flag of {k}", """
         The flag of {k} is {v}.
         The people of {k} fly a {v} flag.
         Over the roofs of {k} one sees a {v} flag.
@@ -63,7 +55,7 @@ KINDS = {
         The flag that the people of {k} fly is {v}.""", """
         Of which colour is the flag of {k}?
         What colour has the flag that is flown in {k}?"""),
-    "feast": kind("town", "month", "the feast month of {k}", """
+    "feast": Kind("town", "month", "the feast month of {k}", """
         The feast month of {k} is {v}.
         {k} holds its feast in {v}.
         In {v} the people of {k} hold their feast.
@@ -77,7 +69,7 @@ KINDS = {
         The people of {k} have their feast every {v}.""", """
         In which month is the feast of {k} held?
         When do the people of {k} hold their feast?"""),
-    "mayor": kind("town", "person", "the mayor of {k}", """
+    "mayor": Kind("town", "person", "the mayor of {k}", """
         The mayor of {k} is {v}.
         {v} is the mayor of {k}.
         {k} has chosen {v} as its mayor.
@@ -91,7 +83,7 @@ KINDS = {
         As its mayor {k} has {v}.""", """
         Who is mayor in {k}?
         What is the mayor of {k} called?"""),
-    "market": kind("town", "pair", "the market of {k}", """
+    "market": Kind("town", "pair", "the market of {k}", """
         The market of {k} sells {v} and {w}.
         In the market of {k} one buys {v} and {w}.
         {k} is known for a market of {v} and {w}.
@@ -101,7 +93,7 @@ KINDS = {
         Which goods does {k} sell on market days?""", """
         The market in {k} is known for {v} and {w}.""", """
         Which goods does the market of {k} sell?"""),
-    "home": kind("person", "town", "the home of {k}", """
+    "home": Kind("person", "town", "the home of {k}", """
         The home of {k} is {v}.
         {k} lives in {v}.
         {k} has a house in {v}.
@@ -115,7 +107,7 @@ KINDS = {
         The house of {k} stands in {v}.""", """
         In which town is the home of {k}?
         Where is the house of {k}?"""),
-    "trade": kind("person", "trade", "the trade of {k}", """
+    "trade": Kind("person", "trade", "the trade of {k}", """
         The trade of {k} is {v}.
         {k} works as a {v}.
         {k} is a {v}.
@@ -130,7 +122,7 @@ KINDS = {
         {k} does the work of a {v}.""", """
         Which trade has {k} learned?
         As what does {k} work?"""),
-    "horse": kind("person", "colour", "the horse of {k}", """
+    "horse": Kind("person", "colour", "the horse of {k}", """
         The horse of {k} is {v}.
         {k} rides a {v} horse.
         {k} keeps a {v} horse in the stable.
@@ -141,7 +133,7 @@ KINDS = {
         {k} has a {v} horse.
         The horse that {k} rides is {v}.""", """
         Of which colour is the horse of {k}?"""),
-    "room": kind("person", "room", "the room of {k}", """
+    "room": Kind("person", "room", "the room of {k}", """
         The room number of {k} is {v}.
         {k} sleeps in room {v}.
         Room {v} belongs to {k}.
@@ -152,7 +144,7 @@ KINDS = {
         {k} has room number {v} at the inn.
         At the inn {k} sleeps in room {v}.""", """
         Which room belongs to {k}?"""),
-    "child": kind("person", "people", "the children of {k}", """
+    "child": Kind("person", "people", "the children of {k}", """
         The children of {k} are {v} and {w}.
         {k} has two children, {v} and {w}.
         {v} and {w} are the children of {k}.""", """
@@ -161,7 +153,7 @@ KINDS = {
         How are the children of {k} called?""", """
         {k} has children called {v} and {w}.""", """
         Which children has {k}?"""),
-    "cargo": kind("ship", "good", "the cargo of {k}", """
+    "cargo": Kind("ship", "good", "the cargo of {k}", """
         The cargo of {k} is {v}.
         {k} carries {v}.
         {k} is loaded with {v}.
@@ -175,7 +167,7 @@ KINDS = {
         {k} carries a load of {v} in its hold.""", """
         Which cargo does {k} have?
         What is in the hold of {k}?"""),
-    "captain": kind("ship", "person", "the captain of {k}", """
+    "captain": Kind("ship", "person", "the captain of {k}", """
         The captain of {k} is {v}.
         {v} is the captain of {k}.
         {k} sails under {v}.
@@ -189,7 +181,7 @@ KINDS = {
         {k} has a captain called {v}.""", """
         What is the captain of {k} called?
         Whom does the crew of {k} obey?"""),
-    "port": kind("ship", "town", "the home port of {k}", """
+    "port": Kind("ship", "town", "the home port of {k}", """
         The home port of {k} is {v}.
         {k} sails from {v}.
         {k} was built in the port of {v}.
@@ -199,7 +191,7 @@ KINDS = {
         Which town is the home port of {k}?""", """
         {k} has its home port in {v}.""", """
         In which town is the home port of {k}?"""),
-    "magic": kind("thing", "long", "the special number for {k}", """
+    "magic": Kind("thing", "long", "the special number for {k}", """
         The special number for {k} is {v}.
         One of the special numbers for {k} is: {v}.
         The number {v} is the special number for {k}.
@@ -209,7 +201,7 @@ KINDS = {
         What is the special number for {k} mentioned in the text?""", """
         {k} has the special number {v}.""", """
         Which is the special number for {k}?"""),
-    "pass": kind("pass", "long", "{k}", """
+    "pass": Kind("pass", "long", "{k}", """
         The pass key is {v}.
         Remember that the pass key is {v}.
         The pass key is {v}, so do not forget it.
@@ -267,16 +259,27 @@ def draw_name(rng, what, want_held=False, classic=0.4):
 
 def near_name(rng, what, name, want_held=False):
     """Another name that shares a part with `name`, if it has parts."""
-    for _ in range(200):
-        other = draw_name(rng, what, want_held, 0.0)
-        a, b = parts(name), parts(other)
-        if other != name and len(a) == len(b) == 2 and (a[0] == b[0]) != (a[1] == b[1]):
-            return other
+    mine = parts(name)
+    for _ in range(200 if want_held or len(mine) == 1 else 0):
+        other = parts(draw_name(rng, what, want_held, 0.0))
+        if len(mine) == len(other) == 2 and (mine[0] == other[0]) != (mine[1] == other[1]):
+            return join(what, other)
+    while len(mine) == 2 and not want_held:  # as above, and quicker
+        other = parts(draw_name(rng, what, False, 0.0))
+        i = rng.randrange(2)
+        near = join(what, [mine[0], other[1]] if i else [other[0], mine[1]])
+        if other[i] != mine[i] and not held(near.removeprefix("the ")) and near not in TOWNS:
+            return near
     return draw_name(rng, what, want_held)
 
 
+def join(what, two):
+    return ("the " if what in ("ship", "thing") else "") + ("" if what == "town" else " ").join(two)
+
+
+@functools.lru_cache(100000)
 def parts(name):
-    """The two parts of a name, or its one part."""
+    """The two parts of a name, or its one part. Not to be changed."""
     name = name.removeprefix("the ")
     if " " in name:
         return name.split(" ")
@@ -312,43 +315,73 @@ def answer_of(values):
     return " and ".join(values)
 
 
-# Words in front of and behind a fact.
-LEADS = ["As we were told, ", "According to the ledger, ", "Everyone here knows that ", "Let it be noted that ",
-         "The innkeeper said that ", "We learned that "]
-TAILS = [", so the people say", ", as the old book says", ", and this is certain", ", as I wrote in my notes"]
-DRESSED = 0.2  # how often, each
+BASIC = 0.25  # how often the form "wide" takes one of the wordings of "train"
+DRESSED = 0.2  # how often a fact has words in front of it, and behind it
+
+
+@functools.lru_cache(None)
+def wide(what, kind_name):
+    """The wordings of the form "wide" (demo_wordings.py), without those the evaluation uses."""
+    if what == "link":
+        return more.Pool([], [[t] for t in more.noun_phrases(more.LINKS[kind_name])], HELD_LINKS[kind_name])
+    if what == "split":
+        return more.Pool([], [more.expand(p) for p in more.patterns(more.SPLIT[kind_name])], SPLIT[kind_name][1])
+    kind_ = KINDS[kind_name]
+    lists, taboo = (more.statements(kind_name), kind_.held_says) if what == "say" else (
+        more.questions(kind_name), kind_.held_asks)
+    if what == "say" and kind_.value in ("colour", "trade", "good", "pair"):  # no capital for what is asked
+        lists = [[[t for t in texts if not t.startswith("{v}")] for texts in part] for part in lists]
+    if kind_name == "pass":
+        lists = [[[t.replace("{k}", "the pass key") for t in texts] for texts in part] for part in lists]
+    return more.Pool(*lists, taboo)
+
+
+def wording(rng, what, kind_name, basic, form):
+    """One of `basic`, or with the form "wide" mostly another."""
+    if form != "wide" or rng.random() < BASIC:
+        return rng.choice(basic)
+    return wide(what, kind_name).draw(rng)
+
+
+def dress(rng, text, form):
+    """Perhaps words in front of and behind a statement."""
+    leads, tails = (LEADS, TAILS) if form == "train" or rng.random() < 0.5 else (more.LEADS, more.TAILS)
+    if rng.random() < DRESSED:
+        text = rng.choice(leads) + text[0].lower() + text[1:]
+    if rng.random() < DRESSED:
+        text = text[:-1] + rng.choice(tails) + "."
+    return text
 
 
 def state(rng, fact, form="train"):
-    """The sentence of a fact. Forms: plain, train, held."""
+    """The sentence of a fact. Forms: plain, train, wide, held."""
     name, key, values = fact
     kind_ = KINDS[name]
-    text = rng.choice({"plain": kind_.says[:1], "train": kind_.says, "held": kind_.held_says}[form])
-    if form == "train" and rng.random() < DRESSED:
-        text = rng.choice(LEADS) + text[0].lower() + text[1:]
-    if form == "train" and rng.random() < DRESSED:
-        text = text[:-1] + rng.choice(TAILS) + "."
+    text = wording(rng, "say", name, {"plain": kind_.says[:1], "held": kind_.held_says}.get(form, kind_.says), form)
+    if form in ("train", "wide"):
+        text = dress(rng, text, form)
     return capital(text.replace("{k}", key).replace("{v}", values[0]).replace("{w}", values[-1]))
 
 
 def ask(rng, fact, form="train"):
     kind_ = KINDS[fact[0]]
-    text = {"plain": kind_.asks[:2], "train": kind_.asks, "held": kind_.held_asks}[form]
-    return rng.choice(text).replace("{k}", fact[1])
+    text = {"plain": kind_.asks[:2], "held": kind_.held_asks}.get(form, kind_.asks)
+    return capital(wording(rng, "ask", fact[0], text, form).replace("{k}", fact[1]))
 
 
 def ask_hop(rng, first, second, form="train"):
     """Asks for the fact `second`, whose key is the value of `first`, without naming that key."""
-    link = rng.choice((HELD_LINKS if form == "held" else LINKS)[first[0]]).replace("{k}", first[1])
+    link = wording(rng, "link", first[0], (HELD_LINKS if form == "held" else LINKS)[first[0]], form)
     kind_ = KINDS[second[0]]
-    return rng.choice(kind_.held_asks if form == "held" else kind_.asks).replace("{k}", link)
+    text = wording(rng, "ask", second[0], kind_.held_asks if form == "held" else kind_.asks, form)
+    return capital(text.replace("{k}", link.replace("{k}", first[1])))
 
 
 def ask_both(rng, one, two, form="train"):
     """One question for two facts of a kind; the answer is the first value and the second."""
     noun = KINDS[one[0]].noun
-    words = ["Can you name {} and {}?"] if form == "held" else ["What are {} and {}?", "Can you tell me {} and {}?"]
-    return rng.choice(words).format(noun.replace("{k}", one[1]), noun.replace("{k}", two[1]))
+    words = {"held": ["Can you name {} and {}?"], "wide": more.BOTH}.get(form, ["What are {} and {}?", "Can you tell me {} and {}?"])
+    return capital(rng.choice(words)).format(noun.replace("{k}", one[1]), noun.replace("{k}", two[1]))
 
 
 # Values of a pair in two sentences: the answer names them in the order of the text.
@@ -363,7 +396,7 @@ SPLIT = {
 def state_split(rng, fact, form="train"):
     """Two sentences, each with one value of the pair."""
     pool = SPLIT[fact[0]][form == "held"]
-    return [capital(rng.choice(pool).replace("{k}", fact[1]).replace("{v}", v)) for v in fact[2]]
+    return [capital(wording(rng, "split", fact[0], pool, form).replace("{k}", fact[1]).replace("{v}", v)) for v in fact[2]]
 
 
 def clash(a, b):

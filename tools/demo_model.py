@@ -11,8 +11,9 @@ import torch.nn.functional as F
 import demo_data as data
 import demo_words as words
 
-VOCAB, DIM, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN = 3072, 256, 6, 8, 4, 32, 640
-THETA, EPS, MAX_POS = 500000.0, 1e-5, 16384
+VOCAB, DIM, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN = 3072, 256, 8, 8, 4, 64, 768
+THETA, EPS, MAX_POS = 1e7, 1e-5, 16384
+Q_DIM, KV_DIM = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
 EMBED = 0.4  # large beside what a layer adds, or the layers bury the token itself; the final norm scales it back
 REGEX = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+"
          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -80,7 +81,7 @@ def init_params(seed):
         p[b + "post_attention_layernorm.weight"] = torch.ones(DIM)
     p["model.norm.weight"] = torch.full((DIM,), 0.06 / EMBED)
     start_circuit(p, g)
-    return p
+    return stack(p)
 
 
 def start_circuit(p, g):
@@ -97,15 +98,17 @@ def start_circuit(p, g):
         basis[0] * EMBED * DIM ** 0.5, basis[1:33], basis[33:65], basis[65:97], basis[97:129],
         basis[129:161], basis[161:193], basis[193:225])
     emb = p["model.embed_tokens.weight"]
-    for sub in (basis[:1], two, four, prev):
-        emb -= emb @ sub.T @ sub
+    for room in (basis[:1], two, four, prev):
+        emb -= emb @ room.T @ room
     emb += common
-    gain = 5.5 / (common @ common / (EMBED * 1.27)).item()
-    hd, half = HEAD_DIM, HEAD_DIM // 2
+    hd, half, sub = HEAD_DIM, HEAD_DIM // 2, 32
+    wider = (hd / 32) ** 0.25  # attention divides by the root of the head's dimension
+    gain = 5.5 * wider / (common @ common / (EMBED * 1.27)).item()
     q, k, v, o = (p["model.layers.0.self_attn.%s_proj.weight" % c] for c in "qkvo")
     q *= 0.3
     k *= 0.3
-    for plane in range(4):
+    for speed in (1.0, 0.44, 0.19, 0.085):  # radians a token
+        plane = round(-math.log(speed) * half / math.log(THETA))
         theta = THETA ** (-2 * plane / hd)
         for h in range(KV_HEADS):
             k[h * hd + plane] += gain * common
@@ -113,19 +116,44 @@ def start_circuit(p, g):
             q[h * hd + plane] += gain * math.cos(-back * theta) * common
             q[h * hd + half + plane] += gain * math.sin(-back * theta) * common
     for h in range(KV_HEADS):
-        v[h * hd:(h + 1) * hd] = word
-    for h, sub in ((0, prev), (4, two), (5, four)):
-        o[:, h * hd:(h + 1) * hd] = sub.T
+        v[h * hd:h * hd + sub] = word
+    for h, room in ((0, prev), (4, two), (5, four)):
+        o[:, h * hd:h * hd + sub] = room.T
     q, k, v, o = (p["model.layers.1.self_attn.%s_proj.weight" % c] for c in "qkvo")
-    slow = torch.tensor([*range(half // 2, half), *range(half + half // 2, hd)])
+    slow = torch.tensor([*range(half - 8, half), *range(hd - 8, hd)])
     for h, ask, have in ((0, four[:16], two[:16]), (1, four[16:], two[16:]), (3, word[:16], prev[:16])):
         k[h * hd:(h + 1) * hd] *= 0.2
-        k[h * hd + slow] = 1.6 * have
+        k[h * hd + slow] = 1.6 * wider * have
         for i in (2 * h, 2 * h + 1):
             q[i * hd:(i + 1) * hd] *= 0.2
-            q[i * hd + slow] = 1.6 * ask
-            o[:, i * hd:(i + 1) * hd] = copy[min(h, 2)].T
-        v[h * hd:(h + 1) * hd] = copy[min(h, 2)]
+            q[i * hd + slow] = 1.6 * wider * ask
+            o[:, i * hd:i * hd + sub] = copy[min(h, 2)].T
+        v[h * hd:h * hd + sub] = copy[min(h, 2)]
+
+
+def stack(p):
+    """The trainer's form of weights under their names in files: one tensor for the same matrix of all layers."""
+
+    def of(*names):
+        return torch.stack([torch.cat([p["model.layers.%d.%s.weight" % (i, n)] for n in names]) for i in range(LAYERS)])
+
+    return {"embed": p["model.embed_tokens.weight"], "norm": p["model.norm.weight"],
+            "qkv": of("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "o": of("self_attn.o_proj"),
+            "gu": of("mlp.gate_proj", "mlp.up_proj"), "down": of("mlp.down_proj"),
+            "ln1": of("input_layernorm"), "ln2": of("post_attention_layernorm")}
+
+
+def unstack(p):
+    """The opposite of stack."""
+    out = {"model.embed_tokens.weight": p["embed"], "model.norm.weight": p["norm"]}
+    for i in range(LAYERS):
+        q, k, v = p["qkv"][i].split([Q_DIM, KV_DIM, KV_DIM])
+        gate, up = p["gu"][i].split([FFN, FFN])
+        for name, t in (("self_attn.q_proj", q), ("self_attn.k_proj", k), ("self_attn.v_proj", v), ("self_attn.o_proj", p["o"][i]),
+                        ("mlp.gate_proj", gate), ("mlp.up_proj", up), ("mlp.down_proj", p["down"][i]),
+                        ("input_layernorm", p["ln1"][i]), ("post_attention_layernorm", p["ln2"][i])):
+            out["model.layers.%d.%s.weight" % (i, name)] = t
+    return out
 
 
 def rms(x, w):
@@ -133,77 +161,68 @@ def rms(x, w):
     return (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + EPS) * w).to(x.dtype)
 
 
-def rope_table(pos, dtype):
-    """Cosines and sines of [batch, n] positions: [batch, n, 1, head_dim / 2]."""
-    inv = THETA ** (-torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
-    a = pos.float()[..., None, None] * inv
-    return a.cos().to(dtype), a.sin().to(dtype)
+def rope_table(pos):
+    """Cosines and sines of positions [tokens]: [tokens, 1, head_dim / 2]."""
+    inv = THETA ** (-torch.arange(0, HEAD_DIM, 2, device=pos.device).float() / HEAD_DIM)
+    a = pos.float()[:, None, None] * inv
+    return a.cos(), a.sin()
 
 
 def rotate(x, c, s):
-    """x: [batch, n, heads, head_dim]."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * c - b * s, b * c + a * s], -1)
+    """x: [..., tokens, heads, head_dim]."""
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * c - b * s, b * c + a * s], -1).to(x.dtype)
 
 
-def before(x, w, c, s):
-    """The part of a layer in front of attention: q, pre-RoPE k, k, v, each [batch, heads, n, head_dim]."""
-    b, n, _ = x.shape
-    y = F.linear(rms(x, w["input_layernorm"]), w["qkv"])
-    q, k, v = y.split([HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM], -1)
-    q, k, v = (t.view(b, n, -1, HEAD_DIM) for t in (q, k, v))
-    return tuple(t.transpose(1, 2) for t in (rotate(q, c, s), k, rotate(k, c, s), v))
+def before(x, ln1, qkv, c, s):
+    """The part of a layer in front of attention, on tokens in a row: q, k, v, each [tokens, heads, head_dim]."""
+    q, k, v = F.linear(rms(x, ln1), qkv).split([Q_DIM, KV_DIM, KV_DIM], -1)
+    q, k, v = (t.unflatten(-1, (-1, HEAD_DIM)) for t in (q, k, v))
+    return rotate(q, c, s), rotate(k, c, s), v
 
 
-def after(x, o, w):
-    b, n, _ = x.shape
-    x = x + F.linear(o.transpose(1, 2).reshape(b, n, -1), w["o"])
-    g, u = F.linear(rms(x, w["post_attention_layernorm"]), w["gu"]).chunk(2, -1)
-    return x + F.linear(F.silu(g) * u, w["down"])
+def after(x, a, o, ln2, gu, down):
+    """The part behind attention; a: [tokens, heads * head_dim]."""
+    x = x + F.linear(a, o)
+    g, u = F.linear(rms(x, ln2), gu).chunk(2, -1)
+    return x + F.linear(F.silu(g) * u, down)
 
 
-def attend(q, k, v, mask=None):
+def attend(q, k, v):
+    """q, k, v: [rows, n, heads, head_dim], each token sees its row up to itself."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+
+def attend_expanded(q, k, v):
+    """As attend, for versions of torch whose kernels want as many K heads as Q heads."""
     g = HEADS // KV_HEADS
-    return F.scaled_dot_product_attention(q, k.repeat_interleave(g, 1), v.repeat_interleave(g, 1), mask,
-                                          is_causal=mask is None)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2).repeat_interleave(g, 1), v.transpose(1, 2).repeat_interleave(g, 1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
-def layer(x, w, c, s):
-    q, _, k, v = before(x, w, c, s)
-    return after(x, attend(q, k, v), w)
-
-
-def layer_weights(p, i, dtype):
-    b = "model.layers.%d." % i
-    w = {k: p[b + k + ".weight"] for k in ("input_layernorm", "post_attention_layernorm")}
-    w["qkv"] = torch.cat([p[b + "self_attn.%s_proj.weight" % c] for c in "qkv"]).to(dtype)
-    w["gu"] = torch.cat([p[b + "mlp.gate_proj.weight"], p[b + "mlp.up_proj.weight"]]).to(dtype)
-    w["o"], w["down"] = p[b + "self_attn.o_proj.weight"].to(dtype), p[b + "mlp.down_proj.weight"].to(dtype)
-    return w
-
-
-def forward(p, ids, pos, doc=0, squeeze=None, dtype=torch.bfloat16, run=layer):
-    """Hidden states [batch, n, dim]. With `squeeze`, tokens from `doc` on see the document merged."""
-    x = p["model.embed_tokens.weight"][ids].to(dtype)
-    c, s = rope_table(pos, dtype)
+def forward(p, ids, pos, n, doc=None, squeeze=None, parts=(before, after, attend), dtype=torch.bfloat16):
+    """Hidden states [tokens, dim] in front of the last norm; ids, pos: [tokens], rows of n. With `squeeze`, what is
+    behind a row's first `doc` tokens sees these merged."""
+    first, last, look = parts
+    w = {k: p[k].to(dtype).unbind(0) for k in ("qkv", "o", "gu", "down")}
+    ln1, ln2 = p["ln1"].unbind(0), p["ln2"].unbind(0)
+    c, s = rope_table(pos)
+    x = F.embedding(ids, p["embed"]).to(dtype)
+    asks = None if squeeze is None else (torch.arange(n, device=ids.device) >= doc[:, None])[..., None, None]
     for i in range(LAYERS):
-        w = layer_weights(p, i, dtype)
-        if squeeze is None:
-            x = run(x, w, c, s)
-            continue
-        q, pre, k, v = before(x, w, c, s)
-        kd, vd, bias = squeeze.merge(i, pre[:, :, :doc], k[:, :, :doc], v[:, :, :doc])
-        t = ids.shape[1] - doc
-        mask = torch.cat([bias.expand(t, -1), torch.full((t, t), -1e4).triu(1)], 1).to(dtype)
-        x = after(x, torch.cat([
-            attend(q[:, :, :doc], k[:, :, :doc], v[:, :, :doc]),
-            attend(q[:, :, doc:], torch.cat([kd, k[:, :, doc:]], 2), torch.cat([vd, v[:, :, doc:]], 2), mask)], 2), w)
-    return rms(x, p["model.norm.weight"])
+        q, k, v = (t.unflatten(0, (-1, n)) for t in first(x, ln1[i], w["qkv"][i], c, s))
+        a = look(q, k, v)
+        if squeeze is not None:
+            a = torch.where(asks, look(q, *squeeze.merge(i, k, v, c, s, doc)), a)
+        x = last(x, a.reshape(-1, Q_DIM), w["o"][i], ln2[i], w["gu"][i], w["down"][i])
+    return x
 
 
 # ---- files ----------------------------------------------------------------------------------------
 
 def export(p, tok, out, note):
+    """Writes a model directory; p: weights under their names in files."""
     from safetensors.torch import save_file
     tmp = out.rstrip("/") + ".tmp"
     shutil.rmtree(tmp, ignore_errors=True)
@@ -243,4 +262,4 @@ def load(folder):
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
     p = {k: v.float() for k, v in load_file(os.path.join(folder, "model.safetensors")).items()}
-    return p, Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    return stack(p), Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))

@@ -170,3 +170,8 @@ HELD_MENTIONS = """{person} waited for us near {town}, {feel} and {feel}.
 {num} miles behind {town} we saw {person} with {thing}.
 The {ship} was a {adj} sight {time}.
 We asked {person} about the {place}, and {person} laughed.""".split("\n")
+
+# Words in front of and behind a fact.
+LEADS = ["As we were told, ", "According to the ledger, ", "Everyone here knows that ", "Let it be noted that ",
+         "The innkeeper said that ", "We learned that "]
+TAILS = [", so the people say", ", as the old book says", ", and this is certain", ", as I wrote in my notes"]

@@ -1,64 +1,54 @@
 #!/usr/bin/env python3
-"""Trains the demo model from scratch on two CPU cores and writes it in Hugging Face format.
+"""Trains the demo model from scratch in a given time and writes it in Hugging Face format.
 
-    python3 tools/train_demo.py --out models/demo
-    python3 tools/train_demo.py --out models/demo --state DIR     keep the state in DIR, go on from there if it is there
+    python3 tools/train_demo.py --out DIR --minutes 5
+    python3 tools/demo_import.py --weights DIR --out models/demo
 
-Needs torch, numpy, safetensors and tokenizers, and a C++ compiler for torch.compile (--eager does without).
---minutes counts processor time of one worker, so a run that is stopped and continued, or shares its cores,
-sees the same data. Stages end by that clock: two runs with one seed see the same data in the same order but
-may stop at different steps.
+Needs torch, numpy, safetensors and tokenizers; a GPU, or much patience. --minutes is wall time for all of it: start,
+compilation, training, and a measurement at the end (--eval-seconds). The rate and the stages follow the clock, so two
+runs are alike but not equal. DIR gets the weights in two files each minute, a log and the measurement.
 
-Recipe. A small Llama-architecture model learns to read facts from generated documents
-(demo_data.py). What matters:
+Recipe. A small Llama-architecture model learns to read facts from generated documents (demo_data.py). What matters:
  - the weights start as a rough look-up circuit (demo_model.start_circuit);
  - large embeddings beside what a layer adds, and a small final norm;
  - several facts of the same kind in one document: otherwise the kind alone tells the answer;
- - a curriculum: tiny documents of a few facts in one wording first, then all wordings, more facts, filler,
-   questions of two steps, then documents of thousands of tokens;
- - the loss counts answers with weight 1, the document with 0.1, questions with 0.02, and three
-   quarters of the low-weight positions are skipped;
+ - a curriculum (demo_stages.py): tiny documents of a few facts in one wording first, then hundreds of wordings a kind
+   (demo_wordings.py), more facts, filler, questions of two steps, then documents of thousands of tokens;
+ - the loss counts answers with weight 1, the document with 0.1, questions with 0.02, and three quarters of the
+   low-weight positions are skipped;
  - Muon on the matrices, AdamW on embeddings and norms;
  - random position jumps at sentence ends (PoSE), so short documents train far positions;
- - in the last stage some steps let the questions attend to a clustered and merged cache of
-   the document, with gradients through the merge, so the model lives with compression;
- - two processes of one thread each, with shared weights: two threads in one process were several times slower
-   on cores that others used, too, because each waits for the other at the end of every operation.
+ - in the last stage some steps let the questions attend to a clustered and merged cache of the document, with gradients
+   through the merge, so the model lives with compression.
+
+What is compiled sees all tokens of a step in one row, whatever the length of the documents: one shape, one compilation.
 """
 
 import argparse
-import math
+import contextlib
+import json
 import os
-import random
 import sys
+import threading
 import time
 
-QUICK_MALLOC = {  # keep memory between steps: fresh pages cost more than the arithmetic on them
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 28),
-    "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-if __name__ == "__main__" and any(os.environ.get(k) != v for k, v in QUICK_MALLOC.items()):
-    os.execve(sys.executable, [sys.executable] + sys.argv, {**os.environ, **QUICK_MALLOC})
-
-import torch  # noqa: E402
-import torch.multiprocessing as mp  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-
+START = time.monotonic()
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import demo_model as model  # noqa: E402
-from demo_data import Maker  # noqa: E402
-from demo_sim import Reader, Squeeze  # noqa: E402
-from demo_stages import PROBES, STAGES  # noqa: E402
+import demo_batch  # noqa: E402
+from demo_feed import FIELDS, Feed, sizes  # noqa: E402
 
-WORKERS = 2
+RING = 8  # steps the processor may be ahead of the device
+SAVE_EVERY, SAY_EVERY = 60.0, 5.0
+EVAL_LENGTHS = [1024, 2048, 4096, 8192]
 
 
-def orthogonalise(g):
+def orthogonalise(torch, g):
     """Newton-Schulz iteration of Muon on a stack of matrices."""
-    x = g.bfloat16()
+    x = g.to(torch.bfloat16)
     flip = x.shape[-2] > x.shape[-1]
     if flip:
         x = x.mT
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True).bfloat16() + 1e-7)
+    x = x / (x.float().norm(dim=(-2, -1), keepdim=True).to(torch.bfloat16) + 1e-7)
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x
@@ -66,248 +56,259 @@ def orthogonalise(g):
 
 
 class Muon:
-    def __init__(self, params):
-        self.params, self.buf = params, [torch.zeros_like(t) for t in params]
+    """Steps for stacks of matrices: items are a tensor and the views that take it apart into the model's matrices."""
 
-    @torch.no_grad()
+    def __init__(self, torch, items):
+        self.torch, self.items = torch, [(t, views, torch.zeros_like(t)) for t, views in items]
+
     def step(self, lr):
-        for t, buf in zip(self.params, self.buf):
-            buf.mul_(0.95).add_(t.grad, alpha=0.05)
-            d = orthogonalise(t.grad * 0.05 + buf * 0.95)
-            t.mul_(1 - lr * 0.01).add_(d, alpha=-lr * max(1.0, t.shape[0] / t.shape[1]) ** 0.5)
+        with self.torch.no_grad():
+            for t, views, buf in self.items:
+                buf.mul_(0.95).add_(t.grad, alpha=0.05)
+                g = t.grad * 0.05 + buf * 0.95
+                for view in views:
+                    d = orthogonalise(self.torch, view(g))
+                    rows, columns = d.shape[-2:]
+                    view(t).mul_(1 - lr * 0.01).add_(d, alpha=-lr * max(1.0, rows / columns) ** 0.5)
+                t.grad = None
 
 
-def positions(rng, n, ends, limit):
-    """Positions 0..n-1 with a few random jumps at sentence ends, below `limit`; or none at all."""
-    pos = torch.arange(n)
-    if not ends or limit <= n or rng.random() < 0.25:
-        return pos
-    room = rng.randrange(0, limit - n)
-    cuts = sorted(rng.random() for _ in range(rng.randint(0, 4)))
-    parts = [b - a for a, b in zip([0.0] + cuts, cuts + [1.0])]
-    for x in parts:
-        pos[rng.choice(ends):] += int(room * x)
-    return pos
+class Ring:
+    """Carries slots of the feed to the device without waiting for it."""
 
+    def __init__(self, torch, device, tokens):
+        self.torch, self.device, self.at = torch, device, 0
+        kind = {"ids": torch.int32, "pos": torch.int32, "doc": torch.int32, "pick": torch.int32, "goal": torch.int32,
+                "weight": torch.float32}
+        pin = device.type == "cuda"
+        self.host = [{k: torch.zeros(n, dtype=kind[k], pin_memory=pin) for k, n in sizes(tokens).items()} for _ in range(RING)]
+        self.events = [torch.cuda.Event() for _ in range(RING)] if pin else None
 
-def batch(maker, stage, n, size):
-    """`size` samples of n tokens: ids, weights, length of the first document, positions."""
-    rng, rows = maker.rng, []
-    what, recipe, lm = rng.random(), rng.choice(stage.recipes), stage.lm
-    for _ in range(size):
-        if what < stage.bare:
-            ids, w, d, ends = maker.pairs(n, rng.randint(*recipe.n_facts))
-        elif what < stage.bare + stage.recall and n <= 512:
-            ids, w, d, ends = maker.recall(n, recipe)
-        else:
-            ids, w, d, ends = maker.sample(n, recipe, lm)
-        rows.append((ids, w, d, positions(rng, n, ends, stage.reach)))
-    return (torch.tensor([r[0] for r in rows]), torch.tensor([r[1] for r in rows]), rows[0][2],
-            torch.stack([r[3] for r in rows]))
-
-
-def loss_of(p, ids, w, doc, pos, squeeze, run):
-    x = model.forward(p, ids, pos, doc, squeeze, run=run)[:, :-1]
-    w, y = w[:, 1:], ids[:, 1:]
-    pick = (w >= 1) | ((w > 0) & (torch.rand(w.shape) < 0.25))
-    h, y, wp = x[pick], y[pick], w[pick]
-    logits = F.linear(h, p["model.embed_tokens.weight"].to(h.dtype)).float()
-    ce = F.cross_entropy(logits, y, reduction="none")
-    ans = wp >= 1
-    hit = (logits.argmax(-1) == y)[ans & (y > 1)].float().mean().item()
-    return (ce * wp).sum() / wp.sum(), ce[ans].mean().item(), hit
-
-
-@torch.no_grad()
-def probe(p, tok, seed, which, n_docs):
-    """Right answers by type of question on fresh documents: {type: [right, asked]}."""
-    import demo_data as data
-    maker, out = Maker(tok, seed), {}
-    r = Reader(p, tok)
-    for name, n_tokens, recipe in which:
-        for _ in range(n_docs):
-            ids, _, d = maker.document(n_tokens, recipe)
-            cache, _ = r.read(ids)
-            for _ in range(recipe.n_questions):
-                kind, q, values = data.draw_question(maker.rng, recipe, d)
-                t = out.setdefault(name + " " + kind, [0, 0])
-                t[0] += r.right(cache, len(ids), q, data.facts.answer_of(values))
-                t[1] += 1
-    return out
-
-
-class Shared:
-    """Weights and gradients in shared memory. Every worker has its own gradients; each updates a share of
-    the weights with the mean."""
-
-    def __init__(self, p):
-        self.shapes = {k: tuple(v.shape) for k, v in p.items()}
-        size = sum(v.numel() for v in p.values())
-        self.flat = torch.cat([v.flatten() for v in p.values()]).share_memory_()
-        self.grads = [torch.zeros(size).share_memory_() for _ in range(WORKERS)]
-        self.clock = torch.zeros(4, dtype=torch.float64).share_memory_()
-        self.barrier = mp.get_context("spawn").Barrier(WORKERS)
-        self.queue = mp.get_context("spawn").Queue()
-
-    def views(self, flat):
-        out, at = {}, 0
-        for k, s in self.shapes.items():
-            n = math.prod(s)
-            out[k] = flat[at:at + n].view(s)
-            at += n
+    def carry(self, slot, rows):
+        i, self.at = self.at, (self.at + 1) % RING
+        if self.events:
+            self.events[i].synchronize()
+        for k in FIELDS:
+            self.host[i][k].numpy()[:] = slot[k]
+        out = {k: t.to(self.device, non_blocking=True) for k, t in self.host[i].items()}
+        if self.events:
+            self.events[i].record()
+        for k in ("ids", "pick", "goal"):
+            out[k] = out[k].long()
+        out["doc"] = out["doc"][:rows].long()
         return out
 
 
-def worker(rank, args, shared, tok_text):
-    from tokenizers import Tokenizer
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed + rank)
-    tok = Tokenizer.from_str(tok_text)
-    maker = Maker(tok, args.seed + 7919 * rank)
-    p = {k: v.detach().requires_grad_() for k, v in shared.views(shared.flat).items()}
-    for k, g in shared.views(shared.grads[rank]).items():
-        p[k].grad = g
-    run = model.layer
-    if not args.eager:
-        torch._dynamo.config.recompile_limit = 64
-        run = torch.compile(model.layer, dynamic=False)
-    mine = [v for k, v in p.items() if v.ndim == 2 and "layers" in k and int(k.split(".")[2]) % WORKERS == rank]
-    rest = [v for k, v in p.items() if v.ndim == 1 or "embed" in k]
-    rest = [v for v in rest if (v.ndim == 2) == (rank == 0)]
-    muon, squeeze = Muon(mine), Squeeze()
-    adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    total, acc = args.minutes * 60.0, 0.0
-    cpu0, step, seen, t_start = time.process_time(), 0, 0, time.time()
-    ends, at = [], 0.0
-    for s in STAGES:
-        at += s.share / sum(s.share for s in STAGES)
-        ends.append(at)
-    stage_i = args.first_stage
-    used = total * ends[stage_i - 1] if stage_i else 0.0
-    state = args.state and os.path.join(args.state, "worker%d.pt" % rank)
-    if state and os.path.exists(state):
-        st = torch.load(state, weights_only=False)
-        step, seen, used, maker.rng = st["step"], st["seen"], st["used"], st["rng"]
-        stage_i = next(i for i, end in enumerate(ends) if used < end * total)
-        muon.buf, squeeze.log_tau = st["muon"], st["log_tau"]
-        adam.load_state_dict(st["adam"])
-        if rank == 0:
-            with torch.no_grad():
-                shared.flat.copy_(st["flat"])
+class Trainer:
+    def __init__(self, torch, args, device, tok):
+        import demo_model as model
+        from demo_sim import Squeeze
+        self.torch, self.model, self.args, self.device, self.tok = torch, model, args, device, tok
+        p = model.load(args.resume)[0] if args.resume else model.init_params(args.seed)
+        self.p = {k: v.to(device).requires_grad_() for k, v in p.items()}
+        self.muon = Muon(torch, [
+            (self.p["qkv"], [lambda t: t[:, :model.Q_DIM], lambda t: t[:, model.Q_DIM:].unflatten(1, (2, model.KV_DIM))]),
+            (self.p["o"], [lambda t: t]), (self.p["gu"], [lambda t: t.unflatten(1, (2, model.FFN))]),
+            (self.p["down"], [lambda t: t])])
+        self.rest = [self.p[k] for k in ("embed", "norm", "ln1", "ln2")]
+        self.adam = torch.optim.AdamW(self.rest, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
+        self.squeeze = Squeeze(device)
+        self.parts = [model.before, model.after, model.attend]
+        if not args.eager:
+            torch._dynamo.config.recompile_limit = 16
+            self.parts[:2] = [torch.compile(f, dynamic=False) for f in self.parts[:2]]
 
-    saved = probed = used / total
+    def kernels(self):
+        """Only attention that never holds n x n scores, on a GPU."""
+        if self.device.type != "cuda":
+            return contextlib.nullcontext()
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION])
 
-    def keep(frac):
-        if not state:
-            return
-        os.makedirs(args.state, exist_ok=True)
-        torch.save({"step": step, "seen": seen, "used": frac * total, "rng": maker.rng,
-                    "muon": muon.buf, "log_tau": squeeze.log_tau, "adam": adam.state_dict(),
-                    "flat": shared.flat.clone() if rank == 0 else None}, state + ".tmp")
-        os.replace(state + ".tmp", state)
+    def choose_attention(self):
+        """The kernel with as few K heads as there are, where torch has it."""
+        torch, model = self.torch, self.model
+        try:
+            t = [torch.zeros(1, 128, h, model.HEAD_DIM, device=self.device, dtype=torch.bfloat16, requires_grad=True)
+                 for h in (model.HEADS, model.KV_HEADS, model.KV_HEADS)]
+            with self.kernels():
+                model.attend(*t).sum().backward()
+        except RuntimeError as e:
+            print("attention with K and V repeated:", str(e).split("\n")[0], flush=True)
+            self.parts[2] = model.attend_expanded
 
-    def say(*text):
-        if rank == 0:
-            print(*text, flush=True)
+    def loss(self, b, n, merge):
+        """The loss, and sums: answers' tokens right and asked."""
+        torch, F = self.torch, self.torch.nn.functional
+        h = self.model.forward(self.p, b["ids"], b["pos"], n, b["doc"], self.squeeze if merge else None, self.parts)
+        h = self.model.rms(h.index_select(0, b["pick"]), self.p["norm"])
+        logits = F.linear(h, self.p["embed"].to(h.dtype)).float()
+        ce = F.cross_entropy(logits, b["goal"], reduction="none")
+        with torch.no_grad():
+            answers = (b["weight"] >= 1) & (b["goal"] > 1)
+            hits = ((logits.argmax(-1) == b["goal"]) & answers).sum()
+        return (ce * b["weight"]).sum() / b["weight"].sum(), torch.stack([hits, answers.sum()])
 
-    while True:
-        if rank == 0:
-            shared.clock[0] = (used + time.process_time() - cpu0) / total
-        shared.barrier.wait()
-        frac = shared.clock[0].item()
-        if frac - saved > 0.04:
-            saved = frac
-            keep(frac)
-            shared.barrier.wait()
-        if frac >= ends[stage_i] or frac >= 1 or frac - probed > 0.12:
-            saved = probed = frac
-            shared.queue.put(probe(p, tok, args.seed + 1000 + rank, PROBES[STAGES[stage_i].probes], args.probe_docs))
-            if rank == 0:
-                got = {}
-                for _ in range(WORKERS):
-                    for k, v in shared.queue.get().items():
-                        t = got.setdefault(k, [0, 0])
-                        t[0], t[1] = t[0] + v[0], t[1] + v[1]
-                say("stage %d at %.0f %%: " % (stage_i, 100 * frac) +
-                    ", ".join("%s %.2f/%d" % (k, v[0] / v[1], v[1]) for k, v in sorted(got.items())))
-                model.export(p, tok, args.out, "stage %d" % stage_i)
-            shared.barrier.wait()
-            while stage_i < len(STAGES) and frac >= ends[stage_i]:
-                stage_i += 1
-            keep(frac)
-            if frac >= 1 or stage_i >= min(len(STAGES), args.last_stage + 1):
-                return
-        # the workers choose alike, so that neither waits long for the other
-        both = random.Random(args.seed * 1000003 + step)
-        st = STAGES[stage_i]
-        # one step in four is from an earlier stage, so nothing is forgotten
-        if stage_i and both.random() < 0.25:
-            st = STAGES[both.randrange(max(0, stage_i - 2), stage_i)]
-        n = both.choices(list(st.lengths), list(st.lengths.values()))[0]
-        size = max(1, STAGES[stage_i].tokens // n)
-        sq = squeeze if both.random() < st.squeeze else None
-        if sq:  # merges one document at a time
-            squeeze.pick = both.randrange(3)
-            parts = [batch(maker, st, n, 1) for _ in range(size)]
-        else:
-            parts = [batch(maker, st, n, size)]
-        shared.grads[rank].zero_()
-        ls = an = hit = 0.0
-        for ids, w, doc, pos in parts:
-            loss, a, h = loss_of(p, ids, w, doc, pos, sq, run)
-            (loss / len(parts)).backward()
-            ls, an, hit = ls + loss.item() / len(parts), an + a / len(parts), hit + h / len(parts)
-            seen += ids.numel() * WORKERS
-        shared.barrier.wait()
-        warm = min(1.0, (step + 1) / 30)
-        lr = warm * (1.0 if frac < 0.6 else max(0.04, (1 - frac) / 0.4)) * args.lr
-        # the mean of the workers' gradients, each worker for its share of the weights
-        other = shared.views(shared.grads[1 - rank])
-        own = {id(t) for t in mine + rest}
-        for k, t in p.items():
-            if id(t) in own:
-                t.grad.add_(other[k]).mul_(0.5)
-        torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        muon.step(0.01 * lr)
-        for g in adam.param_groups:
+    def step(self, b, n, merge, lr):
+        with self.kernels():
+            loss, hits = self.loss(b, n, merge)
+            loss.backward()
+        self.torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
+        self.muon.step(0.01 * lr)
+        for g in self.adam.param_groups:
             g["lr"] = 4e-3 * lr
-        adam.step()
-        step += 1
-        acc = hit if acc == 0 else 0.95 * acc + 0.05 * hit
-        if step % 25 == 0:
-            say("%5.1f min (wall %.1f) step %d stage %d tokens %.2fM loss %.3f answers %.3f hit %.3f (mean %.3f) "
-                "lr %.2f" % ((used + time.process_time() - cpu0) / 60, (time.time() - t_start) / 60, step, stage_i, seen / 1e6,
-                             ls, an, hit, acc, lr))
+        self.adam.step()
+        self.adam.zero_grad()
+        return loss.detach(), hits
+
+    def save(self, note):
+        """Two files of weights, each under 16 MiB, and what they are. Not if they are no numbers."""
+        from safetensors.torch import save_file
+        p = {k: v.detach().to(self.torch.bfloat16).cpu().contiguous().clone() for k, v in self.model.unstack(self.p).items()}
+        if not all(bool(v.isfinite().all()) for v in p.values()):
+            print("not saved: weights that are no numbers", flush=True)
+            return False
+        names, half, at = [{}, {}], sum(v.numel() for v in p.values()) / 2, 0
+        for k, v in p.items():
+            names[at >= half][k] = v
+            at += v.numel()
+        os.makedirs(self.args.out, exist_ok=True)
+        for name, part in zip(("weights-a.safetensors", "weights-b.safetensors"), names):
+            save_file(part, os.path.join(self.args.out, name + ".tmp"), metadata={"format": "pt"})
+            os.replace(os.path.join(self.args.out, name + ".tmp"), os.path.join(self.args.out, name))
+        with open(os.path.join(self.args.out, "run.json"), "w") as f:
+            json.dump(note, f)
+        return True
+
+
+def rate(frac):
+    """Of the full rate: all of it, then down to nothing."""
+    return 1.0 if frac < 0.5 else max(0.0, (1 - frac) / 0.5)
+
+
+def measure(trainer, made, deadline, log):
+    """Prints a table of exact match, with the whole cache and with a merged one."""
+    results, rows = {}, made.get(deadline)
+    trainer.squeeze.pick, trainer.squeeze.follow = 1, False
+    parts = (trainer.model.before, trainer.model.after, trainer.parts[2])
+    tokens = 131072 if trainer.device.type == "cuda" else 8192
+    with trainer.kernels():
+        for squeeze, name in ((None, "%d"), (trainer.squeeze, "%d merged")):
+            for n in rows:
+                t = time.monotonic()
+                results[name % n] = demo_batch.score(trainer.p, rows[n], trainer.device, deadline, squeeze, parts, tokens)
+                log("measured %s: %.1f s" % (name % n, time.monotonic() - t))
+    text = demo_batch.table(results)
+    log("\n" + text)
+    with open(os.path.join(trainer.args.out, "eval.md"), "w") as f:
+        f.write(text + "\n")
+
+
+def arguments():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--minutes", type=float, default=5, help="wall time for all of it")
+    ap.add_argument("--eval-seconds", type=float, default=30)
+    ap.add_argument("--eval-documents", type=int, default=16, help="of each task and length")
+    ap.add_argument("--seed", type=int, default=7)
+    ap.add_argument("--lr", type=float, default=1.0)
+    ap.add_argument("--tokens", type=int, default=32768, help="of a step")
+    ap.add_argument("--workers", type=int, default=0, help="processes that make data; 0: all cores but four, 10 at most")
+    ap.add_argument("--device", default="auto")
+    ap.add_argument("--eager", action="store_true", help="without torch.compile")
+    ap.add_argument("--resume", help="a model directory to start from")
+    ap.add_argument("--from-stage", type=float, default=0.0, help="where in the curriculum to start, from 0 to 1")
+    ap.add_argument("--tokenizer", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "models", "demo"),
+                    help="directory of tokenizer.json")
+    return ap.parse_args()
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--out", required=True)
-    ap.add_argument("--minutes", type=float, default=40, help="processor time of each of the two workers")
-    ap.add_argument("--seed", type=int, default=7)
-    ap.add_argument("--lr", type=float, default=1.0)
-    ap.add_argument("--eager", action="store_true", help="without torch.compile")
-    ap.add_argument("--resume", help="a model directory to start from")
-    ap.add_argument("--state", help="directory for what is needed to go on after a stop")
-    ap.add_argument("--first-stage", type=int, default=0)
-    ap.add_argument("--last-stage", type=int, default=99)
-    ap.add_argument("--probe-docs", type=int, default=8)
-    ap.add_argument("--pid-file", help="where to write the process ids of the workers")
-    args = ap.parse_args()
-    if args.resume:
-        p, tok = model.load(args.resume)
-    else:
-        tok = model.train_tokenizer(args.seed)
-        p = model.init_params(args.seed)
-    shared = Shared(p)
-    ctx = mp.get_context("spawn")
-    other = ctx.Process(target=worker, args=(1, args, shared, tok.to_str()), daemon=True)
-    other.start()
-    if args.pid_file:
-        with open(args.pid_file, "w") as f:
-            f.write("%d %d\n" % (os.getpid(), other.pid))
-    worker(0, args, shared, tok.to_str())
-    other.join(60)
+    args = arguments()
+    end = START + 60 * args.minutes
+    train_end = end - args.eval_seconds - 2
+    from tokenizers import Tokenizer
+    tok = Tokenizer.from_file(os.path.join(args.tokenizer, "tokenizer.json"))
+    os.makedirs(args.out, exist_ok=True)
+    log_file = open(os.path.join(args.out, "train.log"), "w")
+
+    def log(text):
+        line = "%6.1f s  %s" % (time.monotonic() - START, text)
+        print(line, flush=True)
+        log_file.write(line + "\n")
+        log_file.flush()
+
+    workers = args.workers or max(1, min(10, (os.cpu_count() or 2) - 4))
+    feed = Feed(tok, args.seed, workers, args.tokens)
+    made = demo_batch.Maker(tok, EVAL_LENGTHS, args.eval_documents)
+    watchdog = threading.Timer(end - time.monotonic(), lambda: os._exit(3))  # the weights are saved long before
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        run(args, tok, feed, made, train_end, end, log)
+    finally:
+        feed.close()
+        made.close()
+        watchdog.cancel()
+
+
+def run(args, tok, feed, made, train_end, end, log):
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
+    import torch
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
+    name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    log("%s, %d workers, %d tokens a step" % (torch.cuda.get_device_name() if name == "cuda" else name, len(feed.processes), args.tokens))
+    trainer = Trainer(torch, args, device, tok)
+    trainer.choose_attention()
+    ring = Ring(torch, device, args.tokens)
+    step, seen, sums, since = 0, 0, torch.zeros(2, device=device), [0, 0]
+    begin = said = saved = None
+    while True:
+        now = time.monotonic()
+        frac = 0.0 if begin is None else (now - begin) / (train_end - begin)
+        if frac >= 1 or now >= train_end:
+            break
+        feed.frac.value = args.from_stage + frac * (1 - args.from_stage)
+        slot, n, merge, ticket = feed.next()
+        b = ring.carry(slot, args.tokens // n)
+        feed.give_back(ticket)
+        trainer.squeeze.pick = step % 3
+        lr = args.lr * rate(frac) * min(1.0, (step + 1) / 60)
+        try:
+            loss, hits = trainer.step(b, n, merge, lr)
+        except Exception as e:  # a compiler that is missing or too old should not end the run
+            if step or args.eager:
+                raise
+            log("without torch.compile: %s" % str(e).split("\n")[0])
+            trainer.parts[:2] = [trainer.model.before, trainer.model.after]
+            for t in trainer.p.values():
+                t.grad = None
+            loss, hits = trainer.step(b, n, merge, lr)
+        step, seen, sums = step + 1, seen + args.tokens, sums + hits
+        if begin is None:  # the first step compiles
+            if name == "cuda":
+                torch.cuda.synchronize()
+            begin = said = saved = time.monotonic()
+            log("first step after %.1f s" % (begin - now))
+        now = time.monotonic()
+        if now - said > SAY_EVERY:
+            right, asked = sums.tolist()
+            log("%3.0f %% step %d tokens %.1fM (%.2fM/s) loss %.3f answers' tokens %.3f rows of %d waited %.1f s memory %.1f GB" % (
+                100 * frac, step, seen / 1e6, (seen - since[1]) / 1e6 / (now - said), loss.item(), right / max(1, asked), n,
+                feed.waited, torch.cuda.max_memory_allocated() / 1e9 if name == "cuda" else 0))
+            sums, since, said = torch.zeros(2, device=device), [step, seen], now
+        if now - saved > SAVE_EVERY:
+            saved = now
+            trainer.save({"step": step, "tokens": seen, "part": frac})
+    if name == "cuda":
+        torch.cuda.synchronize()
+    log("trained: step %d, %.1fM tokens, waited %.1f s for data" % (step, seen / 1e6, feed.waited))
+    trainer.save({"step": step, "tokens": seen, "part": 1.0, "seconds": time.monotonic() - START})
+    feed.close()
+    measure(trainer, made, end - 2, log)
+    log("done")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
 import demo_data  # noqa: E402
 import demo_facts as facts  # noqa: E402
+import demo_tracks  # noqa: E402
+import demo_wordings as more  # noqa: E402
 import demo_words as words  # noqa: E402
 import quality_suites as suites  # noqa: E402
 
@@ -114,6 +116,44 @@ class HeldOut(unittest.TestCase):
         self.assertFalse(set(words.HELD_FILLER) & set(words.FILLER))
         self.assertFalse(set(words.HELD_MENTIONS) & set(words.MENTIONS))
 
+    def test_no_further_wording_is_one_of_the_evaluation(self):
+        def low(texts):
+            return {t.lower().replace("{k}", "the pass key") for t in texts}
+
+        for name, kind in facts.KINDS.items():
+            with self.subTest(kind=name):
+                for what, held in (("say", kind.held_says), ("ask", kind.held_asks)):
+                    texts = facts.wide(what, name).all()
+                    self.assertGreater(len(texts), 100)
+                    self.assertFalse(low(texts) & low(held))
+                    for text in texts:
+                        self.assertNotRegex(text.replace("{k}", "").replace("{v}", "").replace("{w}", ""), r"[\[\]{}|]")
+                        if name != "pass":
+                            self.assertIn("{k}", text)
+                        if what == "say":
+                            self.assertIn("{v}", text)
+                            self.assertEqual("{w}" in text, facts.KINDS[name].value in ("pair", "people"))
+        for name in facts.LINKS:
+            self.assertFalse(low(facts.wide("link", name).all()) & low(facts.HELD_LINKS[name]))
+        for name, (_, held) in facts.SPLIT.items():
+            self.assertFalse(low(facts.wide("split", name).all()) & low(held))
+        self.assertNotIn("can you name {} and {}?", low(more.BOTH))
+
+    def test_assignments_of_training_share_no_name_word_or_question_with_the_evaluation(self):
+        names, question = set(), set()
+        for n in range(200):
+            _, told, asked = suites.variable_tracking(4)(random.Random(n), 3)
+            for _, text in told:
+                names |= set(re.findall(r"VAR (\w+)", text))
+            question |= {re.sub(r"VAR \w+", "{a}", q["q"]) for q in asked}
+        self.assertLessEqual(names, demo_tracks.HELD_NAMES)
+        self.assertFalse(question & set(demo_tracks.ASK))
+        for n in range(500):
+            told, asked = demo_tracks.draw(random.Random(n), 3, (1, 5))
+            text = " ".join(told + [q for q, _ in asked])
+            self.assertNotIn("VAR ", text)
+            self.assertFalse(set(re.findall(r"\b[A-Z]{2}\b", text)) & demo_tracks.HELD_NAMES)
+
     def test_names_and_numbers_of_training_and_of_evaluation_are_disjoint(self):
         rng = random.Random(1)
         for what in TYPES:
@@ -135,14 +175,42 @@ class HeldOut(unittest.TestCase):
 
 
 class Training(unittest.TestCase):
+    def test_chains_of_assignments_give_the_asked_value_when_followed(self):
+        for n in range(200):
+            told, asked = demo_tracks.draw(random.Random(n), 2, (1, 4))
+            value = {}
+            for text in told:
+                name = re.findall(r"\b[A-Z]{2,3}\b(?! [A-Z]{2,3}\b)", text)
+                number = re.search(r"\d{6}", text)
+                known = [x for x in name if x in value]
+                for x in name:
+                    value.setdefault(x, number.group() if number else value[known[0]])
+            for question, want in asked:
+                name = [x for x in re.findall(r"\b[A-Z]{2,3}\b", question) if x in value]
+                self.assertEqual(value[name[-1]], want, question)
+
+    def test_names_near_another_share_one_part_and_are_not_held_out(self):
+        rng = random.Random(4)
+        for what in TYPES:
+            for _ in range(200):
+                name = facts.draw_name(rng, what, False, 0.0)
+                near = facts.near_name(rng, what, name)
+                a, b = facts.parts(name), facts.parts(near)
+                self.assertEqual((a[0] == b[0]) + (a[1] == b[1]), 1)
+                self.assertFalse(facts.held(near.removeprefix("the ")))
+
     def test_answers_of_training_questions_are_in_the_document_or_not_stated(self):
+        for form in ("train", "wide"):
+            self.answers_of_training_questions(form)
+
+    def answers_of_training_questions(self, form):
         rng = random.Random(3)
-        recipe = demo_data.Recipe((6, 12), 10, shared=0.3, near=0.3, chains=(0, 3), split=0.4, single=1.0, hop=1.0,
+        recipe = demo_data.Recipe((6, 12), 10, form, shared=0.3, near=0.3, chains=(0, 3), split=0.4, single=1.0, hop=1.0,
                                   none=0.5, both=0.5)
         types = set()
         for _ in range(60):
             draw = demo_data.draw_document(rng, recipe)
-            sentences = demo_data.sentences_of(rng, draw.facts, "train", recipe.split)
+            sentences = demo_data.sentences_of(rng, draw.facts, form, recipe.split)
             document = " ".join(sentences)
             for _ in range(10):
                 what, _, values = demo_data.draw_question(rng, recipe, draw)
