@@ -65,19 +65,20 @@ static uint32_t alignment(const void *mem, uint32_t stride, cudaDataType_t type)
     return bits & -bits;
 }
 
-/* Sums in the order of the inner dimension, in one piece. */
+/* Sums in the order of the inner dimension, in one piece; an algorithm that does not tell was not
+ * to be split anyway (see prefer). */
 static bool unsplit(const cublasLtMatmulAlgo_t *algo)
 {
     int32_t splits = 1;
     uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
     size_t written;
-    return cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &splits,
-                                                sizeof(splits),
-                                                &written) == CUBLAS_STATUS_SUCCESS &&
-           cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
-                                                &scheme, sizeof(scheme),
-                                                &written) == CUBLAS_STATUS_SUCCESS &&
-           splits <= 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE;
+    if (cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &splits,
+                                             sizeof(splits), &written) != CUBLAS_STATUS_SUCCESS)
+        splits = 1;
+    if (cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
+                                             sizeof(scheme), &written) != CUBLAS_STATUS_SUCCESS)
+        scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
+    return splits <= 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
 static cublasStatus_t prefer(bool strict, uint32_t align_b, uint32_t align_d,
