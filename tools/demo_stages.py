@@ -40,9 +40,10 @@ STAGES = [
     Stage(0.12, {256: 2, 512: 1}, {VARIED: 4, HOPS: 4, MULTI: 1, TRACK: 1}, 4096, recall=0.03),
     Stage(0.20, {512: 2, 1024: 1}, {MIXED: 4, MORE_HOPS: 3, ALL_HOPS: 2, CONFUSE: 1, MULTI: 1, TRACK: 1, MORE_TRACKS: 1}, 16384,
           recall=0.02),
-    Stage(0.25, {1024: 3, 2048: 1}, {DENSE: 4, MORE_HOPS: 2, ALL_HOPS: 4, CONFUSE: 1.5, MULTI: 1.5, FEW: 0.5, MORE_TRACKS: 2}, 16384),
-    Stage(0.35, {1024: 4, 2048: 4, 4096: 2, 8192: 2}, {DENSE: 3, LONG: 3, MORE_HOPS: 1, ALL_HOPS: 4, CONFUSE: 1.5, MULTI: 1.5, FEW: 1,
-          MORE_TRACKS: 2}, 16384, squeeze=0.2),
+    Stage(0.25, {1024: 3, 2048: 1}, {DENSE: 4, MORE_HOPS: 2, ALL_HOPS: 6, CONFUSE: 1.5, MULTI: 1.5, FEW: 0.5,
+          MORE_TRACKS: 4}, 16384),
+    Stage(0.35, {1024: 5, 2048: 5, 4096: 2, 8192: 2}, {DENSE: 3, LONG: 3, MORE_HOPS: 1, ALL_HOPS: 6, CONFUSE: 1.5, MULTI: 1.5, FEW: 1,
+          MORE_TRACKS: 4}, 16384, squeeze=0.2),
 ]
 EARLIER = 0.2  # so often a step is from an earlier stage, so that nothing is forgotten
 

@@ -1,0 +1,98 @@
+/* Sums between ranks on a real device: through NCCL in a group of one, where NCCL is; and the sums
+ * of several ranks' buffers that share a device. */
+#include "tests/cuda/support.h"
+
+#define N 100003u
+
+static void a_group_of_one_sums_through_nccl(void **state)
+{
+    struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
+    struct rng r = {3};
+    float *x = random_floats(&r, N);
+    uint8_t id[SC_GROUP_ID_BYTES];
+    struct sc_err err = SC_ERR_INIT;
+    _Atomic uint32_t aborted = 0;
+    (void)state;
+
+    enum sc_status st = be->ops->group_id(be, id, &err);
+    if (st == SC_ENOTSUP) {
+        printf("  no NCCL here: %s\n", err.text);
+        be->ops->close(be);
+        free(x);
+        skip();
+    }
+    assert_int_equal(st, SC_OK);
+    const struct sc_group_args args = {
+        .id = id, .rank = 0, .n_ranks = 1, .timeout_ms = 60000, .aborted = &aborted};
+    assert_ok(be->ops->group_join(be, &args, err));
+    float *mem = on_device(be, x, N * sizeof(float));
+    for (int i = 0; i < 3; i++)
+        assert_ok(be->ops->group_sum(be, SC_DTYPE_F32, mem, N, err));
+    assert_ok(be->ops->group_sum(be, SC_DTYPE_I32, mem, N, err));
+    assert_ok(be->ops->sync(be, err));
+    float *got = from_device(be, mem, N * sizeof(float));
+    assert_memory_equal(got, x, N * sizeof(float));
+    be->ops->group_leave(be);
+    assert_fails(SC_EPEER, be->ops->group_sum(be, SC_DTYPE_F32, mem, N, err));
+    assert_ok(be->ops->group_id(be, id, err)); /* and again, with a new id */
+    assert_ok(be->ops->group_join(be, &args, err));
+    assert_ok(be->ops->group_sum(be, SC_DTYPE_F32, mem, N, err));
+    assert_ok(be->ops->sync(be, err));
+    be->ops->free(be, mem);
+    be->ops->close(be); /* while joined */
+    free(got);
+    free(x);
+}
+
+static void buffers_of_ranks_on_one_device_are_summed_in_order(void **state)
+{
+    struct sc_backend *be[3];
+    struct rng r = {4};
+    float *x[3], *mem[3];
+    const void *srcs[3];
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        be[i] = open_cuda(SC_MATH_AUTO, false);
+        x[i] = random_floats(&r, N);
+        srcs[i] = mem[i] = on_device(be[i], x[i], N * sizeof(float));
+    }
+    float *sum = on_device(be[1], NULL, N * sizeof(float)), *want = malloc(N * sizeof(float));
+    assert_ok(be[1]->ops->peer_sum(be[1], SC_DTYPE_F32, srcs, 3, 7, N - 9, sum, err));
+    float *got = from_device(be[1], sum, N * sizeof(float));
+    for (uint32_t i = 0; i < N - 9; i++)
+        want[i] = x[0][i + 7] + x[1][i + 7] + x[2][i + 7];
+    assert_memory_equal(got, want, (N - 9) * sizeof(float));
+    free(got);
+    assert_ok(be[1]->ops->peer_sum(be[1], SC_DTYPE_I32, srcs, 3, 0, N, sum, err));
+    got = from_device(be[1], sum, N * sizeof(float));
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t s = 0, part;
+        for (int k = 0; k < 3; k++) {
+            memcpy(&part, &x[k][i], sizeof(part));
+            s += part;
+        }
+        assert_memory_equal(&got[i], &s, sizeof(s));
+    }
+    assert_ok(be[2]->ops->copy(be[2], mem[2], mem[0], N * sizeof(float), err));
+    free(got);
+    got = from_device(be[2], mem[2], N * sizeof(float));
+    assert_memory_equal(got, x[0], N * sizeof(float));
+    be[1]->ops->free(be[1], sum);
+    for (int i = 0; i < 3; i++) {
+        be[i]->ops->free(be[i], mem[i]);
+        be[i]->ops->close(be[i]);
+        free(x[i]);
+    }
+    free(got);
+    free(want);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_group_of_one_sums_through_nccl),
+        cmocka_unit_test(buffers_of_ranks_on_one_device_are_summed_in_order),
+    };
+    skip_without_device();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
