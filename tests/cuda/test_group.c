@@ -10,13 +10,13 @@ static void a_group_of_one_sums_through_nccl(void **state)
     struct rng r = {3};
     float *x = random_floats(&r, N);
     uint8_t id[SC_GROUP_ID_BYTES];
-    struct sc_err err = SC_ERR_INIT;
+    struct sc_err why = SC_ERR_INIT;
     _Atomic uint32_t aborted = 0;
     (void)state;
 
-    enum sc_status st = be->ops->group_id(be, id, &err);
+    enum sc_status st = be->ops->group_id(be, id, &why);
     if (st == SC_ENOTSUP) {
-        printf("  no NCCL here: %s\n", err.text);
+        printf("  no NCCL here: %s\n", why.text);
         be->ops->close(be);
         free(x);
         skip();
