@@ -24,10 +24,13 @@
 #include "shard/calibrate.h"
 
 /* kv.memory = "auto" */
-#define CPU_KV_BYTES    ((uint64_t)1 << 30)
-#define GPU_KV_SHARE    0.9
-#define WARM_UP_SECONDS 600
-#define PROGRESS_US     2000000u
+#define CPU_KV_BYTES ((uint64_t)1 << 30)
+#define GPU_KV_SHARE 0.9
+/* engine.prefill_tokens = 0: what products need to be fast */
+#define CPU_PREFILL_TOKENS 512u
+#define GPU_PREFILL_TOKENS 2048u
+#define WARM_UP_SECONDS    600
+#define PROGRESS_US        2000000u
 
 enum sc_status sc_app_open(const struct sc_config *config, struct sc_app *app, struct sc_err *err)
 {
@@ -142,7 +145,6 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         .n_threads = threads_of_rank(config),
         .pin_threads = config->pin_threads,
         .max_seqs = config->max_seqs,
-        .max_step_tokens = config->prefill_tokens + config->max_seqs,
         .max_logit_rows = config->max_seqs,
         .max_context = config->max_context,
         .kv_dtype = config->kv_dtype,
@@ -163,6 +165,12 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         opts.kv_bytes = CPU_KV_BYTES;
     else
         opts.kv_share = config->kv_memory > 0 ? (double)config->kv_memory / 100.0 : GPU_KV_SHARE;
+    app->prefill_tokens = config->prefill_tokens;
+    if (app->prefill_tokens == 0)
+        app->prefill_tokens = gpu ? GPU_PREFILL_TOKENS : CPU_PREFILL_TOKENS;
+    if (app->prefill_tokens + config->max_seqs > SC_STEP_TOKENS_MAX)
+        app->prefill_tokens = SC_STEP_TOKENS_MAX - config->max_seqs;
+    opts.max_step_tokens = app->prefill_tokens + config->max_seqs;
     if (config->kv_sharing)
         opts.max_snaps = snapshots_of(config, app->model, opts.kv_bytes);
     app->next_progress_us = sc_now_us() + PROGRESS_US;
@@ -265,7 +273,7 @@ static enum sc_status open_store(struct sc_app *app, struct sc_err *err)
 enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
 {
     struct sc_sched_opts opts = {.queue_max = app->config->queue_max,
-                                 .prefill_tokens = app->config->prefill_tokens,
+                                 .prefill_tokens = app->prefill_tokens,
                                  .auto_min_tokens = app->config->auto_min_tokens,
                                  .prefix_ttl_us = app->config->prefix_ttl_us,
                                  .no_sharing = !app->config->kv_sharing,

@@ -405,6 +405,9 @@ enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *er
     st = sc_config_devices(config, devices, &given, err);
     if (st != SC_OK)
         return st;
+    if (config->prefill_tokens > 0 && config->prefill_tokens < 16)
+        return sc_fail(err, SC_EINVAL, "engine.prefill_tokens: %u, must be 0 or 16..%u",
+                       config->prefill_tokens, SC_STEP_TOKENS_MAX);
     if (config->prefill_tokens + config->max_seqs > SC_STEP_TOKENS_MAX)
         return sc_fail(err, SC_EINVAL,
                        "engine.prefill_tokens + engine.max_seqs: %u + %u tokens a step, limit %u",

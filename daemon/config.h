@@ -42,8 +42,9 @@ struct sc_config {
     uint32_t tensor_parallel;
     uint32_t threads; /* of each rank; 0: the machine's, shared out */
     bool pin_threads;
-    uint32_t max_seqs, prefill_tokens;
-    uint32_t max_context; /* 0: the model's */
+    uint32_t max_seqs;
+    uint32_t prefill_tokens; /* 0: by the device */
+    uint32_t max_context;    /* 0: the model's */
     enum sc_dtype weight_dtype;
     enum sc_math math;
     enum sc_determinism determinism;
