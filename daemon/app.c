@@ -273,7 +273,6 @@ static enum sc_status open_store(struct sc_app *app, struct sc_err *err)
 enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
 {
     struct sc_sched_opts opts = {.queue_max = app->config->queue_max,
-                                 .prefill_tokens = app->prefill_tokens,
                                  .auto_min_tokens = app->config->auto_min_tokens,
                                  .prefix_ttl_us = app->config->prefix_ttl_us,
                                  .no_sharing = !app->config->kv_sharing,
@@ -293,6 +292,7 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
         opts.store = app->store;
         opts.engine = app->engine;
         opts.model = app->model;
+        opts.prefill_tokens = app->prefill_tokens; /* open_engine chose them */
         st = sc_sched_open(&opts, &app->sched, err);
     }
     if (st == SC_OK)

@@ -28,9 +28,8 @@ struct sc_warm;
 struct sc_app {
     const struct sc_config *config;
     uint64_t start_us;
-    uint64_t next_progress_us;
-    uint32_t prefill_tokens;
-        /* of a step, chosen */ /* while loading: when the next line about it is due */
+    uint64_t next_progress_us; /* while loading: when the next line about it is due */
+    uint32_t prefill_tokens;   /* of a step */
     _Atomic(enum sc_health_state) state;
     atomic_bool loaded;
 
