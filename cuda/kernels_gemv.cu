@@ -93,28 +93,50 @@ static __device__ inline float4 load_any(const float *from, uint32_t n)
                        n > 3 ? from[3] : 0.0f);
 }
 
-/* Elements k .. k + 3 of a row of x; zeros from n_in on. wide: rows are 16-byte aligned. */
+/* Elements k .. k + 3 of a row of x; zeros from n_in on. wide: rows are 16-byte aligned, n_in is a
+ * multiple of four. */
 static __device__ inline float4 load_x(const float *x, uint32_t k, uint32_t n_in, bool wide)
 {
-    if (wide && k + 4 <= n_in)
-        return *(const float4 *)(x + k);
+    if (wide)
+        return k < n_in ? *(const float4 *)(x + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     return k < n_in ? load_any(x + k, n_in - k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 }
 
-/* All rows of x, permuted. */
+/* A row of x, permuted, into row r of N. Loads go out four at a time: their latency is what this
+ * takes. */
+template <int ELEMENTS, int N, bool WIDE>
+static __device__ inline void stage_row(const float *x, uint32_t n_in, uint32_t n_pieces,
+                                        float4 *xs)
+{
+    constexpr uint32_t STEP = 8 * ELEMENTS, QUARTERS = ELEMENTS / 4, TURN = 4;
+#pragma unroll 1
+    for (uint32_t first = threadIdx.x; first < n_pieces; first += TURN * THREADS) {
+        float4 v[TURN];
+#pragma unroll
+        for (uint32_t t = 0; t < TURN; t++)
+            v[t] = load_x(x, 4 * (first + t * THREADS), n_in, WIDE);
+#pragma unroll
+        for (uint32_t t = 0; t < TURN; t++) {
+            const uint32_t i = first + t * THREADS;
+            if (i < n_pieces)
+                xs[i / STEP * N * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS] = v[t];
+        }
+    }
+}
+
 template <int ELEMENTS, int N>
 static __device__ inline void stage_x(const sc_cuda_gemv &a, bool wide, uint32_t n_steps,
                                       float4 *xs)
 {
-    constexpr uint32_t STEP = 8 * ELEMENTS, QUARTERS = ELEMENTS / 4;
+    constexpr uint32_t STEP = 8 * ELEMENTS; /* float4s of a row in a step */
 #pragma unroll 1
     for (uint32_t r = 0; r < N; r++) {
         /* three rows: the kernel of four, which computes the last twice */
         const float *x = a.x + (size_t)min(r, a.n - 1) * a.x_stride;
-#pragma unroll 4
-        for (uint32_t i = threadIdx.x; i < n_steps * STEP; i += THREADS)
-            xs[(i / STEP * N + r) * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS] =
-                load_x(x, 4 * i, a.n_in, wide);
+        if (wide)
+            stage_row<ELEMENTS, N, true>(x, a.n_in, n_steps * STEP, xs + r * STEP);
+        else
+            stage_row<ELEMENTS, N, false>(x, a.n_in, n_steps * STEP, xs + r * STEP);
     }
 }
 
@@ -378,7 +400,8 @@ template <class W, int N, bool STAGED>
 static cudaError_t launch(const sc_cuda_gemv *a, size_t x_bytes, uint32_t n_sms,
                           cudaStream_t stream)
 {
-    const bool wide = (uintptr_t)a->x % 16 == 0 && (N == 1 || a->x_stride % 4 == 0);
+    const bool wide =
+        (uintptr_t)a->x % 16 == 0 && a->n_in % 4 == 0 && (N == 1 || a->x_stride % 4 == 0);
     const uint32_t n_pairs = (a->n_out + 1) / 2;
     const dim3 blocks(n_pairs < n_sms ? n_pairs : n_sms);
     const size_t bytes = RING_BYTES + (STAGED ? x_bytes : 0);
