@@ -262,10 +262,10 @@ static __device__ inline void write_pair(const sc_cuda_gemv &a, uint32_t pair,
     }
 }
 
-/* Part i of n of a line. */
+/* Where part i of n of a line begins; the first parts are one longer. */
 static __device__ inline uint32_t cut(uint32_t length, uint32_t i, uint32_t n)
 {
-    return (uint32_t)((uint64_t)length * i / n);
+    return length / n * i + min(length % n, i);
 }
 
 /* A warp's sums of a pair that it shares: [0] of one that a warp before it began, [1] of one that
