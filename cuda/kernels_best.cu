@@ -1,6 +1,9 @@
 #include "cuda/kernels_best.h"
 
-#define THREADS 1024
+#include "cuda/overlap.cuh"
+
+#define THREADS   1024
+#define IN_FLIGHT 4
 
 struct pair {
     float value;
@@ -30,22 +33,37 @@ static __device__ pair of_warp(pair p)
     return p;
 }
 
-/* One block a row. */
-__global__ void __launch_bounds__(THREADS) sc_row_max(const float *__restrict__ x, uint32_t width,
-                                                      uint32_t n_cols, float *__restrict__ best)
+/* One block a row: of pieces of VALUES columns that begin at a multiple of them, then the rest. */
+template <int VALUES>
+static __global__ void __launch_bounds__(THREADS)
+    row_max_kernel(const float *x, uint32_t width, uint32_t n_cols, float *best)
 {
     __shared__ pair found[THREADS / 32];
     const float *row = x + (size_t)blockIdx.x * width;
+    const uint32_t n_pieces = n_cols / VALUES;
     pair p = {-INFINITY, 0};
 
-    for (uint32_t c = threadIdx.x; c < n_cols; c += 4 * THREADS) {
+    sc_next_may_start();
+    sc_inputs_ready();
+    for (uint32_t c = threadIdx.x; c < n_pieces; c += IN_FLIGHT * THREADS) {
+        float v[IN_FLIGHT][VALUES];
 #pragma unroll
-        for (uint32_t k = 0; k < 4; k++) {
-            uint32_t at = c + k * THREADS;
-            if (at < n_cols)
-                p = better(p, pair{row[at], at});
+        for (uint32_t k = 0; k < IN_FLIGHT; k++) {
+            const uint32_t at = min(c + k * THREADS, n_pieces - 1);
+            if (VALUES == 4)
+                *(float4 *)v[k] = *(const float4 *)(row + 4 * (size_t)at);
+            else
+                v[k][0] = row[at];
+        }
+#pragma unroll
+        for (uint32_t k = 0; k < IN_FLIGHT; k++) {
+#pragma unroll
+            for (uint32_t j = 0; j < VALUES; j++)
+                p = better(p, pair{v[k][j], min(c + k * THREADS, n_pieces - 1) * VALUES + j});
         }
     }
+    for (uint32_t at = n_pieces * VALUES + threadIdx.x; at < n_cols; at += THREADS)
+        p = better(p, pair{row[at], at});
     p = of_warp(p);
     if (threadIdx.x % 32 == 0)
         found[threadIdx.x / 32] = p;
@@ -62,6 +80,8 @@ __global__ void __launch_bounds__(THREADS) sc_row_max(const float *__restrict__ 
 cudaError_t sc_cuda_launch_row_max(const float *x, uint32_t n_rows, uint32_t width, uint32_t n_cols,
                                    float *best, cudaStream_t stream)
 {
-    sc_row_max<<<n_rows, THREADS, 0, stream>>>(x, width, n_cols, best);
-    return cudaGetLastError();
+    if (width % 4 == 0 && (uintptr_t)x % 16 == 0)
+        return sc_overlap_launch(row_max_kernel<4>, n_rows, THREADS, 0, stream, x, width, n_cols,
+                                 best);
+    return sc_overlap_launch(row_max_kernel<1>, n_rows, THREADS, 0, stream, x, width, n_cols, best);
 }

@@ -1,23 +1,33 @@
 /* cuda/kernels_gemv.cu - products of up to four rows.
  *
- * Bound by reading the weights once. To keep the memory busy a lane always has IN_FLIGHT 16-byte
- * pieces of each of its two rows of W on their way: a piece is asked for again as soon as it was
- * used, also across the barriers of the staging of x. With two blocks on a multiprocessor that is
- * 64 KiB in flight. A warp computes two rows of W, so x, kept in shared memory as f32, is read half
- * as often as W. Where the rows of W are too few to fill the device, `split` warps share a pair of
- * rows and their sums are added in order. Sums are f32: a lane's products in rising order, then a
- * tree over the lanes. The split depends on the shape and on n, nothing else.
+ * Bound by reading the weights once, so the memory must never be idle: not between rows of W, not
+ * while x is awaited, not between kernels. One block a multiprocessor works through its share of
+ * pairs of rows. The share is a line of steps, a step being one 16-byte piece a lane of either row;
+ * each warp takes an equal, unbroken part of the line and keeps STAGES - 1 steps on their way into
+ * a ring in shared memory, over the ends of rows: 48 KiB a multiprocessor. A lane reads only pieces
+ * that it has copied itself, so warps need no barrier. Pairs that two or more warps share are added
+ * up at the end, in order. Two blocks fit on a multiprocessor up to about 14000 columns, so that
+ * the product that comes next can fill its rings, and have its next AHEAD steps fetched into the
+ * L2, before this one ends.
  *
- * x in shared memory is permuted, so that the lanes' 16-byte reads touch different banks: of the
- * ELEMENTS floats that belong to a lane's piece, quarter q of all lanes lies together. */
+ * Sums are f32: a lane's products in rising order, a tree over the lanes, then the warps of a pair.
+ * Their order depends on the shape of W and on the number of multiprocessors, nothing else.
+ *
+ * x in shared memory is f32 and permuted, so that the lanes' 16-byte reads touch different banks:
+ * of the ELEMENTS floats that belong to a lane's piece, quarter q of all lanes lies together. Where
+ * one row does not fit, it is read from where it is. */
 #include "cuda/kernels_gemv.h"
 
+#include "cuda/overlap.cuh"
 #include "cuda/rows.cuh"
 
-#define THREADS   256
-#define WARPS     (THREADS / 32)
-#define IN_FLIGHT 4
-#define X_BYTES   (64u << 10) /* of x in shared memory at a time */
+#define THREADS    512
+#define WARPS      (THREADS / 32)
+#define STAGES     4
+#define STEP_BYTES (2u * 32 * 16) /* of weights, for one warp */
+#define RING_BYTES (WARPS * STAGES * STEP_BYTES)
+#define AHEAD      8 /* steps: 128 KiB a multiprocessor */
+#define LAST       8 /* steps before a warp's end when the next kernel is let in: some 4 us */
 
 struct weights_bf16 {
     static constexpr int ELEMENTS = 8; /* of a 16-byte piece */
@@ -52,27 +62,29 @@ struct weights_i8 {
     }
 };
 
-/* Weights are read once: they leave no trace in the first-level cache. Zeros where !in. */
-template <int OFFSET> static __device__ inline uint4 load_piece(const uint4 *p, bool in)
-{
-    uint4 v = make_uint4(0, 0, 0, 0);
-    asm volatile("{\n"
-                 ".reg .pred in;\n"
-                 "setp.ne.u32 in, %5, 0;\n"
-                 "@in ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4 + %6];\n"
-                 "}\n"
-                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-                 : "l"(p), "r"((uint32_t)in), "n"(OFFSET * (int)sizeof(uint4)));
-    return v;
-}
-
-/* 16 bytes into shared memory without passing through registers; zeros behind the first `bytes`. */
-static __device__ inline void copy_async(float4 *to, const float *from, uint32_t bytes)
+/* 16 bytes into shared memory without passing through registers; zeros where !in. */
+static __device__ inline void copy_async(uint4 *to, const uint4 *from, bool in)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
                  :
-                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes)
+                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(in ? 16 : 0)
                  : "memory");
+}
+
+static __device__ inline void commit(void)
+{
+    asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+
+/* All but the youngest PENDING groups have arrived. */
+template <int PENDING> static __device__ inline void await(void)
+{
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
+}
+
+static __device__ inline void fetch_to_l2(const uint4 *from)
+{
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(from));
 }
 
 static __device__ inline float4 load_any(const float *from, uint32_t n)
@@ -81,87 +93,144 @@ static __device__ inline float4 load_any(const float *from, uint32_t n)
                        n > 3 ? from[3] : 0.0f);
 }
 
-/* Steps first .. end of all rows of x, permuted; zeros from n_in on. A step is what a warp
- * multiplies at a time: one piece a lane. wide: rows are 16-byte aligned. */
-template <int ELEMENTS, int N>
-static __device__ inline void stage_x(const sc_cuda_gemv &a, bool wide, uint32_t first,
-                                      uint32_t end, float4 *xs)
+/* Elements k .. k + 3 of a row of x; zeros from n_in on. wide: rows are 16-byte aligned, n_in is a
+ * multiple of four. */
+static __device__ inline float4 load_x(const float *x, uint32_t k, uint32_t n_in, bool wide)
 {
-    constexpr uint32_t STEP = 8 * ELEMENTS, QUARTERS = ELEMENTS / 4;
+    if (wide)
+        return k < n_in ? *(const float4 *)(x + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    return k < n_in ? load_any(x + k, n_in - k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+}
+
+/* A row of x, permuted, into row r of N. Loads go out four at a time: their latency is what this
+ * takes. */
+template <int ELEMENTS, int N, bool WIDE>
+static __device__ inline void stage_row(const float *x, uint32_t n_in, uint32_t n_pieces,
+                                        float4 *xs)
+{
+    constexpr uint32_t STEP = 8 * ELEMENTS, QUARTERS = ELEMENTS / 4, TURN = 4;
+#pragma unroll 1
+    for (uint32_t first = threadIdx.x; first < n_pieces; first += TURN * THREADS) {
+        float4 v[TURN];
+#pragma unroll
+        for (uint32_t t = 0; t < TURN; t++)
+            v[t] = load_x(x, 4 * (first + t * THREADS), n_in, WIDE);
+#pragma unroll
+        for (uint32_t t = 0; t < TURN; t++) {
+            const uint32_t i = first + t * THREADS;
+            if (i < n_pieces)
+                xs[i / STEP * N * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS] = v[t];
+        }
+    }
+}
+
+template <int ELEMENTS, int N>
+static __device__ inline void stage_x(const sc_cuda_gemv &a, bool wide, uint32_t n_steps,
+                                      float4 *xs)
+{
+    constexpr uint32_t STEP = 8 * ELEMENTS; /* float4s of a row in a step */
 #pragma unroll 1
     for (uint32_t r = 0; r < N; r++) {
         /* three rows: the kernel of four, which computes the last twice */
         const float *x = a.x + (size_t)min(r, a.n - 1) * a.x_stride;
-#pragma unroll 1
-        for (uint32_t i = threadIdx.x; i < (end - first) * STEP; i += THREADS) {
-            const uint32_t k = (first * STEP + i) * 4;
-            const uint32_t n = k < a.n_in ? min(a.n_in - k, 4) : 0; /* of the four that there are */
-            const float *from = x + (n > 0 ? k : 0);
-            float4 *to = xs + (i / STEP * N + r) * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS;
-            if (wide)
-                copy_async(to, from, 4 * n);
-            else
-                *to = load_any(from, n);
-        }
+        if (wide)
+            stage_row<ELEMENTS, N, true>(x, a.n_in, n_steps * STEP, xs + r * STEP);
+        else
+            stage_row<ELEMENTS, N, false>(x, a.n_in, n_steps * STEP, xs + r * STEP);
     }
-    asm volatile("cp.async.wait_all;\n" ::: "memory");
 }
 
-template <class W, int N>
-static __device__ inline void multiply(const uint4 &wa, const uint4 &wb, const float4 *x,
-                                       float (&sum)[2][N])
+/* Where the other operand of a step is: staged, or in the caller's single row. */
+struct operand {
+    const float4 *staged;
+    const float *x;
+    uint32_t n_in;
+    bool wide;
+};
+
+template <class W, int N, bool STAGED>
+static __device__ inline void multiply(const uint4 &wa, const uint4 &wb, const operand &o,
+                                       uint32_t step, float (&sum)[2][N])
 {
+    constexpr uint32_t STEP = 8 * W::ELEMENTS; /* float4s of a row of x */
+    const uint32_t lane = threadIdx.x % 32;
 #pragma unroll
     for (int q = 0; q < W::ELEMENTS / 4; q++) {
         const float4 a = W::quarter(wa, q), b = W::quarter(wb, q);
 #pragma unroll
         for (int r = 0; r < N; r++) {
-            const float4 v = x[r * 8 * W::ELEMENTS + q * 32];
+            const float4 v =
+                STAGED ? o.staged[(step * N + r) * STEP + q * 32 + lane]
+                       : load_x(o.x, (step * 32 + lane) * W::ELEMENTS + 4 * q, o.n_in, o.wide);
             sum[0][r] = fmaf(a.w, v.w, fmaf(a.z, v.z, fmaf(a.y, v.y, fmaf(a.x, v.x, sum[0][r]))));
             sum[1][r] = fmaf(b.w, v.w, fmaf(b.z, v.z, fmaf(b.y, v.y, fmaf(b.x, v.x, sum[1][r]))));
         }
     }
 }
 
-/* Two rows of W from a lane's next piece on; left: pieces from there to the rows' end. */
+/* The two rows of W of a pair; b is none when it is n_out. */
+template <bool FUSED> static __device__ inline uint2 rows_of(const sc_cuda_gemv &a, uint32_t pair)
+{
+    return FUSED ? make_uint2(pair, pair + a.n_out / 2) : make_uint2(2 * pair, 2 * pair + 1);
+}
+
+/* What a warp asks for next. */
 struct source {
-    const uint4 *a, *b;
-    int left;
+    const uint4 *a, *b;  /* this lane's pieces */
+    int left;            /* pieces from there to the rows' end */
+    uint32_t pair, step; /* of the line */
+    uint32_t rest;       /* steps of this warp that were not asked for yet */
+    uint32_t n_pieces, n_steps;
 };
 
-struct pieces {
-    uint4 a[IN_FLIGHT], b[IN_FLIGHT];
-};
-
-template <int U> static __device__ inline void refill(const source &from, pieces &p)
+/* At the step of the pair. */
+template <bool FUSED> static __device__ inline void enter_pair(const sc_cuda_gemv &g, source &s)
 {
-    p.a[U] = load_piece<U * 32>(from.a, from.left > U * 32);
-    p.b[U] = load_piece<U * 32>(from.b, from.left > U * 32);
+    const uint2 rows = rows_of<FUSED>(g, s.pair);
+    const uint32_t piece = s.step * 32 + threadIdx.x % 32;
+    s.a = (const uint4 *)g.w + (size_t)rows.x * s.n_pieces + piece;
+    s.b = (const uint4 *)g.w + (size_t)min(rows.y, g.n_out - 1) * s.n_pieces + piece;
+    s.left = (int)s.n_pieces - (int)piece;
 }
 
-template <int U = 0> static __device__ inline void fill(const source &from, pieces &p)
+template <bool FUSED> static __device__ inline void advance(const sc_cuda_gemv &g, source &s)
 {
-    refill<U>(from, p);
-    if constexpr (U + 1 < IN_FLIGHT)
-        fill<U + 1>(from, p);
+    s.rest--;
+    s.a += 32;
+    s.b += 32;
+    s.left -= 32;
+    if (++s.step < s.n_steps)
+        return;
+    s.step = 0;
+    s.pair++;
+    if (s.rest > 0)
+        enter_pair<FUSED>(g, s);
 }
 
-/* IN_FLIGHT steps; each piece that was used makes room for one of `next`. */
-template <class W, int N, int U = 0>
-static __device__ inline void run_steps(pieces &p, const source &next, const float4 *x,
-                                        float (&sum)[2][N])
+/* A group for every step, also behind the last: they are counted. */
+template <bool FUSED>
+static __device__ inline void ask(const sc_cuda_gemv &g, source &s, uint4 *slot)
 {
-    multiply<W, N>(p.a[U], p.b[U], x + U * N * 8 * W::ELEMENTS, sum);
-    refill<U>(next, p);
-    if constexpr (U + 1 < IN_FLIGHT)
-        run_steps<W, N, U + 1>(p, next, x, sum);
+    if (s.rest > 0) {
+        const bool in = s.left > 0;
+        copy_async(slot, in ? s.a : (const uint4 *)g.w, in);
+        copy_async(slot + 32, in ? s.b : (const uint4 *)g.w, in);
+        advance<FUSED>(g, s);
+    }
+    commit();
 }
 
-static __device__ inline void advance(source &s, uint32_t n_pieces)
+/* A copy of the source: the ring asks for the same pieces later. */
+template <bool FUSED> static __device__ inline void look_ahead(const sc_cuda_gemv &g, source s)
 {
-    s.a += n_pieces;
-    s.b += n_pieces;
-    s.left -= (int)n_pieces;
+#pragma unroll 1
+    for (int i = 0; i < AHEAD && s.rest > 0; i++) {
+        if (threadIdx.x % 8 == 0 && s.left > 0) { /* a line is eight pieces */
+            fetch_to_l2(s.a);
+            fetch_to_l2(s.b);
+        }
+        advance<FUSED>(g, s);
+    }
 }
 
 static __device__ inline float finish(const sc_cuda_gemv &a, uint32_t row, float sum)
@@ -171,143 +240,211 @@ static __device__ inline float finish(const sc_cuda_gemv &a, uint32_t row, float
     return a.bias != NULL ? sum + a.bias[row] : sum;
 }
 
-/* Warp p of the `split` that share a pair of rows takes steps IN_FLIGHT * p ..; then again
- * IN_FLIGHT * split further on. chunk: steps of x staged at a time, a multiple of that unless it is
- * all of them. */
-template <class W, int N, bool FUSED>
-static __global__ void __launch_bounds__(THREADS, N == 1 ? 3 : 2)
-    gemv_kernel(const __grid_constant__ sc_cuda_gemv a, bool wide, uint32_t split, uint32_t chunk)
+/* Lane r writes row r. */
+template <int N, bool FUSED>
+static __device__ inline void write_pair(const sc_cuda_gemv &a, uint32_t pair,
+                                         const float (&sum)[2][N])
 {
-    constexpr uint32_t STEP = 8 * W::ELEMENTS * N; /* float4s of x */
-    extern __shared__ float4 xs[];
-    __shared__ float sums[WARPS][2 * N];
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
-    const uint32_t group = blockIdx.x * (WARPS / split) + warp / split;
-    const uint32_t n_pieces = a.ld / W::ELEMENTS, n_steps = (n_pieces + 31) / 32;
-    const uint32_t all_steps = (n_steps + IN_FLIGHT - 1) / IN_FLIGHT * IN_FLIGHT;
-    const uint32_t row_a = FUSED ? group : 2 * group;
-    const uint32_t row_b = FUSED ? group + a.n_out / 2 : row_a + 1;
-    const uint32_t last = a.n_out - 1; /* warps beyond the rows read it and write nothing */
-    const uint32_t begin = part * IN_FLIGHT * 32 + lane, stride = IN_FLIGHT * split * 32;
-    source from = {(const uint4 *)a.w + (size_t)min(row_a, last) * n_pieces + begin,
-                   (const uint4 *)a.w + (size_t)min(row_b, last) * n_pieces + begin,
-                   (int)n_pieces - (int)begin};
-    pieces p;
-    float sum[2][N] = {};
-
-    fill(from, p);
-#pragma unroll 1
-    for (uint32_t first = 0; first < all_steps; first += chunk) {
-        const uint32_t end = min(first + chunk, all_steps);
-        if (first > 0)
-            __syncthreads(); /* all are past the last chunk */
-        stage_x<W::ELEMENTS, N>(a, wide, first, end, xs);
-        __syncthreads();
-#pragma unroll 1
-        for (uint32_t s = first + part * IN_FLIGHT; s < end; s += IN_FLIGHT * split) {
-            advance(from, stride);
-            run_steps<W, N>(p, from, xs + (s - first) * STEP + lane, sum);
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < N; r++) {
-        sum[0][r] = sc_warp_sum(sum[0][r]);
-        sum[1][r] = sc_warp_sum(sum[1][r]);
-    }
-    if (split > 1) {
-#pragma unroll
-        for (int r = 0; r < N; r++) {
-            if (lane == 0) {
-                sums[warp][2 * r] = sum[0][r];
-                sums[warp][2 * r + 1] = sum[1][r];
-            }
-        }
-        __syncthreads();
-        if (part != 0)
-            return;
-#pragma unroll 1
-        for (uint32_t other = 1; other < split; other++) {
-#pragma unroll
-            for (int r = 0; r < N; r++) {
-                sum[0][r] += sums[warp + other][2 * r];
-                sum[1][r] += sums[warp + other][2 * r + 1];
-            }
-        }
-    }
+    const uint2 rows = rows_of<FUSED>(a, pair);
 #pragma unroll
     for (int r = 0; r < N; r++) {
         float *y = a.y + (size_t)r * a.y_stride;
-        if (lane != r || r >= (int)a.n || row_a > last || row_b - (FUSED ? 0 : 1) > last)
+        if (threadIdx.x % 32 != r || r >= (int)a.n)
             continue;
-        const float va = finish(a, row_a, sum[0][r]);
+        const float va = finish(a, rows.x, sum[0][r]);
         if (FUSED) {
-            y[row_a] = sc_silu(va) * finish(a, row_b, sum[1][r]);
+            y[rows.x] = sc_silu(va) * finish(a, rows.y, sum[1][r]);
             continue;
         }
-        y[row_a] = va;
-        if (row_b <= last)
-            y[row_b] = finish(a, row_b, sum[1][r]);
+        y[rows.x] = va;
+        if (rows.y < a.n_out)
+            y[rows.y] = finish(a, rows.y, sum[1][r]);
     }
 }
 
-/* How many warps share two rows, and how much of x is staged at a time. */
-struct plan {
-    uint32_t blocks, split, chunk, bytes;
+/* Where part i of n of a line begins; the first parts are one longer. */
+static __device__ inline uint32_t cut(uint32_t length, uint32_t i, uint32_t n)
+{
+    return length / n * i + min(length % n, i);
+}
+
+/* A warp's sums of a pair that it shares: [0] of one that a warp before it began, [1] of one that
+ * it began. */
+template <int N> struct shared_sums {
+    float of[WARPS][2][2 * N];
 };
 
-/* rows: of x in shared memory. */
-static plan make_plan(const sc_cuda_gemv *a, uint32_t elements, uint32_t rows, uint32_t n_sms)
+/* The warp that began a pair adds what those behind it found. line: steps of the block. */
+template <int N, bool FUSED>
+static __device__ inline void join(const sc_cuda_gemv &a, const shared_sums<N> &parts,
+                                   uint32_t first_pair, uint32_t n_steps, uint32_t line)
 {
-    const uint32_t pairs = (a->n_out + 1) / 2, step_bytes = 8 * elements * 16;
-    const uint32_t n_steps = (a->ld / elements + 31) / 32;
-    const uint32_t all_steps = (n_steps + IN_FLIGHT - 1) / IN_FLIGHT * IN_FLIGHT;
-    const uint32_t fit = X_BYTES / (step_bytes * rows);
-    plan p = {};
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t begin = cut(line, warp, WARPS), end = cut(line, warp + 1, WARPS);
+    const uint32_t pair = (end > 0 ? end - 1 : 0) / n_steps, pair_end = (pair + 1) * n_steps;
+    float sum[2][N];
 
-    p.split = 1;
-    p.blocks = (pairs + WARPS - 1) / WARPS;
-    while (p.split < WARPS && 2 * p.blocks < 3 * n_sms && 2 * p.split * IN_FLIGHT <= fit &&
-           2 * p.split * IN_FLIGHT <= all_steps) {
-        p.split *= 2;
-        p.blocks = (pairs + WARPS / p.split - 1) / (WARPS / p.split);
+    if (begin == end || pair * n_steps < begin || pair_end == end)
+        return;
+#pragma unroll
+    for (int r = 0; r < N; r++) {
+        sum[0][r] = parts.of[warp][1][2 * r];
+        sum[1][r] = parts.of[warp][1][2 * r + 1];
     }
-    p.chunk = fit / (IN_FLIGHT * p.split) * (IN_FLIGHT * p.split);
-    if (p.chunk > all_steps)
-        p.chunk = all_steps;
-    p.bytes = p.chunk * step_bytes * rows;
-    return p;
+#pragma unroll 1
+    for (uint32_t other = warp + 1; other < WARPS; other++) {
+        const uint32_t from = cut(line, other, WARPS);
+        if (from >= pair_end)
+            break;
+        if (from == cut(line, other + 1, WARPS))
+            continue; /* it had nothing to do */
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            sum[0][r] += parts.of[other][0][2 * r];
+            sum[1][r] += parts.of[other][0][2 * r + 1];
+        }
+    }
+    write_pair<N, FUSED>(a, first_pair + pair, sum);
 }
 
-template <class W, int N>
-static void launch(const sc_cuda_gemv *a, uint32_t n_sms, cudaStream_t stream)
+/* STAGED: x is in shared memory behind the rings; else there is one row. */
+template <class W, int N, bool FUSED, bool STAGED>
+static __global__ void __launch_bounds__(THREADS, 2)
+    gemv_kernel(const __grid_constant__ sc_cuda_gemv a, bool wide)
 {
-    const plan p = make_plan(a, W::ELEMENTS, N, n_sms);
-    const bool wide = (uintptr_t)a->x % 16 == 0 && (N == 1 || a->x_stride % 4 == 0);
+    extern __shared__ uint4 rings[];
+    __shared__ shared_sums<N> parts;
+    float4 *xs = (float4 *)(rings + RING_BYTES / sizeof(uint4));
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t n_pairs = (a.n_out + 1) / 2, n_pieces = a.ld / W::ELEMENTS;
+    const uint32_t n_steps = (n_pieces + 31) / 32;
+    const uint32_t first_pair = cut(n_pairs, blockIdx.x, gridDim.x);
+    const uint32_t line = (cut(n_pairs, blockIdx.x + 1, gridDim.x) - first_pair) * n_steps;
+    const uint32_t begin = cut(line, warp, WARPS), end = cut(line, warp + 1, WARPS);
+    const operand o = {xs, a.x, a.n_in, wide};
+    uint4 *ring = rings + warp * (STAGES * 64) + lane;
+    source from = {};
+    float sum[2][N] = {};
+
+    from.pair = first_pair + begin / n_steps;
+    from.step = begin % n_steps;
+    from.rest = end - begin;
+    from.n_pieces = n_pieces;
+    from.n_steps = n_steps;
+    uint32_t pair = from.pair, step = from.step, slot = 0, last = STAGES - 1;
+    bool whole = step == 0;
+    if (from.rest > 0)
+        enter_pair<FUSED>(a, from);
+#pragma unroll 1
+    for (uint32_t i = 0; i + 1 < STAGES; i++)
+        ask<FUSED>(a, from, ring + i * 64);
+    look_ahead<FUSED>(a, from);
+
+    sc_inputs_ready();
+    if (STAGED) {
+        stage_x<W::ELEMENTS, N>(a, wide, n_steps, xs);
+        __syncthreads();
+    }
+    if (end - begin <= LAST)
+        sc_next_may_start();
+#pragma unroll 1
+    for (uint32_t left = end - begin; left > 0; left--) {
+        if (left == LAST)
+            sc_next_may_start();
+        await<STAGES - 2>();
+        const uint4 wa = ring[slot * 64], wb = ring[slot * 64 + 32];
+        ask<FUSED>(a, from, ring + last * 64); /* what was there was used a step ago */
+        multiply<W, N, STAGED>(wa, wb, o, step, sum);
+        last = slot;
+        slot = slot + 1 < STAGES ? slot + 1 : 0;
+        step++;
+        if (step < n_steps && left > 1)
+            continue;
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            sum[0][r] = sc_warp_sum(sum[0][r]);
+            sum[1][r] = sc_warp_sum(sum[1][r]);
+        }
+        if (whole && step == n_steps) {
+            write_pair<N, FUSED>(a, pair, sum);
+        } else if (lane == 0) {
+#pragma unroll
+            for (int r = 0; r < N; r++) {
+                parts.of[warp][whole][2 * r] = sum[0][r];
+                parts.of[warp][whole][2 * r + 1] = sum[1][r];
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < N; r++)
+            sum[0][r] = sum[1][r] = 0.0f;
+        whole = true;
+        step = 0;
+        pair++;
+    }
+    __syncthreads();
+    join<N, FUSED>(a, parts, first_pair, n_steps, line);
+}
+
+/* The shared memory that a block can have; x gets what the rings leave. */
+static cudaError_t most_shared(size_t *ret_bytes)
+{
+    int device = 0, bytes = 0;
+    cudaError_t rc = cudaGetDevice(&device);
+    if (rc == cudaSuccess)
+        rc = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    *ret_bytes = (size_t)bytes - sizeof(shared_sums<4>);
+    return rc;
+}
+
+template <class W, int N, bool STAGED>
+static cudaError_t launch(const sc_cuda_gemv *a, size_t x_bytes, uint32_t n_sms,
+                          cudaStream_t stream)
+{
+    const bool wide =
+        (uintptr_t)a->x % 16 == 0 && a->n_in % 4 == 0 && (N == 1 || a->x_stride % 4 == 0);
+    const uint32_t n_pairs = (a->n_out + 1) / 2;
+    const dim3 blocks(n_pairs < n_sms ? n_pairs : n_sms);
+    const size_t bytes = RING_BYTES + (STAGED ? x_bytes : 0);
     if (a->fused)
-        gemv_kernel<W, N, true><<<p.blocks, THREADS, p.bytes, stream>>>(*a, wide, p.split, p.chunk);
-    else
-        gemv_kernel<W, N, false>
-            <<<p.blocks, THREADS, p.bytes, stream>>>(*a, wide, p.split, p.chunk);
+        return sc_overlap_launch(gemv_kernel<W, N, true, STAGED>, blocks, dim3(THREADS), bytes,
+                                 stream, *a, wide);
+    return sc_overlap_launch(gemv_kernel<W, N, false, STAGED>, blocks, dim3(THREADS), bytes, stream,
+                             *a, wide);
+}
+
+/* Rows of x that do not fit together go one after the other. */
+template <class W>
+static cudaError_t launch_each(const sc_cuda_gemv *a, size_t row_bytes, bool staged, uint32_t n_sms,
+                               cudaStream_t stream)
+{
+    cudaError_t rc = cudaSuccess;
+    for (uint32_t r = 0; r < a->n && rc == cudaSuccess; r++) {
+        sc_cuda_gemv one = *a;
+        one.x += (size_t)r * a->x_stride;
+        one.y += (size_t)r * a->y_stride;
+        one.n = 1;
+        rc = staged ? launch<W, 1, true>(&one, row_bytes, n_sms, stream)
+                    : launch<W, 1, false>(&one, row_bytes, n_sms, stream);
+    }
+    return rc;
 }
 
 template <class W>
 static cudaError_t launch_rows(const sc_cuda_gemv *a, uint32_t n_sms, cudaStream_t stream)
 {
-    switch (a->n) {
-    case 1:
-        launch<W, 1>(a, n_sms, stream);
-        break;
-    case 2:
-        launch<W, 2>(a, n_sms, stream);
-        break;
-    case 3:
-    case 4:
-        launch<W, 4>(a, n_sms, stream);
-        break;
-    default:
+    const size_t n_steps = (a->ld / W::ELEMENTS + 31) / 32, row_bytes = n_steps * 128 * W::ELEMENTS;
+    const uint32_t rows = a->n == 3 ? 4 : a->n;
+    size_t most = 0;
+    cudaError_t rc = most_shared(&most);
+
+    if (rc != cudaSuccess)
+        return rc;
+    if (a->n == 0 || a->n > SC_CUDA_GEMV_ROWS_MAX)
         return cudaErrorInvalidValue;
-    }
-    return cudaGetLastError();
+    if (RING_BYTES + rows * row_bytes > most || rows == 1)
+        return launch_each<W>(a, row_bytes, RING_BYTES + row_bytes <= most, n_sms, stream);
+    return rows == 2 ? launch<W, 2, true>(a, 2 * row_bytes, n_sms, stream)
+                     : launch<W, 4, true>(a, 4 * row_bytes, n_sms, stream);
 }
 
 extern "C" cudaError_t sc_cuda_launch_gemv(const struct sc_cuda_gemv *a, uint32_t n_sms,
@@ -325,26 +462,32 @@ extern "C" cudaError_t sc_cuda_launch_gemv(const struct sc_cuda_gemv *a, uint32_
     }
 }
 
-template <class W, int N> static cudaError_t allow_shared(void)
+template <class W, int N, bool STAGED> static cudaError_t allow_shared(size_t bytes)
 {
     const cudaFuncAttribute attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    cudaError_t rc = cudaFuncSetAttribute(gemv_kernel<W, N, false>, attribute, X_BYTES);
-    return rc != cudaSuccess ? rc
-                             : cudaFuncSetAttribute(gemv_kernel<W, N, true>, attribute, X_BYTES);
+    cudaError_t rc = cudaFuncSetAttribute(gemv_kernel<W, N, false, STAGED>, attribute, (int)bytes);
+    return rc != cudaSuccess
+               ? rc
+               : cudaFuncSetAttribute(gemv_kernel<W, N, true, STAGED>, attribute, (int)bytes);
 }
 
-template <class W> static cudaError_t allow_rows(void)
+template <class W> static cudaError_t allow_rows(size_t bytes)
 {
-    cudaError_t rc = allow_shared<W, 1>();
+    cudaError_t rc = allow_shared<W, 1, true>(bytes);
     if (rc == cudaSuccess)
-        rc = allow_shared<W, 2>();
-    return rc == cudaSuccess ? allow_shared<W, 4>() : rc;
+        rc = allow_shared<W, 1, false>(bytes);
+    if (rc == cudaSuccess)
+        rc = allow_shared<W, 2, true>(bytes);
+    return rc == cudaSuccess ? allow_shared<W, 4, true>(bytes) : rc;
 }
 
 extern "C" cudaError_t sc_cuda_gemv_init(void)
 {
-    cudaError_t rc = allow_rows<weights_bf16>();
+    size_t bytes = 0;
+    cudaError_t rc = most_shared(&bytes);
     if (rc == cudaSuccess)
-        rc = allow_rows<weights_f32>();
-    return rc == cudaSuccess ? allow_rows<weights_i8>() : rc;
+        rc = allow_rows<weights_bf16>(bytes);
+    if (rc == cudaSuccess)
+        rc = allow_rows<weights_f32>(bytes);
+    return rc == cudaSuccess ? allow_rows<weights_i8>(bytes) : rc;
 }

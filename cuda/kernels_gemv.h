@@ -9,7 +9,11 @@
 
 #include "base/dtype.h"
 
-#define SC_CUDA_GEMV_ROWS 4u /* so few rows go here */
+#define SC_CUDA_GEMV_ROWS_MAX 4u
+/* Where activations may be rounded and weights are bf16, so few rows go here: cuBLASLt reads the
+ * weights once for up to 16. H200, [28672, 4096] at 8 rows: 62 us there; the bytes alone take 55.
+ */
+#define SC_CUDA_GEMV_ROWS 2u
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,7 +27,7 @@ struct sc_cuda_gemv {
     const float *scale, *bias; /* [n_out] or NULL */
     const float *x;
     float *y;
-    uint32_t n_in, ld, n_out, x_stride, y_stride, n; /* n in 1..SC_CUDA_GEMV_ROWS */
+    uint32_t n_in, ld, n_out, x_stride, y_stride, n; /* n in 1..SC_CUDA_GEMV_ROWS_MAX */
     bool fused;
 };
 cudaError_t sc_cuda_launch_gemv(const struct sc_cuda_gemv *args, uint32_t n_sms,

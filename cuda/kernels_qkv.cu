@@ -4,6 +4,7 @@
  * sum, the rotation and the store need no shared memory. Reference: cpu/qkv.c. */
 #include "cuda/kernels_qkv.h"
 
+#include "cuda/overlap.cuh"
 #include "cuda/rows.cuh"
 
 #define QKV_WARPS     4
@@ -19,6 +20,8 @@ static __global__ void __launch_bounds__(ANGLE_THREADS)
     float *out = angles + (size_t)blockIdx.x * 2 * half;
     float sine, cosine;
 
+    sc_next_may_start();
+    sc_inputs_ready();
     if (i >= half)
         return;
     sincosf(__fmul_rn((float)positions[blockIdx.x], inv_freq[i]), &sine, &cosine);
@@ -32,9 +35,8 @@ extern "C" cudaError_t sc_cuda_launch_angles(const uint32_t *positions, uint32_t
 {
     if (head_dim > 2 * ANGLE_THREADS)
         return cudaErrorInvalidValue;
-    angles_kernel<<<n, ANGLE_THREADS, 0, stream>>>(positions, inv_freq, head_dim / 2, scale,
-                                                   angles);
-    return cudaGetLastError();
+    return sc_overlap_launch(angles_kernel, n, ANGLE_THREADS, 0, stream, positions, inv_freq,
+                             head_dim / 2, scale, angles);
 }
 
 struct pairs {
@@ -53,10 +55,8 @@ static __device__ inline pairs load_pairs(const float *x, uint32_t half, unsigne
     return p;
 }
 
-static __device__ inline void normalise(pairs &p, const float *w, uint32_t half, unsigned lane,
-                                        float eps)
+static __device__ inline void normalise(pairs &p, const pairs &v, uint32_t half, float eps)
 {
-    const pairs v = load_pairs(w, half, lane);
     float squares = 0.0f;
 #pragma unroll
     for (int j = 0; j < LANE_PAIRS; j++)
@@ -69,9 +69,8 @@ static __device__ inline void normalise(pairs &p, const float *w, uint32_t half,
     }
 }
 
-static __device__ inline void rotate(pairs &p, const float *angles, uint32_t half, unsigned lane)
+static __device__ inline void rotate(pairs &p, const pairs &a)
 {
-    const pairs a = load_pairs(angles, half, lane); /* cosines low, sines high */
 #pragma unroll
     for (int j = 0; j < LANE_PAIRS; j++) {
         const float low = p.low[j], high = p.high[j];
@@ -109,29 +108,35 @@ static __global__ void __launch_bounds__(32 * QKV_WARPS) qkv_kernel(sc_cuda_qkv_
     const uint32_t row = blockIdx.x, head = blockIdx.y * QKV_WARPS + threadIdx.x / 32;
     const unsigned lane = threadIdx.x % 32;
     const uint32_t half = a.head_dim / 2, n_all = a.n_heads + 2 * a.n_kv_heads;
+    const bool is_query = head < a.n_heads, is_key = !is_query && head < a.n_heads + a.n_kv_heads;
+    const float *norm = is_query ? a.q_norm : is_key ? a.k_norm : NULL;
+    pairs scales = {};
 
+    sc_next_may_start();
+    if (norm != NULL)
+        scales = load_pairs(norm, half, lane);
+    sc_inputs_ready();
     if (head >= n_all)
         return; /* the whole warp */
     float *x = a.qkv + ((size_t)row * n_all + head) * a.head_dim;
     const float *angles = a.angles + (size_t)row * a.head_dim;
+    const uint32_t slot = a.slots[row];
+    const size_t page = a.pages[row]; /* with the rest: all loads are on their way at once */
+    const pairs turn = load_pairs(angles, half, lane); /* cosines low, sines high */
     pairs p = load_pairs(x, half, lane);
 
-    if (head < a.n_heads) {
-        if (a.q_norm != NULL)
-            normalise(p, a.q_norm, half, lane, a.eps);
-        rotate(p, angles, half, lane);
+    if (norm != NULL)
+        normalise(p, scales, half, a.eps);
+    if (is_query) {
+        rotate(p, turn);
         store_pairs(x, p, half, lane);
         return;
     }
-    const bool is_key = head < a.n_heads + a.n_kv_heads;
     const uint32_t kv_head = head - a.n_heads - (is_key ? 0 : a.n_kv_heads);
-    const uint32_t slot = a.slots[row];
-    uint8_t *block = a.mem + a.pages[row] * a.page_bytes + kv_head * a.head_bytes;
+    uint8_t *block = a.mem + page * a.page_bytes + kv_head * a.head_bytes;
 
     if (is_key) {
-        if (a.k_norm != NULL)
-            normalise(p, a.k_norm, half, lane, a.eps);
-        rotate(p, angles, half, lane);
+        rotate(p, turn);
         if (lane == 0)
             ((float *)(block + a.bias_offset))[slot] = 0.0f;
     } else {
@@ -148,8 +153,6 @@ extern "C" cudaError_t sc_cuda_launch_qkv(const struct sc_cuda_qkv_split *a, cud
     if (a->head_dim > 2 * 32 * LANE_PAIRS)
         return cudaErrorInvalidValue;
     if (a->bf16)
-        qkv_kernel<__nv_bfloat16><<<grid, 32 * QKV_WARPS, 0, stream>>>(*a);
-    else
-        qkv_kernel<float><<<grid, 32 * QKV_WARPS, 0, stream>>>(*a);
-    return cudaGetLastError();
+        return sc_overlap_launch(qkv_kernel<__nv_bfloat16>, grid, 32 * QKV_WARPS, 0, stream, *a);
+    return sc_overlap_launch(qkv_kernel<float>, grid, 32 * QKV_WARPS, 0, stream, *a);
 }

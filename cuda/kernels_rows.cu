@@ -7,6 +7,7 @@
 
 #include <cuda_fp16.h>
 
+#include "cuda/overlap.cuh"
 #include "cuda/rows.cuh"
 
 #define NORM_THREADS 512
@@ -41,23 +42,34 @@ template <int PIECES> __global__ void __launch_bounds__(NORM_THREADS) norm_kerne
     float4 *resid = (float4 *)(a.resid + at);
     const float4 *delta = (const float4 *)(a.delta + at);
     const float4 *w = (const float4 *)a.w;
-    float4 x[PIECES];
+    float4 x[PIECES], scales[PIECES];
     float squares = 0.0f;
 
+    sc_next_may_start();
+#pragma unroll
+    for (int p = 0; p < PIECES; p++) {
+        const uint32_t i = threadIdx.x + p * blockDim.x;
+        scales[p] = a.y != NULL && i < n ? w[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    sc_inputs_ready();
 #pragma unroll
     for (int p = 0; p < PIECES; p++) {
         const uint32_t i = threadIdx.x + p * blockDim.x;
         x[p] = i < n ? resid[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
     if (a.delta != NULL) {
+        float4 d[PIECES]; /* all at once: a store in between would hold up the next load */
 #pragma unroll
         for (int p = 0; p < PIECES; p++) {
             const uint32_t i = threadIdx.x + p * blockDim.x;
-            if (i < n) {
-                const float4 d = delta[i];
-                x[p] = make_float4(x[p].x + d.x, x[p].y + d.y, x[p].z + d.z, x[p].w + d.w);
+            d[p] = i < n ? delta[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+#pragma unroll
+        for (int p = 0; p < PIECES; p++) {
+            const uint32_t i = threadIdx.x + p * blockDim.x;
+            x[p] = make_float4(x[p].x + d[p].x, x[p].y + d[p].y, x[p].z + d[p].z, x[p].w + d[p].w);
+            if (i < n)
                 resid[i] = x[p];
-            }
         }
     }
     if (a.y == NULL)
@@ -71,7 +83,7 @@ template <int PIECES> __global__ void __launch_bounds__(NORM_THREADS) norm_kerne
         const uint32_t i = threadIdx.x + p * blockDim.x;
         if (i >= n)
             break;
-        const float4 v = w[i];
+        const float4 v = scales[p];
         const float4 y = make_float4(x[p].x * scale * v.x, x[p].y * scale * v.y,
                                      x[p].z * scale * v.z, x[p].w * scale * v.w);
         ((float4 *)(a.y + at))[i] = y;
@@ -87,6 +99,8 @@ static __global__ void __launch_bounds__(NORM_THREADS) norm_any_kernel(sc_cuda_n
     const size_t at = (size_t)blockIdx.x * a.dim;
     float squares = 0.0f;
 
+    sc_next_may_start();
+    sc_inputs_ready();
     for (uint32_t i = threadIdx.x; i < a.dim; i += blockDim.x) {
         float x = a.resid[at + i];
         if (a.delta != NULL) {
@@ -113,16 +127,14 @@ extern "C" cudaError_t sc_cuda_launch_norm(const struct sc_cuda_norm *a, cudaStr
 
     if (a->dim % 4 != 0 || a->dim > 8 * 4 * NORM_THREADS || !aligned16(a->resid) ||
         !aligned16(a->delta) || !aligned16(a->w) || !aligned16(a->y))
-        norm_any_kernel<<<a->n_rows, NORM_THREADS, 0, stream>>>(*a);
-    else if (a->dim <= 4 * NORM_THREADS)
-        norm_kernel<1><<<a->n_rows, threads, 0, stream>>>(*a);
-    else if (a->dim <= 2 * 4 * NORM_THREADS)
-        norm_kernel<2><<<a->n_rows, threads, 0, stream>>>(*a);
-    else if (a->dim <= 4 * 4 * NORM_THREADS)
-        norm_kernel<4><<<a->n_rows, threads, 0, stream>>>(*a);
-    else
-        norm_kernel<8><<<a->n_rows, threads, 0, stream>>>(*a);
-    return cudaGetLastError();
+        return sc_overlap_launch(norm_any_kernel, a->n_rows, NORM_THREADS, 0, stream, *a);
+    if (a->dim <= 4 * NORM_THREADS)
+        return sc_overlap_launch(norm_kernel<1>, a->n_rows, threads, 0, stream, *a);
+    if (a->dim <= 2 * 4 * NORM_THREADS)
+        return sc_overlap_launch(norm_kernel<2>, a->n_rows, threads, 0, stream, *a);
+    if (a->dim <= 4 * 4 * NORM_THREADS)
+        return sc_overlap_launch(norm_kernel<4>, a->n_rows, threads, 0, stream, *a);
+    return sc_overlap_launch(norm_kernel<8>, a->n_rows, threads, 0, stream, *a);
 }
 
 /* ---- swiglu: blocks of (row, columns) ---- */
@@ -156,6 +168,8 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     const uint32_t i = (blockIdx.y * ROW_THREADS + threadIdx.x) * WIDTH;
     const T *gate = gate_up + row * 2 * ffn + i, *up = gate + ffn;
 
+    sc_next_may_start();
+    sc_inputs_ready();
     if (i >= ffn)
         return;
     if (WIDTH == 4) {
@@ -175,16 +189,17 @@ static __global__ void __launch_bounds__(ROW_THREADS)
 }
 
 template <typename T>
-static void launch_swiglu(const T *gate_up, float *y, uint16_t *image, uint32_t n, uint32_t ffn,
-                          cudaStream_t stream)
+static cudaError_t launch_swiglu(const T *gate_up, float *y, uint16_t *image, uint32_t n,
+                                 uint32_t ffn, cudaStream_t stream)
 {
     const bool wide = ffn % 4 == 0 && aligned16(gate_up) && aligned16(y);
     const uint32_t columns = wide ? ffn / 4 : ffn;
     const dim3 grid(n, (columns + ROW_THREADS - 1) / ROW_THREADS);
     if (wide)
-        swiglu_kernel<T, 4><<<grid, ROW_THREADS, 0, stream>>>(gate_up, y, image, ffn);
-    else
-        swiglu_kernel<T, 1><<<grid, ROW_THREADS, 0, stream>>>(gate_up, y, image, ffn);
+        return sc_overlap_launch(swiglu_kernel<T, 4>, grid, ROW_THREADS, 0, stream, gate_up, y,
+                                 image, ffn);
+    return sc_overlap_launch(swiglu_kernel<T, 1>, grid, ROW_THREADS, 0, stream, gate_up, y, image,
+                             ffn);
 }
 
 extern "C" cudaError_t sc_cuda_launch_swiglu(const void *gate_up, enum sc_dtype dtype, float *y,
@@ -192,10 +207,8 @@ extern "C" cudaError_t sc_cuda_launch_swiglu(const void *gate_up, enum sc_dtype 
                                              cudaStream_t stream)
 {
     if (dtype == SC_DTYPE_BF16)
-        launch_swiglu((const uint16_t *)gate_up, y, image, n, ffn, stream);
-    else
-        launch_swiglu((const float *)gate_up, y, image, n, ffn, stream);
-    return cudaGetLastError();
+        return launch_swiglu((const uint16_t *)gate_up, y, image, n, ffn, stream);
+    return launch_swiglu((const float *)gate_up, y, image, n, ffn, stream);
 }
 
 /* ---- embedding and gathering: one block a row ---- */
@@ -220,6 +233,8 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     embed_kernel(const T *table, uint64_t row0, uint64_t n_rows, uint32_t dim, const int32_t *ids,
                  float *out)
 {
+    sc_next_may_start();
+    sc_inputs_ready();
     const int32_t id = ids[blockIdx.x];
     const uint64_t row = (uint64_t)(int64_t)id - row0; /* wraps when before row0 */
     float *to = out + (size_t)blockIdx.x * dim;
@@ -240,27 +255,26 @@ extern "C" cudaError_t sc_cuda_launch_embed(const void *table, enum sc_dtype dty
 {
     switch (dtype) {
     case SC_DTYPE_F32:
-        embed_kernel<<<n, ROW_THREADS, 0, stream>>>((const float *)table, row0, n_rows, dim, ids,
-                                                    out);
-        break;
+        return sc_overlap_launch(embed_kernel<float>, n, ROW_THREADS, 0, stream,
+                                 (const float *)table, row0, n_rows, dim, ids, out);
     case SC_DTYPE_BF16:
-        embed_kernel<<<n, ROW_THREADS, 0, stream>>>((const __nv_bfloat16 *)table, row0, n_rows, dim,
-                                                    ids, out);
+        return sc_overlap_launch(embed_kernel<__nv_bfloat16>, n, ROW_THREADS, 0, stream,
+                                 (const __nv_bfloat16 *)table, row0, n_rows, dim, ids, out);
         break;
     case SC_DTYPE_F16:
-        embed_kernel<<<n, ROW_THREADS, 0, stream>>>((const __half *)table, row0, n_rows, dim, ids,
-                                                    out);
-        break;
+        return sc_overlap_launch(embed_kernel<__half>, n, ROW_THREADS, 0, stream,
+                                 (const __half *)table, row0, n_rows, dim, ids, out);
     default:
         return cudaErrorInvalidValue;
     }
-    return cudaGetLastError();
 }
 
 template <typename T>
 static __global__ void __launch_bounds__(ROW_THREADS)
     gather_kernel(const T *src, const uint32_t *rows, uint32_t width, T *dst)
 {
+    sc_next_may_start();
+    sc_inputs_ready();
     const T *from = src + (size_t)rows[blockIdx.x] * width;
     T *to = dst + (size_t)blockIdx.x * width;
     for (uint32_t i = threadIdx.x; i < width; i += ROW_THREADS)
@@ -271,11 +285,9 @@ extern "C" cudaError_t sc_cuda_launch_gather(const float *src, const uint32_t *r
                                              uint32_t dim, float *dst, cudaStream_t stream)
 {
     if (dim % 4 == 0 && aligned16(src) && aligned16(dst))
-        gather_kernel<<<n, ROW_THREADS, 0, stream>>>((const float4 *)src, rows, dim / 4,
-                                                     (float4 *)dst);
-    else
-        gather_kernel<<<n, ROW_THREADS, 0, stream>>>(src, rows, dim, dst);
-    return cudaGetLastError();
+        return sc_overlap_launch(gather_kernel<float4>, n, ROW_THREADS, 0, stream,
+                                 (const float4 *)src, rows, dim / 4, (float4 *)dst);
+    return sc_overlap_launch(gather_kernel<float>, n, ROW_THREADS, 0, stream, src, rows, dim, dst);
 }
 
 /* ---- rounding: eight elements a thread ---- */
@@ -304,6 +316,8 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     const float *from = x + row * x_stride + i;
     float v[8], part[8];
 
+    sc_next_may_start();
+    sc_inputs_ready();
     if (i >= k)
         return;
     if (WIDE && i + 8 <= n_in) {
@@ -332,16 +346,14 @@ extern "C" cudaError_t sc_cuda_launch_round(const float *x, uint32_t x_stride, u
     const dim3 grid(n, (k / 8 + ROW_THREADS - 1) / ROW_THREADS);
     const bool wide = aligned16(x) && (n == 1 || x_stride % 4 == 0);
     if (n_parts == 3 && wide)
-        round_kernel<true, 3>
-            <<<grid, ROW_THREADS, 0, stream>>>(x, x_stride, n_in, k, part_elements, out);
-    else if (n_parts == 3)
-        round_kernel<false, 3>
-            <<<grid, ROW_THREADS, 0, stream>>>(x, x_stride, n_in, k, part_elements, out);
-    else if (wide)
-        round_kernel<true, 1>
-            <<<grid, ROW_THREADS, 0, stream>>>(x, x_stride, n_in, k, part_elements, out);
-    else
-        round_kernel<false, 1>
-            <<<grid, ROW_THREADS, 0, stream>>>(x, x_stride, n_in, k, part_elements, out);
-    return cudaGetLastError();
+        return sc_overlap_launch(round_kernel<true, 3>, grid, ROW_THREADS, 0, stream, x, x_stride,
+                                 n_in, k, part_elements, out);
+    if (n_parts == 3)
+        return sc_overlap_launch(round_kernel<false, 3>, grid, ROW_THREADS, 0, stream, x, x_stride,
+                                 n_in, k, part_elements, out);
+    if (wide)
+        return sc_overlap_launch(round_kernel<true, 1>, grid, ROW_THREADS, 0, stream, x, x_stride,
+                                 n_in, k, part_elements, out);
+    return sc_overlap_launch(round_kernel<false, 1>, grid, ROW_THREADS, 0, stream, x, x_stride,
+                             n_in, k, part_elements, out);
 }

@@ -27,6 +27,13 @@ static bool has_image(const struct sc_cuda_device *dev, const struct sc_matrix *
            n <= image->n_rows && (n == 1 || x_stride == w->n_in) && w->n_in % 8 == 0;
 }
 
+/* Read straight from the weights? Other weights, and math f32, cost cuBLASLt several passes. */
+static bool few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
+{
+    const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16;
+    return !dev->strict && n <= (one_pass ? SC_CUDA_GEMV_ROWS : SC_CUDA_GEMV_ROWS_MAX);
+}
+
 /* The parts of x, smallest first: sums grow towards the large ones. */
 static enum sc_status multiply_parts(struct sc_cuda_device *dev, const struct sc_cuda_gemm *gemm,
                                      struct sc_cuda_product *p, size_t part_elements,
@@ -165,7 +172,7 @@ enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, 
         .rounded = has_image(dev, w, x, x_stride, n),
     };
     sc_cuda_forget(dev);
-    if (n <= SC_CUDA_GEMV_ROWS && !dev->strict)
+    if (few(dev, w, n))
         return multiply_few(dev, w, &rows, false, err);
     return multiply(dev, w, &rows, err);
 }
@@ -196,7 +203,7 @@ enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matr
         .rounded = has_image(dev, w, x, w->n_in, n),
     };
     sc_cuda_forget(dev);
-    if (n <= SC_CUDA_GEMV_ROWS && !dev->strict)
+    if (few(dev, w, n))
         return multiply_few(dev, w, &rows, true, err);
     rows.y = gate_up;
     rows.y_stride = w->n_out;
