@@ -27,6 +27,7 @@ struct sc_cuda_attn {
     float *parts;    /* [seq][head][n_splits][part_rows][head_dim + PART_PAD] */
     const uint8_t *mem;
     size_t page_bytes, head_bytes, v_offset, bias_offset;
+    const void *tensor_map; /* host: 128 bytes, the pool for tensor copies; NULL: not made */
     struct sc_cuda_seqs seqs;
     uint32_t q_stride, n_heads, n_kv_heads, head_dim, group;
     float scale;
@@ -41,14 +42,21 @@ struct sc_cuda_attn {
 extern "C" {
 #endif
 
+/* The inits: once per device, before the first launch. */
+
 /* Tensor cores, bf16 pools, head_dim 32, 64 or 128, scale > 0; q and out 16-byte aligned, q_stride
  * a multiple of 4. Queries and weights are rounded to bf16. */
+cudaError_t sc_cuda_attn_decode_init(void);
 cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
 /* All sequences, or with a->split those that are not small. The arithmetic of a row does not depend
  * on the rows beside it. */
+cudaError_t sc_cuda_attn_prefill_init(void);
 cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
 
-/* The same on compute capability 9.0, head_dim 64 or 128. */
+/* The same on compute capability 9.0, head_dim 64 or 128; hopper needs a->tensor_map. */
+cudaError_t sc_cuda_attn_prefill_wgmma_init(void);
+cudaError_t sc_cuda_attn_prefill_wgmma(const struct sc_cuda_attn *a, cudaStream_t stream);
+cudaError_t sc_cuda_attn_prefill_hopper_init(void);
 cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream);
 
 /* f32 arithmetic, any even head_dim up to 256: the splits of small sequences; and like prefill. */

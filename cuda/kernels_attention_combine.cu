@@ -4,6 +4,7 @@
  * the warps' sums are added in the order of warps: the same order whatever else is in the call.
  */
 #include "cuda/kernels_attention.cuh"
+#include "cuda/overlap.cuh"
 
 #define WARPS 8
 #define DIMS  256 /* most of a head */
@@ -14,6 +15,8 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
     __shared__ float sums[WARPS][DIMS], weight[SC_CUDA_ATTN_SPLITS_MAX], totals[WARPS];
     const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
     const int dim = (int)a.head_dim, row_floats = dim + SC_CUDA_ATTN_PART_PAD;
+    sc_inputs_ready();
+    sc_next_may_start();
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const int n_splits = splits_of(v.n_pages);
     const uint32_t x = blockIdx.x, head = a.head0 + blockIdx.y;
@@ -71,6 +74,6 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
 
 extern "C" cudaError_t sc_cuda_attn_combine(const struct sc_cuda_attn *a, cudaStream_t stream)
 {
-    combine_kernel<<<dim3(a->part_rows, a->n_heads_now, a->n_seqs), WARPS * 32, 0, stream>>>(*a);
-    return cudaGetLastError();
+    return sc_overlap_launch(combine_kernel, dim3(a->part_rows, a->n_heads_now, a->n_seqs),
+                             WARPS * 32, 0, stream, *a);
 }
