@@ -84,6 +84,15 @@ static bool takes_tensor_cores(const struct sc_cuda_device *dev, const struct sc
            (uintptr_t)a->out % 16 == 0;
 }
 
+/* Of any sequence of up to max_pages; those of few pages have smaller splits. */
+static uint32_t most_splits(uint32_t max_pages)
+{
+    const uint32_t least = SC_CUDA_ATTN_SPLIT_PAGES;
+    uint32_t few = smaller(max_pages, SC_CUDA_ATTN_FEW_PAGES);
+    uint32_t n = (max_pages + least - 1) / least, n_few = (few + least / 2 - 1) / (least / 2);
+    return smaller(n > n_few ? n : n_few, SC_CUDA_ATTN_SPLITS_MAX);
+}
+
 /* Small sequences by splits. As many (sequence, KV head) at a time as parts have room. */
 static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaStream_t stream)
 {
@@ -92,9 +101,7 @@ static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaSt
     cudaError_t rc = cudaSuccess;
 
     l.part_rows = smaller(l.seqs.max_rows * l.group, SC_CUDA_ATTN_SMALL);
-    l.n_splits =
-        smaller((l.seqs.max_pages + SC_CUDA_ATTN_SPLIT_PAGES - 1) / SC_CUDA_ATTN_SPLIT_PAGES,
-                SC_CUDA_ATTN_SPLITS_MAX);
+    l.n_splits = most_splits(l.seqs.max_pages);
     if (l.n_splits > 1)
         fit = (uint32_t)(SC_CUDA_PARTS_BYTES / sizeof(float) /
                          ((size_t)l.n_splits * l.part_rows * (l.head_dim + SC_CUDA_ATTN_PART_PAD)));

@@ -16,7 +16,8 @@
 #include "cuda/seqs.h"
 
 #define SC_CUDA_ATTN_SMALL       16u  /* rows of one tensor-core tile */
-#define SC_CUDA_ATTN_SPLIT_PAGES 8u   /* at least, of one split */
+#define SC_CUDA_ATTN_SPLIT_PAGES 8u   /* at least, of one split; half as many .. */
+#define SC_CUDA_ATTN_FEW_PAGES   64u  /* .. of a sequence of no more than these */
 #define SC_CUDA_ATTN_SPLITS_MAX  128u /* of one sequence */
 #define SC_CUDA_ATTN_PART_PAD    4u   /* floats behind a row of a part: maximum, sum, two unused */
 
