@@ -97,10 +97,11 @@ __global__ void __launch_bounds__(WARPS * 32) combine_kernel(const __grid_consta
 {
     __shared__ __align__(8) float sums[WARPS][DIMS];
     __shared__ float totals[WARPS];
-    sc_inputs_ready();
     sc_next_may_start();
+    /* Descriptors are copied before a step's first kernel; no kernel writes them. */
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const int n_splits = splits_of(v.n_pages);
+    sc_inputs_ready();
     if (n_splits < 2 || !is_small(a, v.n_rows) || blockIdx.x >= v.n_rows * a.group)
         return;
     combine<NV>(a, v, n_splits, sums, totals);

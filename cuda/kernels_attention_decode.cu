@@ -142,13 +142,16 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     __shared__ float top[WARPS][16], sum[WARPS][16];
     __shared__ int low[16], own[16]; /* of each row */
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    sc_inputs_ready();
     sc_next_may_start();
+    /* Descriptors and page tables are copied before a step's first kernel; no kernel writes them.
+     */
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const int per_split = split_pages(v.n_pages), begin = (int)blockIdx.x * per_split;
 
-    if (begin >= v.n_pages || !is_small(a, v.n_rows))
+    if (begin >= v.n_pages || !is_small(a, v.n_rows)) {
+        sc_inputs_ready();
         return;
+    }
     const int end = min(begin + per_split, v.n_pages);
     const int first = begin + warp; /* page of the list */
     const int n_mine = first < end ? (end - first + WARPS - 1) / WARPS : 0;
@@ -186,10 +189,11 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     };
 
     const uint8_t *block = base;
-    if (n_mine > 0) {
+    if (n_mine > 0)
         block = block_of(0);
+    sc_inputs_ready();
+    if (n_mine > 0)
         load_k(block, 0);
-    }
     copy_commit();
     if (n_mine > 0)
         load_v(block, 0);

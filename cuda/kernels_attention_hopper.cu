@@ -200,15 +200,28 @@ __device__ __forceinline__ void bring(const sc_cuda_attn &a, const task &k, cons
 
 /* ---- the warpgroups that have rows ---- */
 
+/* All loads are on their way before the first is used. */
 template <int D>
 __device__ __forceinline__ void load_rows(const sc_cuda_attn &a, const task &k, uint8_t *q)
 {
-    const int row0 = (int)threadIdx.x / 128 * 64;
-    for (int i = (int)threadIdx.x % 128; i < 64 * (D / 8); i += 128) {
-        const int row = row0 + i / (D / 8), chunk = i % (D / 8);
-        *(uint4 *)(q + panel_at(ROWS, row, chunk)) =
-            query_chunk<D>(a, k.v, k.head, k.x0 + (uint32_t)row, chunk);
+    constexpr int step = 128 / (D / 8), n = 64 / step; /* rows copied at once */
+    const int row0 = (int)threadIdx.x / 128 * 64 + (int)threadIdx.x % 128 / (D / 8);
+    const int chunk = (int)threadIdx.x % (D / 8);
+    float4 x[n][2];
+#pragma unroll
+    for (int i = 0; i < n; i++) {
+        const uint32_t row = min(k.x0 + (uint32_t)(row0 + i * step), k.n_rows - 1);
+        const float4 *from =
+            (const float4 *)(a.q + (size_t)(k.v.row0 + row / a.group) * a.q_stride +
+                             (size_t)(k.head * a.group + row % a.group) * D + chunk * 8);
+        x[i][0] = from[0];
+        x[i][1] = from[1];
     }
+#pragma unroll
+    for (int i = 0; i < n; i++)
+        *(uint4 *)(q + panel_at(ROWS, row0 + i * step, chunk)) =
+            make_uint4(pack_bf16(x[i][0].x, x[i][0].y), pack_bf16(x[i][0].z, x[i][0].w),
+                       pack_bf16(x[i][1].x, x[i][1].y), pack_bf16(x[i][1].z, x[i][1].w));
 }
 
 /* Begins scores of the warpgroup's 64 rows and the 128 entries of a tile. */
