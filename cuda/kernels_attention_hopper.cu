@@ -160,8 +160,10 @@ __device__ __forceinline__ void put_v(const sc_cuda_attn &a, const task &k, cons
         fill_page<D>(a.mem + page_id * a.page_bytes + k.head * a.head_bytes + a.v_offset, tile,
                      page, s, lane);
     }
-    shared_fence();
-    __syncwarp();
+    if (bytes != TILE_PAGES * ENTRIES * D * 2) {
+        shared_fence();
+        __syncwarp();
+    }
     if (lane == 0)
         barrier_expect(full, bytes);
 #pragma unroll
