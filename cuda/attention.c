@@ -5,9 +5,10 @@
 #include "cuda/kernels_attention.h"
 #include "cuda/seqs.h"
 
-/* Blocks of rows by warpgroup instructions where the device has them. */
+/* Blocks of rows where the device has warpgroup instructions: 2 with tensor copies, 1 without, 0
+ * not by them at all. */
 #ifndef SC_CUDA_ATTN_HOPPER
-#define SC_CUDA_ATTN_HOPPER 1
+#define SC_CUDA_ATTN_HOPPER 2
 #endif
 
 #define GRID_MAX 65535u /* blocks along the second and third axis */
@@ -83,6 +84,15 @@ static bool takes_tensor_cores(const struct sc_cuda_device *dev, const struct sc
            (uintptr_t)a->out % 16 == 0;
 }
 
+/* Of any sequence of up to max_pages; those of few pages have smaller splits. */
+static uint32_t most_splits(uint32_t max_pages)
+{
+    const uint32_t least = SC_CUDA_ATTN_SPLIT_PAGES;
+    uint32_t few = smaller(max_pages, SC_CUDA_ATTN_FEW_PAGES);
+    uint32_t n = (max_pages + least - 1) / least, n_few = (few + least / 2 - 1) / (least / 2);
+    return smaller(n > n_few ? n : n_few, SC_CUDA_ATTN_SPLITS_MAX);
+}
+
 /* Small sequences by splits. As many (sequence, KV head) at a time as parts have room. */
 static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaStream_t stream)
 {
@@ -91,9 +101,7 @@ static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaSt
     cudaError_t rc = cudaSuccess;
 
     l.part_rows = smaller(l.seqs.max_rows * l.group, SC_CUDA_ATTN_SMALL);
-    l.n_splits =
-        smaller((l.seqs.max_pages + SC_CUDA_ATTN_SPLIT_PAGES - 1) / SC_CUDA_ATTN_SPLIT_PAGES,
-                SC_CUDA_ATTN_SPLITS_MAX);
+    l.n_splits = most_splits(l.seqs.max_pages);
     if (l.n_splits > 1)
         fit = (uint32_t)(SC_CUDA_PARTS_BYTES / sizeof(float) /
                          ((size_t)l.n_splits * l.part_rows * (l.head_dim + SC_CUDA_ATTN_PART_PAD)));
@@ -119,9 +127,28 @@ static cudaError_t attend_blocks(const struct sc_cuda_device *dev, const struct 
 {
     if (!tensor_cores)
         return sc_cuda_attn_plain_prefill(l, dev->stream);
-    if (SC_CUDA_ATTN_HOPPER && dev->cc == 90 && l->head_dim != 32)
+    if (SC_CUDA_ATTN_HOPPER > 1 && l->tensor_map != NULL)
         return sc_cuda_attn_prefill_hopper(l, dev->stream);
+    if (SC_CUDA_ATTN_HOPPER > 0 && dev->cc == 90 && l->head_dim != 32)
+        return sc_cuda_attn_prefill_wgmma(l, dev->stream);
     return sc_cuda_attn_prefill(l, dev->stream);
+}
+
+/* Once per device: a kernel of much shared memory must be told so. */
+static enum sc_status prepare(struct sc_cuda_device *dev, struct sc_err *err)
+{
+    cudaError_t rc = cudaSuccess;
+    if (dev->attention_ready)
+        return SC_OK;
+    rc = sc_cuda_attn_decode_init();
+    if (rc == cudaSuccess)
+        rc = sc_cuda_attn_prefill_init();
+    if (rc == cudaSuccess && dev->cc == 90)
+        rc = sc_cuda_attn_prefill_wgmma_init();
+    if (rc == cudaSuccess && dev->cc == 90)
+        rc = sc_cuda_attn_prefill_hopper_init();
+    dev->attention_ready = rc == cudaSuccess;
+    return sc_cuda_check(rc, "attention kernels", err);
 }
 
 enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *a,
@@ -132,6 +159,8 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
     uint32_t n_rows = 0;
     enum sc_status st = check_args(a, err);
 
+    if (st == SC_OK)
+        st = prepare(dev, err);
     if (st == SC_OK)
         st = find_seqs(dev, a, &seqs, err);
     if (st != SC_OK)
@@ -150,6 +179,7 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
                              .head_bytes = a->pool->head_bytes,
                              .v_offset = a->pool->v_offset,
                              .bias_offset = a->pool->bias_offset,
+                             .tensor_map = a->pool->has_tensor_map ? a->pool->tensor_map : NULL,
                              .seqs = seqs,
                              .q_stride = a->q_stride,
                              .n_heads = a->n_heads,

@@ -64,6 +64,7 @@ struct sc_cuda_device {
     float *inv_freq; /* device [SC_CUDA_HEAD_DIM_MAX / 2]: those of the last rope_angles ... */
     float inv_freq_host[SC_CUDA_HEAD_DIM_MAX / 2]; /* ... which were these */
     uint32_t inv_freq_dim;                         /* head_dim; 0: none yet */
+    bool attention_ready; /* its kernels may use the shared memory that they need */
     char name[64];
     struct sc_nccl *nccl; /* NULL until a group is asked for */
 };
@@ -82,6 +83,8 @@ struct sc_kv_pool {
     size_t v_offset, bias_offset; /* in a block */
     size_t head_bytes, page_bytes;
     uint8_t *mem; /* device */
+    bool has_tensor_map;
+    uint8_t tensor_map[128]; /* for tensor copies, see tensor_map.c */
 };
 
 /* W [n_out, ld] row-major as in the checkpoint, on the device; zeros from n_in to ld, the next
@@ -179,6 +182,9 @@ enum sc_status sc_cuda_check_pool(const char *op, const struct sc_kv_pool *pool,
 enum sc_status sc_cuda_check_pages(const char *op, const struct sc_kv_pool *pool,
                                    const uint32_t *pages, uint32_t first, uint32_t end,
                                    struct sc_err *err);
+
+/* tensor_map.c */
+void sc_cuda_tensor_map_make(const struct sc_cuda_device *dev, struct sc_kv_pool *pool);
 
 /* rows.c */
 enum sc_status sc_cuda_embedding_open(struct sc_backend *be, const void *data, enum sc_dtype dtype,

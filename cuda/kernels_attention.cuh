@@ -89,6 +89,8 @@ __device__ __forceinline__ bool all_slots(slots s)
 __device__ __forceinline__ int split_pages(int n_pages)
 {
     const int least = SC_CUDA_ATTN_SPLIT_PAGES, most = least * SC_CUDA_ATTN_SPLITS_MAX;
+    if (n_pages <= (int)SC_CUDA_ATTN_FEW_PAGES)
+        return least / 2;
     return least * (n_pages <= most ? 1 : (n_pages + most - 1) / most);
 }
 

@@ -16,7 +16,8 @@
 #include "cuda/seqs.h"
 
 #define SC_CUDA_ATTN_SMALL       16u  /* rows of one tensor-core tile */
-#define SC_CUDA_ATTN_SPLIT_PAGES 8u   /* at least, of one split */
+#define SC_CUDA_ATTN_SPLIT_PAGES 8u   /* at least, of one split; half as many .. */
+#define SC_CUDA_ATTN_FEW_PAGES   64u  /* .. of a sequence of no more than these */
 #define SC_CUDA_ATTN_SPLITS_MAX  128u /* of one sequence */
 #define SC_CUDA_ATTN_PART_PAD    4u   /* floats behind a row of a part: maximum, sum, two unused */
 
@@ -27,6 +28,7 @@ struct sc_cuda_attn {
     float *parts;    /* [seq][head][n_splits][part_rows][head_dim + PART_PAD] */
     const uint8_t *mem;
     size_t page_bytes, head_bytes, v_offset, bias_offset;
+    const void *tensor_map; /* host: 128 bytes, the pool for tensor copies; NULL: not made */
     struct sc_cuda_seqs seqs;
     uint32_t q_stride, n_heads, n_kv_heads, head_dim, group;
     float scale;
@@ -41,14 +43,21 @@ struct sc_cuda_attn {
 extern "C" {
 #endif
 
+/* The inits: once per device, before the first launch. */
+
 /* Tensor cores, bf16 pools, head_dim 32, 64 or 128, scale > 0; q and out 16-byte aligned, q_stride
  * a multiple of 4. Queries and weights are rounded to bf16. */
+cudaError_t sc_cuda_attn_decode_init(void);
 cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
 /* All sequences, or with a->split those that are not small. The arithmetic of a row does not depend
  * on the rows beside it. */
+cudaError_t sc_cuda_attn_prefill_init(void);
 cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
 
-/* The same on compute capability 9.0, head_dim 64 or 128. */
+/* The same on compute capability 9.0, head_dim 64 or 128; hopper needs a->tensor_map. */
+cudaError_t sc_cuda_attn_prefill_wgmma_init(void);
+cudaError_t sc_cuda_attn_prefill_wgmma(const struct sc_cuda_attn *a, cudaStream_t stream);
+cudaError_t sc_cuda_attn_prefill_hopper_init(void);
 cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream);
 
 /* f32 arithmetic, any even head_dim up to 256: the splits of small sequences; and like prefill. */

@@ -7,6 +7,7 @@
  * bound: three blocks of a multiprocessor have 96 to 192 KiB of pages on their way.
  */
 #include "cuda/kernels_attention.cuh"
+#include "cuda/overlap.cuh"
 
 #define WARPS 4
 
@@ -141,11 +142,16 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     __shared__ float top[WARPS][16], sum[WARPS][16];
     __shared__ int low[16], own[16]; /* of each row */
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    sc_next_may_start();
+    /* Descriptors and page tables are copied before a step's first kernel; no kernel writes them.
+     */
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const int per_split = split_pages(v.n_pages), begin = (int)blockIdx.x * per_split;
 
-    if (begin >= v.n_pages || !is_small(a, v.n_rows))
+    if (begin >= v.n_pages || !is_small(a, v.n_rows)) {
+        sc_inputs_ready();
         return;
+    }
     const int end = min(begin + per_split, v.n_pages);
     const int first = begin + warp; /* page of the list */
     const int n_mine = first < end ? (end - first + WARPS - 1) / WARPS : 0;
@@ -183,10 +189,11 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     };
 
     const uint8_t *block = base;
-    if (n_mine > 0) {
+    if (n_mine > 0)
         block = block_of(0);
+    sc_inputs_ready();
+    if (n_mine > 0)
         load_k(block, 0);
-    }
     copy_commit();
     if (n_mine > 0)
         load_v(block, 0);
@@ -277,16 +284,24 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     add_warps<D>(a, shared, top, sum);
 }
 
+template <int D, int BLOCKS> static cudaError_t allow(void)
+{
+    return cudaFuncSetAttribute(decode_kernel<D, BLOCKS>,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, layout<D>::bytes);
+}
+
+extern "C" cudaError_t sc_cuda_attn_decode_init(void)
+{
+    cudaError_t rc = allow<32, 5>();
+    if (rc == cudaSuccess)
+        rc = allow<64, 4>();
+    return rc == cudaSuccess ? allow<128, 3>() : rc;
+}
+
 template <int D, int BLOCKS> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
 {
-    const int bytes = layout<D>::bytes;
-    cudaError_t rc = cudaFuncSetAttribute(decode_kernel<D, BLOCKS>,
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (rc != cudaSuccess)
-        return rc;
-    decode_kernel<D, BLOCKS>
-        <<<dim3(a->n_splits, a->n_heads_now, a->n_seqs), WARPS * 32, bytes, stream>>>(*a);
-    return cudaGetLastError();
+    return sc_overlap_launch(decode_kernel<D, BLOCKS>, dim3(a->n_splits, a->n_heads_now, a->n_seqs),
+                             WARPS * 32, layout<D>::bytes, stream, *a);
 }
 
 extern "C" cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream)

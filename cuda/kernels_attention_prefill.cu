@@ -296,10 +296,6 @@ template <int D> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t s
 {
     uint32_t n_tiles = (a->seqs.max_rows * a->group + ROWS - 1) / ROWS;
     uint64_t n_blocks = (uint64_t)n_tiles * a->n_kv_heads * a->seqs.n_seqs;
-    cudaError_t rc = cudaFuncSetAttribute(
-        prefill_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, layout<D>::bytes);
-    if (rc != cudaSuccess)
-        return rc;
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return cudaErrorInvalidConfiguration;
     prefill_kernel<D><<<(unsigned)n_blocks, THREADS, layout<D>::bytes, stream>>>(*a, n_tiles);
@@ -318,4 +314,18 @@ extern "C" cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaSt
     default:
         return cudaErrorInvalidValue;
     }
+}
+
+template <int D> static cudaError_t allow(void)
+{
+    return cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                layout<D>::bytes);
+}
+
+extern "C" cudaError_t sc_cuda_attn_prefill_init(void)
+{
+    cudaError_t rc = allow<32>();
+    if (rc == cudaSuccess)
+        rc = allow<64>();
+    return rc == cudaSuccess ? allow<128>() : rc;
 }

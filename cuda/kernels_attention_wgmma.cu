@@ -5,13 +5,9 @@
  * scores of the next tile and the sums of values of this one are computed while the weights of the
  * next are: O += P(t) V(t) runs during the exponentials of tile t + 1. K runs one tile ahead of V.
  */
-#include "cuda/kernels_attention.cuh"
-#include "cuda/wgmma.cuh"
+#include "cuda/kernels_attention_group.cuh"
 
-#define THREADS    256
-#define ROWS       128
-#define KEYS       128
-#define TILE_PAGES (KEYS / ENTRIES)
+#define THREADS 256
 
 /* What the loop over tiles of keys reads anew each time. */
 struct limits {
@@ -117,23 +113,6 @@ __device__ __forceinline__ void begin_scores(float (&s)[KEYS / 8][4], uint32_t q
     group_commit();
 }
 
-template <int D>
-__device__ __forceinline__ void begin_values(float (&o)[D / 8][4],
-                                             const uint32_t (&p)[KEYS / 16][4], uint32_t v)
-{
-    group_fence();
-#pragma unroll
-    for (int i = 0; i < KEYS / 16; i++)
-        group_add_rows(o, p[i], matrix_at(v + i * 16 * 128, KEYS * 128, 1024));
-    group_commit();
-}
-
-/* The lane's rows 0 and 1: row lane / 4 of the warp's 16, and 8 below. */
-__device__ __forceinline__ int row_of(int r)
-{
-    return (int)threadIdx.x / 32 * 16 + r * 8 + (int)threadIdx.x % 32 / 4;
-}
-
 __device__ __forceinline__ void hide(const limits &b, int t, float (&s)[KEYS / 8][4])
 {
     const int first = (int)threadIdx.x / 32 * 16;
@@ -159,41 +138,6 @@ __device__ __forceinline__ void hide(const limits &b, int t, float (&s)[KEYS / 8
     }
 }
 
-/* Scores to weights. factor: for what was summed up before. */
-__device__ __forceinline__ void weigh(float (&s)[KEYS / 8][4], float (&m)[2], float (&l)[2],
-                                      float (&factor)[2], float c, float slack)
-{
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float highest = -INFINITY;
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-            highest = fmaxf(highest, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
-        factor[r] = move_reference(m[r], quad_max(highest), c, slack);
-        l[r] *= factor[r];
-        float offset = exponent_offset(m[r], c);
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
-#pragma unroll
-            for (int i = 2 * r; i < 2 * r + 2; i++) {
-                s[n][i] = exp2_fast(fmaf(s[n][i], c, offset));
-                l[r] += s[n][i];
-            }
-        }
-    }
-}
-
-__device__ __forceinline__ void round_weights(uint32_t (&p)[KEYS / 16][4],
-                                              const float (&s)[KEYS / 8][4])
-{
-#pragma unroll
-    for (int k = 0; k < KEYS / 16; k++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            p[k][j] = pack_bf16(s[2 * k + j / 2][j % 2 * 2], s[2 * k + j / 2][j % 2 * 2 + 1]);
-    }
-}
-
 /* The wait that follows is not put before the exponentials, which are to be made while the matrix
  * instructions run: it stays behind a store that needs all of them. */
 __device__ __forceinline__ void pin(limits &b, const float (&l)[2])
@@ -201,42 +145,6 @@ __device__ __forceinline__ void pin(limits &b, const float (&l)[2])
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared_address(&b.sink[threadIdx.x])),
                  "f"(l[0] + l[1])
                  : "memory");
-}
-
-template <int D>
-__device__ __forceinline__ void rescale(float (&o)[D / 8][4], const float (&factor)[2])
-{
-    if (!__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f))
-        return;
-#pragma unroll
-    for (int n = 0; n < D / 8; n++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            o[n][i] *= factor[i / 2];
-    }
-}
-
-template <int D>
-__device__ __forceinline__ void store(const sc_cuda_attn &a, uint32_t seq, uint32_t head,
-                                      uint32_t x0, const float (&o)[D / 8][4], const float (&l)[2])
-{
-    const view v = view_of(a, seq, TILE_PAGES);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float sum = quad_sum(l[r]), inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
-        uint32_t x = x0 + (uint32_t)row_of(r);
-        if (x >= v.n_rows * a.group)
-            continue;
-        size_t at = (size_t)(v.row0 + x / a.group) * a.n_heads * D +
-                    (size_t)(head * a.group + x % a.group) * D + threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            float2 y = make_float2(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
-            *(float2 *)(a.out + at + 8 * n) = y;
-            if (a.image != NULL)
-                *(uint32_t *)(a.image + at + 8 * n) = pack_bf16(y.x, y.y);
-        }
-    }
 }
 
 template <int D>
@@ -324,7 +232,7 @@ __device__ __forceinline__ void attend(const sc_cuda_attn &a, uint32_t n_tiles, 
     __syncthreads();
     begin_values<D>(o, p, v + ((last - first) & 1) * layout<D>::tile);
     group_wait<0>();
-    store<D>(a, seq, head, x0, o, l);
+    store<D>(a, view_of(a, seq, TILE_PAGES), head, x0, o, l);
 }
 
 template <int D>
@@ -345,18 +253,13 @@ template <int D> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t s
 {
     uint32_t n_tiles = (a->seqs.max_rows * a->group + ROWS - 1) / ROWS;
     uint64_t n_blocks = (uint64_t)n_tiles * a->n_kv_heads * a->seqs.n_seqs;
-    cudaError_t rc = cudaFuncSetAttribute(
-        wgmma_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, layout<D>::bytes);
-    if (rc != cudaSuccess)
-        return rc;
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return cudaErrorInvalidConfiguration;
     wgmma_kernel<D><<<(unsigned)n_blocks, THREADS, layout<D>::bytes, stream>>>(*a, n_tiles);
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a,
-                                                   cudaStream_t stream)
+extern "C" cudaError_t sc_cuda_attn_prefill_wgmma(const struct sc_cuda_attn *a, cudaStream_t stream)
 {
     switch (a->head_dim) {
     case 64:
@@ -366,4 +269,14 @@ extern "C" cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a,
     default:
         return cudaErrorInvalidValue;
     }
+}
+
+extern "C" cudaError_t sc_cuda_attn_prefill_wgmma_init(void)
+{
+    cudaError_t rc = cudaFuncSetAttribute(
+        wgmma_kernel<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, layout<64>::bytes);
+    if (rc == cudaSuccess)
+        rc = cudaFuncSetAttribute(wgmma_kernel<128>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  layout<128>::bytes);
+    return rc;
 }

@@ -54,6 +54,7 @@ enum sc_status sc_cuda_kv_open(struct sc_backend *be, const struct sc_kv_spec *s
         goto fail;
     pool->n_pages = n_pages;
     pool->mem = mem;
+    sc_cuda_tensor_map_make(sc_cuda_device(be), pool);
     *ret_pool = pool;
     return SC_OK;
 

@@ -47,10 +47,12 @@ __device__ __forceinline__ void shared_fence()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/* d [64, 128] += a [64, 16] b, both in shared memory, rows of b are columns of d. */
+/* d [64, 128] += a [64, 16] b, both in shared memory, rows of b are columns of d. Without ADD d is
+ * set. */
+template <bool ADD = true>
 __device__ __forceinline__ void group_multiply_128(float (&d)[16][4], uint64_t a, uint64_t b)
 {
-    asm volatile("{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %66, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
@@ -70,7 +72,7 @@ __device__ __forceinline__ void group_multiply_128(float (&d)[16][4], uint64_t a
                    "+f"(d[12][2]), "+f"(d[12][3]), "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]),
                    "+f"(d[13][3]), "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]),
                    "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
-                 : "l"(a), "l"(b));
+                 : "l"(a), "l"(b), "n"((int)ADD));
 }
 
 /* d [64, 128] += a [64, 16] b [16, 128], a in registers, as the lanes of mma.m16n8k16 hold it. */
