@@ -211,6 +211,7 @@ static void cuda_close(struct sc_backend *be)
     (void)cudaFree(dev->parts);
     (void)cudaFree(dev->rounded);
     (void)cudaFree(dev->inv_freq);
+    free(dev->tuned);
     if (dev->stream != NULL)
         (void)cudaStreamDestroy(dev->stream);
     free(dev);

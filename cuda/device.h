@@ -64,7 +64,9 @@ struct sc_cuda_device {
     float *inv_freq; /* device [SC_CUDA_HEAD_DIM_MAX / 2]: those of the last rope_angles ... */
     float inv_freq_host[SC_CUDA_HEAD_DIM_MAX / 2]; /* ... which were these */
     uint32_t inv_freq_dim;                         /* head_dim; 0: none yet */
-    bool attention_ready; /* its kernels may use the shared memory that they need */
+    bool attention_ready;        /* its kernels may use the shared memory that they need */
+    struct sc_cuda_tuned *tuned; /* gemm.c: algorithms of shapes seen so far; free */
+    uint32_t n_tuned;
     char name[64];
     struct sc_nccl *nccl; /* NULL until a group is asked for */
 };

@@ -1,14 +1,18 @@
 #include "cuda/gemm.h"
 
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The numbers of rows that algorithms are looked up for: each serves up to that many. The last is
  * SC_CUDA_ROUND_ROWS, the most that a product ever has. */
-static const uint32_t bucket_rows[] = {16, 64, 256, 1024, SC_CUDA_ROUND_ROWS};
+static const uint32_t bucket_rows[] = {16, 64, 128, 256, 512, 1024, SC_CUDA_ROUND_ROWS};
 #define N_BUCKETS SC_ARRAY_LEN(bucket_rows)
 /* Strict: the one number of rows that the algorithm of all is looked up for. */
 #define STRICT_ROWS 128u
 #define CANDIDATES  8
+#define TUNED_MAX   32u /* shapes; a model has five or so */
+#define TRIALS      4
 
 struct choice {
     cublasLtMatmulAlgo_t algo;
@@ -19,6 +23,14 @@ struct choice {
 struct sc_cuda_gemm {
     bool takes_bias;
     struct choice f32[N_BUCKETS], bf16[N_BUCKETS]; /* by type of the result; strict: [0] alone */
+};
+
+/* What was found for a shape: the layers of a model repeat a few, and are timed once. */
+struct sc_cuda_tuned {
+    uint32_t m, k;
+    cudaDataType_t in, out;
+    bool bias;
+    struct choice choices[N_BUCKETS];
 };
 
 /* A product as cuBLASLt wants it, all on the caller's stack. Column-major there: a is [k, m] and
@@ -108,24 +120,90 @@ static cublasStatus_t prefer(bool strict, uint32_t align_b, uint32_t align_d,
     return rc;
 }
 
-/* The library's first choice for n rows; strict: the first that fits the rule. Host work only.
- * Leaves found false when there is none. */
-static void look_up(const struct sc_cuda_device *dev, const struct sc_cuda_product *p, uint32_t n,
-                    uint32_t align_b, uint32_t align_d, struct choice *ret)
+static cublasStatus_t multiply(struct sc_cuda_device *dev, const struct sc_cuda_product *p,
+                               const cublasLtMatmulAlgo_t *algo)
+{
+    const float alpha = 1.0f, beta = p->accumulate ? 1.0f : 0.0f;
+    struct described d;
+    cublasStatus_t rc = describe(p, p->n, &d);
+    if (rc != CUBLAS_STATUS_SUCCESS)
+        return rc;
+    return cublasLtMatmul(dev->lt, &d.desc, &alpha, p->a, &d.a, p->b, &d.b, &beta, p->d, &d.d, p->d,
+                          &d.d, algo, dev->workspace, SC_CUDA_WORKSPACE, dev->stream);
+}
+
+/* Milliseconds of TRIALS products, or infinity. */
+static float time_of(struct sc_cuda_device *dev, const struct sc_cuda_product *p,
+                     const cublasLtMatmulAlgo_t *algo, cudaEvent_t from, cudaEvent_t to)
+{
+    float ms = INFINITY;
+    bool ok = multiply(dev, p, algo) == CUBLAS_STATUS_SUCCESS &&
+              cudaEventRecord(from, dev->stream) == cudaSuccess;
+    for (int i = 0; i < TRIALS && ok; i++)
+        ok = multiply(dev, p, algo) == CUBLAS_STATUS_SUCCESS;
+    ok = ok && cudaEventRecord(to, dev->stream) == cudaSuccess &&
+         cudaEventSynchronize(to) == cudaSuccess &&
+         cudaEventElapsedTime(&ms, from, to) == cudaSuccess;
+    return ok ? ms : INFINITY;
+}
+
+/* The fastest of the library's candidates on this device, where scratch has room for the product;
+ * the library's order is a guess, at 512 rows by a third wrong. Operands are whatever scratch
+ * holds. */
+static int fastest(struct sc_cuda_device *dev, const struct sc_cuda_product *shape, uint32_t n,
+                   const cublasLtMatmulHeuristicResult_t *results, int n_results)
+{
+    struct sc_cuda_product p = *shape;
+    cudaEvent_t from = NULL, to = NULL;
+    float best_ms = INFINITY;
+    int best = 0;
+
+    p.n = n;
+    p.b = dev->rounded;
+    p.d = dev->parts;
+    if (n_results < 2 || p.a == NULL || p.in != CUDA_R_16BF ||
+        (size_t)n * p.ldb * 2 > dev->rounded_bytes ||
+        (size_t)n * p.ldd * (p.out == CUDA_R_32F ? 4 : 2) > SC_CUDA_PARTS_BYTES ||
+        cudaEventCreate(&from) != cudaSuccess)
+        return 0;
+    if (cudaEventCreate(&to) == cudaSuccess) {
+        for (int i = 0; i < n_results; i++) {
+            float ms = results[i].state == CUBLAS_STATUS_SUCCESS &&
+                               results[i].workspaceSize <= SC_CUDA_WORKSPACE
+                           ? time_of(dev, &p, &results[i].algo, from, to)
+                           : INFINITY;
+            if (ms < best_ms * 0.97f) { /* the library's order decides between equals */
+                best_ms = ms;
+                best = i;
+            }
+        }
+        (void)cudaEventDestroy(to);
+    }
+    (void)cudaEventDestroy(from);
+    (void)cudaGetLastError();
+    return best;
+}
+
+/* The library's first choice for n rows, or the fastest of several; strict: the first that fits
+ * the rule. Leaves found false when there is none. */
+static void look_up(struct sc_cuda_device *dev, const struct sc_cuda_product *p, uint32_t n,
+                    uint32_t align_b, uint32_t align_d, bool timed, struct choice *ret)
 {
     struct described d;
     cublasLtMatmulPreferenceOpaque_t preference;
     cublasLtMatmulHeuristicResult_t results[CANDIDATES];
-    int n_results = 0;
+    int n_results = 0, first = 0;
 
     *ret = (struct choice){.align_b = align_b, .align_d = align_d};
     if (describe(p, n, &d) != CUBLAS_STATUS_SUCCESS ||
         prefer(dev->strict, align_b, align_d, &preference) != CUBLAS_STATUS_SUCCESS ||
         cublasLtMatmulAlgoGetHeuristic(dev->lt, &d.desc, &d.a, &d.b, &d.d, &d.d, &preference,
-                                       dev->strict ? CANDIDATES : 1, results,
+                                       dev->strict || timed ? CANDIDATES : 1, results,
                                        &n_results) != CUBLAS_STATUS_SUCCESS)
         return;
-    for (int i = 0; i < n_results && !ret->found; i++) {
+    if (timed)
+        first = fastest(dev, p, n, results, n_results);
+    for (int i = first; i < n_results && !ret->found; i++) {
         ret->algo = results[i].algo;
         ret->found = results[i].state == CUBLAS_STATUS_SUCCESS &&
                      results[i].workspaceSize <= SC_CUDA_WORKSPACE &&
@@ -138,12 +216,28 @@ static uint32_t rows_of(const struct sc_cuda_device *dev, size_t bucket)
     return dev->strict ? STRICT_ROWS : bucket_rows[bucket];
 }
 
-static void look_up_all(const struct sc_cuda_device *dev, const struct sc_cuda_product *p,
+static void look_up_all(struct sc_cuda_device *dev, const struct sc_cuda_product *p,
                         struct choice *choices)
 {
+    struct sc_cuda_tuned *t = dev->tuned;
+
+    if (t == NULL)
+        t = dev->tuned = calloc(TUNED_MAX, sizeof(*t)); /* without it every matrix is timed */
+    for (uint32_t i = 0; i < dev->n_tuned && t != NULL; i++) {
+        if (t[i].m == p->m && t[i].k == p->k && t[i].in == p->in && t[i].out == p->out &&
+            t[i].bias == (p->bias != NULL)) {
+            memcpy(choices, t[i].choices, sizeof(t[i].choices));
+            return;
+        }
+    }
     for (size_t i = 0; i < (dev->strict ? 1 : N_BUCKETS); i++)
         look_up(dev, p, rows_of(dev, i), alignment(NULL, p->ldb, p->in),
-                alignment(NULL, p->ldd, p->out), &choices[i]);
+                alignment(NULL, p->ldd, p->out), !dev->strict, &choices[i]);
+    if (t == NULL || dev->n_tuned == TUNED_MAX)
+        return;
+    t[dev->n_tuned] = (struct sc_cuda_tuned){
+        .m = p->m, .k = p->k, .in = p->in, .out = p->out, .bias = p->bias != NULL};
+    memcpy(t[dev->n_tuned++].choices, choices, sizeof(t->choices));
 }
 
 uint32_t sc_cuda_gemm_block_rows(const struct sc_matrix *m)
@@ -167,6 +261,7 @@ enum sc_status sc_cuda_gemm_open(struct sc_cuda_device *dev, struct sc_matrix *m
         .lda = m->store == SC_DTYPE_I8 ? k : m->ld,
         .ldb = k,
         .ldd = m->n_out,
+        .a = m->store == SC_DTYPE_BF16 ? m->data : NULL,
     };
 
     if (gemm == NULL)
@@ -198,18 +293,6 @@ bool sc_cuda_gemm_takes_bias(const struct sc_cuda_gemm *gemm)
     return gemm->takes_bias;
 }
 
-static cublasStatus_t multiply(struct sc_cuda_device *dev, const struct sc_cuda_product *p,
-                               const struct choice *choice)
-{
-    const float alpha = 1.0f, beta = p->accumulate ? 1.0f : 0.0f;
-    struct described d;
-    cublasStatus_t rc = describe(p, p->n, &d);
-    if (rc != CUBLAS_STATUS_SUCCESS)
-        return rc;
-    return cublasLtMatmul(dev->lt, &d.desc, &alpha, p->a, &d.a, p->b, &d.b, &beta, p->d, &d.d, p->d,
-                          &d.d, &choice->algo, dev->workspace, SC_CUDA_WORKSPACE, dev->stream);
-}
-
 enum sc_status sc_cuda_gemm_run(struct sc_cuda_device *dev, const struct sc_cuda_gemm *gemm,
                                 const struct sc_cuda_product *product, struct sc_err *err)
 {
@@ -226,15 +309,15 @@ enum sc_status sc_cuda_gemm_run(struct sc_cuda_device *dev, const struct sc_cuda
     const uint32_t align_b = alignment(p.b, p.ldb, p.in), align_d = alignment(p.d, p.ldd, p.out);
     const struct choice *kept = p.out == CUDA_R_32F ? &gemm->f32[bucket] : &gemm->bf16[bucket];
     if (kept->found && kept->align_b <= align_b && kept->align_d <= align_d) {
-        cublasStatus_t rc = multiply(dev, &p, kept);
+        cublasStatus_t rc = multiply(dev, &p, &kept->algo);
         if (rc != CUBLAS_STATUS_NOT_SUPPORTED && rc != CUBLAS_STATUS_INVALID_VALUE)
             return sc_cuda_check_blas(rc, "product", err);
     }
     /* Results that lie otherwise than the matrix was opened for, or a number of rows that the kept
      * algorithm refuses. */
-    look_up(dev, &p, dev->strict ? STRICT_ROWS : p.n, align_b, align_d, &fresh);
+    look_up(dev, &p, dev->strict ? STRICT_ROWS : p.n, align_b, align_d, false, &fresh);
     if (!fresh.found)
         return sc_fail(err, SC_EDEVICE, "product [%u, %u] x %u: cuBLASLt has no algorithm", p.m,
                        p.k, p.n);
-    return sc_cuda_check_blas(multiply(dev, &p, &fresh), "product", err);
+    return sc_cuda_check_blas(multiply(dev, &p, &fresh.algo), "product", err);
 }

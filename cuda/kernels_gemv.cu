@@ -23,11 +23,17 @@
 
 #define THREADS    512
 #define WARPS      (THREADS / 32)
-#define STAGES     4
+#ifndef STAGES
+#define STAGES 4
+#endif
 #define STEP_BYTES (2u * 32 * 16) /* of weights, for one warp */
 #define RING_BYTES (WARPS * STAGES * STEP_BYTES)
-#define AHEAD      8 /* steps: 128 KiB a multiprocessor */
-#define LAST       8 /* steps before a warp's end when the next kernel is let in: some 4 us */
+#ifndef AHEAD
+#define AHEAD 8 /* steps: 128 KiB a multiprocessor */
+#endif
+#ifndef LAST
+#define LAST 8 /* steps before a warp's end when the next kernel is let in: some 4 us */
+#endif
 
 struct weights_bf16 {
     static constexpr int ELEMENTS = 8; /* of a 16-byte piece */

@@ -13,7 +13,9 @@
 /* Where activations may be rounded and weights are bf16, so few rows go here: cuBLASLt reads the
  * weights once for up to 16. H200, [28672, 4096] at 8 rows: 62 us there; the bytes alone take 55.
  */
+#ifndef SC_CUDA_GEMV_ROWS
 #define SC_CUDA_GEMV_ROWS 2u
+#endif
 
 #ifdef __cplusplus
 extern "C" {

@@ -6,7 +6,7 @@
  * zero. ROUNDED: activations lose all but 8 bits. */
 #include "tests/cuda/support.h"
 
-#define DIRECT_LIMIT       4e-6
+#define DIRECT_LIMIT       6e-6 /* 41000 summands in another order */
 #define TENSOR_LIMIT(n_in) (DIRECT_LIMIT + 1e-8 * (n_in))
 #define ROUNDED_LIMIT      4e-3
 #define FUSED_LIMIT        8e-3 /* gate and up are rounded too */
