@@ -215,6 +215,10 @@ struct sc_backend_ops {
     enum sc_status (*alloc)(struct sc_backend *be, size_t bytes, void **ret_mem,
                             struct sc_err *err);
     void (*free)(struct sc_backend *be, void *mem); /* NULL is fine */
+    /* Host memory that download will often write to: lets the device write it directly. A wish;
+     * NULL where there is nothing to gain. unpin before it is freed. */
+    void (*pin)(struct sc_backend *be, void *host, size_t bytes);
+    void (*unpin)(struct sc_backend *be, void *host);
     enum sc_status (*matrix_open)(struct sc_backend *be, const struct sc_matrix_part *parts,
                                   uint32_t n_parts, uint64_t n_in, const float *bias, /* or NULL */
                                   enum sc_dtype store, /* F32, BF16 or I8: how weights are kept */

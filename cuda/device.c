@@ -168,6 +168,20 @@ enum sc_status sc_cuda_sync(struct sc_backend *be, struct sc_err *err)
     return sc_cuda_check(cudaStreamSynchronize(sc_cuda_device(be)->stream), "device", err);
 }
 
+static void cuda_pin(struct sc_backend *be, void *host, size_t bytes)
+{
+    if (sc_cuda_use(sc_cuda_device(be), NULL) != SC_OK ||
+        cudaHostRegister(host, bytes, cudaHostRegisterPortable) != cudaSuccess)
+        (void)cudaGetLastError(); /* downloads then go through the driver's own buffer */
+}
+
+static void cuda_unpin(struct sc_backend *be, void *host)
+{
+    (void)be;
+    if (host != NULL && cudaHostUnregister(host) != cudaSuccess)
+        (void)cudaGetLastError();
+}
+
 static enum sc_status cuda_memory(struct sc_backend *be, uint64_t *ret_free, uint64_t *ret_total,
                                   struct sc_err *err)
 {
@@ -224,6 +238,8 @@ static const struct sc_backend_ops cuda_ops = {
     .memory = cuda_memory,
     .alloc = sc_cuda_alloc,
     .free = sc_cuda_free,
+    .pin = cuda_pin,
+    .unpin = cuda_unpin,
     .matrix_open = sc_cuda_matrix_open,
     .matrix_close = sc_cuda_matrix_close,
     .matrix_error = sc_cuda_matrix_error,

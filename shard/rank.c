@@ -45,7 +45,11 @@ static enum sc_status open_activations(struct sc_rank *rank, struct sc_err *err)
         rank->logits = malloc(m * c->vocab * sizeof(float));
         rank->bests = malloc(m * rank->n_ranks * 2 * sizeof(float));
         if (rank->logits == NULL || rank->bests == NULL)
-            st = sc_fail(err, SC_ENOMEM, "logits: out of memory for %zu rows of %u", m, c->vocab);
+            return sc_fail(err, SC_ENOMEM, "logits: out of memory for %zu rows of %u", m, c->vocab);
+        if (rank->be->ops->pin != NULL) {
+            rank->be->ops->pin(rank->be, rank->logits, m * c->vocab * sizeof(float));
+            rank->be->ops->pin(rank->be, rank->bests, m * rank->n_ranks * 2 * sizeof(float));
+        }
     }
     return st;
 }
@@ -247,6 +251,10 @@ void sc_rank_close(struct sc_rank *rank)
                     rank->inv_var,
                     rank->inv_freq};
     if (rank->be != NULL) {
+        if (rank->be->ops->unpin != NULL && rank->bests != NULL) {
+            rank->be->ops->unpin(rank->be, rank->logits);
+            rank->be->ops->unpin(rank->be, rank->bests);
+        }
         for (size_t i = 0; i < SC_ARRAY_LEN(device); i++)
             rank->be->ops->free(rank->be, device[i]);
         if (rank->pool != NULL)
