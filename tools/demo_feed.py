@@ -75,9 +75,9 @@ def end_with_parent():
 class Feed:
     """Forks `workers` processes. `frac` tells them how far the run is."""
 
-    def __init__(self, tok, seed, workers, tokens):
+    def __init__(self, tok, seed, workers, tokens, frac=0.0):
         ctx = mp.get_context("fork")
-        self.tokens, self.frac = tokens, ctx.Value("d", 0.0, lock=False)
+        self.tokens, self.frac = tokens, ctx.Value("d", frac, lock=False)
         self.done, self.waited = ctx.SimpleQueue(), 0.0
         self.free, self.slots, self.processes = [], [], []
         for _ in range(workers):

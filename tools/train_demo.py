@@ -239,7 +239,7 @@ def main():
         log_file.flush()
 
     workers = args.workers or max(1, min(10, (os.cpu_count() or 2) - 4))
-    feed = Feed(tok, args.seed, workers, args.tokens)
+    feed = Feed(tok, args.seed, workers, args.tokens, args.from_stage)
     made = demo_batch.Maker(tok, EVAL_LENGTHS, args.eval_documents)
     watchdog = threading.Timer(end - time.monotonic(), lambda: os._exit(3))  # the weights are saved long before
     watchdog.daemon = True
