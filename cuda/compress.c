@@ -262,22 +262,45 @@ enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_ar
 
 /* ---- merge ---- */
 
+/* The first of n bytes that is not below limit, or n. Eight at a time: an epoch has tens of
+ * thousands of labels, and nothing of the merge is on the device before they are checked. */
+static uint32_t first_not_below(const uint8_t *x, uint32_t n, uint32_t limit)
+{
+    const uint64_t ones = 0x0101010101010101u, tops = ones << 7;
+    const uint64_t add = (0x80u - limit) * ones; /* limit is at most SC_CHUNK_MAX */
+    uint32_t i = 0;
+
+    for (; i + sizeof(ones) <= n; i += sizeof(ones)) {
+        uint64_t word;
+        memcpy(&word, x + i, sizeof(word));
+        if (((word | ((word & ~tops) + add)) & tops) != 0) /* a byte of 128, or that becomes one */
+            break;
+    }
+    while (i < n && x[i] < limit)
+        i++;
+    return i;
+}
+
 /* Labels and seeds come from the host: what they index is checked here, once. */
 static enum sc_status check_labels(const struct sc_merge_args *a, uint32_t index, size_t at,
                                    struct sc_err *err)
 {
     uint32_t m = a->jobs[index].m;
     for (uint32_t plane = 0; plane < a->n_planes; plane++) {
+        const uint8_t *labels = a->labels + at + (size_t)plane * m;
+        const uint8_t *seeds = a->seeds + at + (size_t)plane * m;
         uint32_t count = a->counts[index * a->n_planes + plane];
         if (count == 0 || count > m || count > a->n_cores[index])
             return sc_fail(err, SC_EINVAL, "merge: job %u: %u clusters of %u tokens, %u entries",
                            index, count, m, a->n_cores[index]);
-        for (uint32_t i = 0; i < m; i++) {
-            size_t k = at + (size_t)plane * m + i;
-            if (a->labels[k] >= count || (i < count && a->seeds[k] >= m))
-                return sc_fail(err, SC_EINVAL, "merge: job %u: token %u: label %u of %u", index, i,
-                               a->labels[k], count);
-        }
+        uint32_t i = first_not_below(labels, m, count);
+        if (i < m)
+            return sc_fail(err, SC_EINVAL, "merge: job %u: token %u: label %u of %u", index, i,
+                           labels[i], count);
+        i = first_not_below(seeds, count, m);
+        if (i < count)
+            return sc_fail(err, SC_EINVAL, "merge: job %u: cluster %u: seed %u of %u tokens", index,
+                           i, seeds[i], m);
     }
     return SC_OK;
 }
@@ -341,9 +364,10 @@ enum sc_status sc_cuda_merge(struct sc_backend *be, const struct sc_merge_args *
 
     if (st != SC_OK || a->n_jobs == 0)
         return st;
+    const size_t n_seeds = a->representative == SC_REP_SEED ? n_labels : 0;
     (void)part(&bytes, a->n_jobs, sizeof(struct sc_cuda_merge_job));
     labels_at = part(&bytes, n_labels, 1);
-    seeds_at = part(&bytes, n_labels, 1);
+    seeds_at = part(&bytes, n_seeds, 1);
     counts_at = part(&bytes, n_counts, sizeof(*a->counts));
     bias_at = part(&bytes, SC_CHUNK_MAX + 1, sizeof(float));
     st = sc_cuda_stage_take(dev, bytes, "merge", &host, &device, err);
@@ -352,7 +376,7 @@ enum sc_status sc_cuda_merge(struct sc_backend *be, const struct sc_merge_args *
     uint8_t *h = host, *d = device;
     fill_merge_jobs(a, host);
     memcpy(h + labels_at, a->labels, n_labels);
-    memcpy(h + seeds_at, a->seeds, n_labels);
+    memcpy(h + seeds_at, a->seeds, n_seeds);
     memcpy(h + counts_at, a->counts, n_counts * sizeof(*a->counts));
     /* The host's logarithms: the device's own differ from the twin's in their last bits. */
     float *bias = (float *)(void *)(h + bias_at);

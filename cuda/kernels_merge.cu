@@ -1,18 +1,36 @@
 /* cuda/kernels_merge.cu - the cores of clusters; twin and reference: cpu/merge.c, whose bits it
  * gives.
  *
- * One block per (job, KV head), one warp per core. A warp lists the members of its cluster in order
- * of their positions, then each lane sums one piece of 16 bytes of K or V over them. Memory bound:
- * every entry of the chunk is read once, every core written once.
+ * One block per (job, KV head). Tokens are sorted by cluster, then by position; a thread takes one
+ * piece of K or V of all of them in that order, adds, and writes a core whenever a cluster ends.
+ * So a large cluster beside many small ones costs no more than even ones. Pieces pass through a
+ * ring in shared memory that only their own thread uses: rows are on their way long before they are
+ * added, whatever cluster they belong to. Memory bound: every entry of the chunk is read once,
+ * every core written once.
  */
 #include "cuda/kernels_compress.h"
 
 #define ALL_LANES 0xffffffffu
-#define N_WARPS   8u
+#define THREADS   64u
+#define AHEAD     16u /* rows on their way; a power of two */
+#define GROUPS    (SC_CUDA_CHUNK / 32)
 
 /* N elements of T that are moved at once. */
 template <typename T, uint32_t N> struct alignas(sizeof(T) * N) piece {
     T at[N];
+};
+
+/* The tokens of a chunk in the order of their clusters. Rows are those of K, from the start of the
+ * pool. */
+struct order {
+    size_t rows[SC_CUDA_CHUNK];
+    uint8_t label[SC_CUDA_CHUNK];
+    uint8_t closes[SC_CUDA_CHUNK]; /* the size of the cluster whose last member this is, or 0 */
+    uint8_t place[SC_CUDA_CHUNK];  /* by token: where it is here */
+    /* By cluster: */
+    size_t cores[SC_CUDA_CHUNK]; /* rows */
+    uint8_t first[SC_CUDA_CHUNK], n[SC_CUDA_CHUNK];
+    uint8_t in_group[GROUPS][SC_CUDA_CHUNK]; /* members among each 32 tokens */
 };
 
 static __device__ float widen(uint16_t x)
@@ -40,59 +58,138 @@ static __device__ void narrow(float x, uint32_t *to)
     *to = __float_as_uint(x);
 }
 
-/* The mean of a piece over n members; sums start at 0 and a quotient is rounded once, as the twin
- * does, or the last bits would differ. */
-template <typename T, uint32_t N>
-static __device__ piece<T, N> mean(const uint8_t *from, const size_t *rows, const uint8_t *members,
-                                   uint32_t n)
+template <typename P> static __device__ void copy_async(P *to, const uint8_t *from)
+{
+    asm volatile(
+        "cp.async.ca.shared.global [%0], [%1], %2;\n" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+        "l"(from), "n"(sizeof(P))
+        : "memory");
+}
+
+static __device__ void copy_commit(void)
+{
+    asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+
+/* All but the n latest groups have arrived. */
+template <uint32_t n> static __device__ void copy_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(n) : "memory");
+}
+
+/* Numbers of clusters in a chunk are below its length. By all threads; ends with a barrier. */
+static __device__ void sort_tokens(const struct sc_cuda_merge_job *job, const uint8_t *labels,
+                                   const struct sc_cuda_kv_view &kv, size_t head_at,
+                                   size_t row_bytes, struct order *o)
+{
+    const uint32_t t = threadIdx.x, lane = t % 32, m = job->m;
+    uint32_t label[SC_CUDA_CHUNK / THREADS], rank[SC_CUDA_CHUNK / THREADS];
+
+#pragma unroll
+    for (uint32_t k = 0; k < SC_CUDA_CHUNK / THREADS; k++) {
+        const uint32_t i = k * THREADS + t;
+        label[k] = i < m ? labels[i] : 255; /* no cluster has that number */
+        ((uint32_t *)o->in_group)[i] = 0;   /* four labels of one group */
+    }
+    __syncthreads();
+#pragma unroll
+    for (uint32_t k = 0; k < SC_CUDA_CHUNK / THREADS; k++) {
+        const uint32_t peers = __match_any_sync(ALL_LANES, label[k]);
+        rank[k] = (uint32_t)__popc(peers & ((1u << lane) - 1));
+        if (label[k] != 255 && rank[k] == 0)
+            o->in_group[(k * THREADS + t) / 32][label[k]] = (uint8_t)__popc(peers);
+    }
+    __syncthreads();
+    if (t < 32) { /* four clusters a lane */
+        uint32_t n[4], sum = 0;
+#pragma unroll
+        for (uint32_t k = 0; k < 4; k++) {
+            n[k] = 0;
+#pragma unroll
+            for (uint32_t g = 0; g < GROUPS; g++)
+                n[k] += o->in_group[g][4 * lane + k];
+            sum += n[k];
+        }
+        uint32_t end = sum;
+#pragma unroll
+        for (uint32_t by = 1; by < 32; by *= 2) {
+            const uint32_t below = __shfl_up_sync(ALL_LANES, end, by);
+            end += lane >= by ? below : 0;
+        }
+        uint32_t first = end - sum;
+#pragma unroll
+        for (uint32_t k = 0; k < 4; k++) {
+            o->first[4 * lane + k] = (uint8_t)first;
+            o->n[4 * lane + k] = (uint8_t)n[k];
+            first += n[k];
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (uint32_t k = 0; k < SC_CUDA_CHUNK / THREADS; k++) {
+        const uint32_t i = k * THREADS + t, at = job->slot0 + i;
+        if (i >= m)
+            continue;
+        const uint32_t first = o->first[label[k]], n = o->n[label[k]];
+        uint32_t to = first + rank[k];
+        for (uint32_t g = 0; g < i / 32; g++)
+            to += o->in_group[g][label[k]];
+        o->rows[to] =
+            job->pages[at / SC_CUDA_PAGE] * kv.page_bytes + head_at + at % SC_CUDA_PAGE * row_bytes;
+        o->label[to] = (uint8_t)label[k];
+        o->closes[to] = (uint8_t)(to + 1 == first + n ? n : 0);
+        o->place[i] = (uint8_t)to;
+    }
+    __syncthreads();
+}
+
+/* Means of all clusters, of the piece that from points at in a row. Sums start at 0 and a quotient
+ * is rounded once, as the twin does, or the last bits would differ. */
+template <typename T, uint32_t N, typename WRITE>
+static __device__ void write_means(const struct order *o, uint32_t m, const uint8_t *from,
+                                   piece<T, N> *ring, WRITE write)
 {
     float sum[N];
-    piece<T, N> ret;
 
 #pragma unroll
     for (uint32_t e = 0; e < N; e++)
         sum[e] = 0.0f;
-#pragma unroll 4
-    for (uint32_t i = 0; i < n; i++) {
-        const piece<T, N> x = *(const piece<T, N> *)(from + rows[members[i]]);
+#pragma unroll
+    for (uint32_t i = 0; i < AHEAD - 1; i++) {
+        if (i < m)
+            copy_async(ring + i * THREADS, from + o->rows[i]);
+        copy_commit();
+    }
+    for (uint32_t i = 0; i < m; i++) {
+        const uint32_t next = i + AHEAD - 1, n = o->closes[i];
+        copy_wait<AHEAD - 2>();
+        const piece<T, N> x = ring[i % AHEAD * THREADS];
+        if (next < m)
+            copy_async(ring + next % AHEAD * THREADS, from + o->rows[next]);
+        copy_commit();
 #pragma unroll
         for (uint32_t e = 0; e < N; e++)
             sum[e] = __fadd_rn(sum[e], widen(x.at[e]));
-    }
+        if (n == 0)
+            continue;
+        piece<T, N> core;
 #pragma unroll
-    for (uint32_t e = 0; e < N; e++)
-        narrow(__fdiv_rn(sum[e], (float)n), &ret.at[e]);
-    return ret;
-}
-
-/* Tokens of cluster c in ascending order into members; returns how many. */
-static __device__ uint32_t list_members(const uint8_t *labels, uint32_t c, uint8_t *members)
-{
-    const uint32_t lane = threadIdx.x % 32;
-    uint32_t n = 0;
-
-    __syncwarp(); /* the last list is read */
-#pragma unroll
-    for (uint32_t i = lane; i < SC_CUDA_CHUNK; i += 32) {
-        bool is_member = labels[i] == c;
-        uint32_t all = __ballot_sync(ALL_LANES, is_member);
-        if (is_member)
-            members[n + (uint32_t)__popc(all & ((1u << lane) - 1))] = (uint8_t)i;
-        n += (uint32_t)__popc(all);
+        for (uint32_t e = 0; e < N; e++) {
+            narrow(n == 1 ? sum[e] : __fdiv_rn(sum[e], (float)n), &core.at[e]);
+            sum[e] = 0.0f;
+        }
+        write(o->label[i], core);
     }
-    __syncwarp();
-    return n;
 }
 
 template <typename T, uint32_t N>
-static __global__ void __launch_bounds__(32 * N_WARPS) merge_kernel(struct sc_cuda_merge_launch a)
+static __global__ void __launch_bounds__(THREADS)
+    merge_kernel(const __grid_constant__ struct sc_cuda_merge_launch a)
 {
-    __shared__ size_t rows[SC_CUDA_CHUNK]; /* of K, from the start of the pool */
-    __shared__ uint8_t labels[SC_CUDA_CHUNK];
-    __shared__ uint8_t members[N_WARPS][SC_CUDA_CHUNK];
+    __shared__ struct order o;
+    __shared__ piece<T, N> rings[AHEAD * THREADS];
     const uint32_t index = blockIdx.x / a.n_kv_heads, head = blockIdx.x % a.n_kv_heads;
     const uint32_t on_plane = a.n_planes == 1 ? 0 : head;
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const struct sc_cuda_merge_job *job = &a.jobs[index];
     const uint32_t m = job->m, n_cores = job->n_cores, core_slot0 = job->core_slot0;
     const uint32_t count = a.counts[index * a.n_planes + on_plane];
@@ -100,37 +197,40 @@ static __global__ void __launch_bounds__(32 * N_WARPS) merge_kernel(struct sc_cu
     const size_t head_at = head * a.kv.head_bytes, row_bytes = a.kv.head_dim * sizeof(T);
     const uint32_t per_row = a.kv.head_dim / N; /* pieces */
 
-    for (uint32_t i = threadIdx.x; i < SC_CUDA_CHUNK; i += blockDim.x) {
-        uint32_t at = job->slot0 + i;
-        labels[i] = i < m ? a.labels[label_at + i] : 255; /* no cluster has that number */
-        if (i < m)
-            rows[i] = job->pages[at / SC_CUDA_PAGE] * a.kv.page_bytes + head_at +
-                      at % SC_CUDA_PAGE * row_bytes;
+    for (uint32_t c = threadIdx.x; c < n_cores; c += THREADS) {
+        const uint32_t at = core_slot0 + c;
+        o.cores[c] = job->core_pages[at / SC_CUDA_PAGE] * a.kv.page_bytes + head_at +
+                     at % SC_CUDA_PAGE * row_bytes;
     }
-    __syncthreads();
-    for (uint32_t c = warp; c < n_cores; c += N_WARPS) {
-        const uint32_t at = core_slot0 + c, slot = at % SC_CUDA_PAGE;
-        uint8_t *block = a.kv.mem + job->core_pages[at / SC_CUDA_PAGE] * a.kv.page_bytes + head_at;
-        const uint32_t n = c < count ? list_members(labels, c, members[warp]) : 0;
-        const uint32_t chosen = n == 0                        ? 0
-                                : a.pick == SC_CUDA_PICK_SEED ? a.seeds[label_at + c]
-                                                              : members[warp][n - 1];
-
-        /* All of K, then all of V. */
-        for (uint32_t q = lane; q < 2 * per_row; q += 32) {
-            const size_t part = q < per_row ? q * sizeof(piece<T, N>)
-                                            : a.kv.v_offset + (q - per_row) * sizeof(piece<T, N>);
-            const uint8_t *from = a.kv.mem + part;
+    sort_tokens(job, a.labels + label_at, a.kv, head_at, row_bytes, &o);
+    /* All of K, then all of V. */
+    for (uint32_t q = threadIdx.x; q < 2 * per_row; q += THREADS) {
+        const size_t part = q < per_row ? q * sizeof(piece<T, N>)
+                                        : a.kv.v_offset + (q - per_row) * sizeof(piece<T, N>);
+        const uint8_t *from = a.kv.mem + part;
+        const auto write = [&](uint32_t c, const piece<T, N> &core) {
+            *(piece<T, N> *)(a.kv.mem + part + o.cores[c]) = core;
+        };
+        if (a.pick == SC_CUDA_PICK_MEAN)
+            write_means<T, N>(&o, m, from, rings + threadIdx.x, write);
+#pragma unroll 4
+        for (uint32_t c = 0; c < n_cores; c++) {
+            const uint32_t n = o.n[c];
             piece<T, N> core = {};
             if (n != 0 && a.pick == SC_CUDA_PICK_MEAN)
-                core = mean<T, N>(from, rows, members[warp], n);
-            else if (n != 0)
-                core = *(const piece<T, N> *)(from + rows[chosen]);
-            *(piece<T, N> *)(block + part + slot * row_bytes) = core;
+                continue;
+            if (n != 0)
+                core = *(const piece<T, N> *)(from + o.rows[a.pick == SC_CUDA_PICK_SEED
+                                                                ? o.place[a.seeds[label_at + c]]
+                                                                : o.first[c] + n - 1]);
+            write(c, core);
         }
-        if (lane == 0)
-            ((float *)(block + a.kv.bias_offset))[slot] =
-                c < count ? a.bias[n] : -__int_as_float(0x7f800000);
+    }
+    for (uint32_t c = threadIdx.x; c < n_cores; c += THREADS) {
+        const uint32_t at = core_slot0 + c, slot = at % SC_CUDA_PAGE;
+        uint8_t *block = a.kv.mem + o.cores[c] - slot * row_bytes;
+        ((float *)(block + a.kv.bias_offset))[slot] =
+            c < count ? a.bias[o.n[c]] : -__int_as_float(0x7f800000);
     }
 }
 
@@ -138,13 +238,13 @@ extern "C" cudaError_t sc_cuda_launch_merge(const struct sc_cuda_merge_launch *a
                                             cudaStream_t stream)
 {
     const uint32_t n_blocks = a->n_jobs * a->n_kv_heads, hd = a->kv.head_dim;
-    if (a->kv.bf16 && hd % 8 == 0)
-        merge_kernel<uint16_t, 8><<<n_blocks, 32 * N_WARPS, 0, stream>>>(*a);
+    if (a->kv.bf16 && hd % 4 == 0)
+        merge_kernel<uint16_t, 4><<<n_blocks, THREADS, 0, stream>>>(*a);
     else if (a->kv.bf16)
-        merge_kernel<uint16_t, 2><<<n_blocks, 32 * N_WARPS, 0, stream>>>(*a);
+        merge_kernel<uint16_t, 2><<<n_blocks, THREADS, 0, stream>>>(*a);
     else if (hd % 4 == 0)
-        merge_kernel<uint32_t, 4><<<n_blocks, 32 * N_WARPS, 0, stream>>>(*a);
+        merge_kernel<uint32_t, 4><<<n_blocks, THREADS, 0, stream>>>(*a);
     else
-        merge_kernel<uint32_t, 2><<<n_blocks, 32 * N_WARPS, 0, stream>>>(*a);
+        merge_kernel<uint32_t, 2><<<n_blocks, THREADS, 0, stream>>>(*a);
     return cudaGetLastError();
 }

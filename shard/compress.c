@@ -25,16 +25,16 @@ static uint32_t planes_of(const struct sc_rank *rank, const struct sc_seq *seq)
 }
 
 /* Sinks and special tokens stay alone: exact, whatever their neighbours. */
-static uint32_t mark_forced(const struct sc_rank *rank, const struct sc_seq *seq,
-                            struct sc_chunk_job *job)
+static uint32_t mark_forced(const struct sc_rank *rank, const struct sc_seq *seq, uint32_t pos0,
+                            uint32_t m, uint64_t forced[SC_CHUNK_MAX / 64])
 {
     uint32_t n = 0;
-    memset(job->forced, 0, sizeof(job->forced));
-    for (uint32_t i = 0; i < job->m; i++) {
-        uint32_t pos = job->pos0 + i;
+    memset(forced, 0, SC_CHUNK_MAX / 8);
+    for (uint32_t i = 0; i < m; i++) {
+        uint32_t pos = pos0 + i;
         uint16_t c = sc_token_table_get(rank->classes, seq->tokens[pos]);
         if (pos < seq->recipe.n_sinks || (c & SC_TOKEN_SPECIAL) != 0) {
-            job->forced[i / 64] |= 1ull << (i % 64);
+            forced[i / 64] |= 1ull << (i % 64);
             n++;
         }
     }
@@ -51,20 +51,28 @@ static uint32_t chunk_budget(const struct sc_seq *seq, const struct sc_seq_layer
     return k < 1.0 ? 1u : k > m ? m : (uint32_t)k;
 }
 
+/* Eight at a time: the device waits for the end of it. */
+static uint64_t mix_bytes(uint64_t h, const uint8_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += sizeof(h)) {
+        uint64_t word = 0;
+        memcpy(&word, x + i, n - i < sizeof(word) ? n - i : sizeof(word));
+        h = sc_mix64(h ^ word);
+    }
+    return h;
+}
+
 /* All ranks must have made the same clusters before anything takes its shape from them. Where
  * labels are per head only the counts can be compared. */
 static enum sc_status check_agreement(struct sc_rank *rank, const struct sc_seq *seq,
                                       struct sc_err *err)
 {
     uint64_t h = sc_mix64(seq->slot + 1ull), both[2];
-    size_t at = 0;
 
-    for (uint32_t j = 0; j < rank->n_jobs; j++) {
+    for (uint32_t j = 0; j < rank->n_jobs; j++)
         h = sc_mix64(h ^ rank->job_cores[j]);
-        for (uint32_t i = 0; !per_head(seq) && i < rank->jobs[j].m; i++)
-            h = sc_mix64(h ^ rank->labels[at + i]);
-        at += rank->jobs[j].m;
-    }
+    if (!per_head(seq))
+        h = mix_bytes(h, rank->labels, rank->n_labels);
     both[0] = h;
     both[1] = ~h;
     enum sc_status st = rank->comm->ops->min_u64(rank->comm, both, 2, err);
@@ -212,6 +220,8 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
     uint32_t n_layers = rank->config->n_layers, n_planes = planes_of(rank, seq);
     size_t ints = (size_t)n_planes * m * m;
     bool generated = pos0 >= seq->prompt_len;
+    uint64_t forced[SC_CHUNK_MAX / 64];
+    const uint32_t n_forced = mark_forced(rank, seq, pos0, m, forced); /* in every layer */
     enum sc_status st = SC_OK;
 
     for (uint32_t l = 0; l < n_layers; l++) {
@@ -229,7 +239,7 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
             .tau = seq->tau[(generated ? n_layers : 0) + l],
             .inv_var = rank->inv_var + (size_t)l * rank->slice.n_kv_heads,
         };
-        uint32_t n_forced = mark_forced(rank, seq, job);
+        memcpy(job->forced, forced, sizeof(forced));
         if (seq->recipe.budget == SC_BUDGET_PER_CHUNK) {
             uint32_t k = chunk_budget(seq, &seq->layers[l], pos0, m);
             job->budget = k > n_forced ? k : n_forced + (n_forced < m);
