@@ -297,14 +297,19 @@ __device__ __forceinline__ void hide(const sight &g, int t, float (&s)[KEYS / 8]
  * instructions run: it stays behind a store that needs all of them. */
 __device__ __forceinline__ void pin(stages &b, const float (&l)[2])
 {
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared_address(&b.sink[threadIdx.x / 32])),
-                 "f"(l[0] + l[1])
+    asm volatile("{\n"
+                 ".reg .pred one;\n"
+                 "setp.eq.u32 one, %2, 0;\n"
+                 "@one st.shared.f32 [%0], %1;\n"
+                 "}\n" ::"r"(shared_address(&b.sink[threadIdx.x / 32])),
+                 "f"(l[0] + l[1]), "r"(threadIdx.x % 32)
                  : "memory");
 }
 
-/* This warp is past a stage. */
+/* This warp is past a stage: all its lanes. */
 __device__ __forceinline__ void release(uint64_t &barrier)
 {
+    __syncwarp();
     if (threadIdx.x % 32 == 0)
         barrier_arrive(shared_address(&barrier));
 }

@@ -7,8 +7,8 @@
  * a ring in shared memory, over the ends of rows: 48 KiB a multiprocessor. A lane reads only pieces
  * that it has copied itself, so warps need no barrier. Pairs that two or more warps share are added
  * up at the end, in order. Two blocks fit on a multiprocessor up to about 14000 columns, so that
- * the product that comes next can fill its rings, and have its next AHEAD steps fetched into the
- * L2, before this one ends.
+ * the product that comes next can fill its rings before this one ends. Fetching more than that into
+ * the L2 ahead of time made decoding 6 % slower, other ring depths changed nothing (H200).
  *
  * Sums are f32: a lane's products in rising order, a tree over the lanes, then the warps of a pair.
  * Their order depends on the shape of W and on the number of multiprocessors, nothing else.
@@ -23,17 +23,10 @@
 
 #define THREADS    512
 #define WARPS      (THREADS / 32)
-#ifndef STAGES
-#define STAGES 4
-#endif
+#define STAGES     4
 #define STEP_BYTES (2u * 32 * 16) /* of weights, for one warp */
 #define RING_BYTES (WARPS * STAGES * STEP_BYTES)
-#ifndef AHEAD
-#define AHEAD 8 /* steps: 128 KiB a multiprocessor */
-#endif
-#ifndef LAST
-#define LAST 8 /* steps before a warp's end when the next kernel is let in: some 4 us */
-#endif
+#define LAST       8 /* steps before a warp's end when the next kernel is let in: some 4 us */
 
 struct weights_bf16 {
     static constexpr int ELEMENTS = 8; /* of a 16-byte piece */
@@ -86,11 +79,6 @@ static __device__ inline void commit(void)
 template <int PENDING> static __device__ inline void await(void)
 {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
-}
-
-static __device__ inline void fetch_to_l2(const uint4 *from)
-{
-    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(from));
 }
 
 static __device__ inline float4 load_any(const float *from, uint32_t n)
@@ -226,19 +214,6 @@ static __device__ inline void ask(const sc_cuda_gemv &g, source &s, uint4 *slot)
     commit();
 }
 
-/* A copy of the source: the ring asks for the same pieces later. */
-template <bool FUSED> static __device__ inline void look_ahead(const sc_cuda_gemv &g, source s)
-{
-#pragma unroll 1
-    for (int i = 0; i < AHEAD && s.rest > 0; i++) {
-        if (threadIdx.x % 8 == 0 && s.left > 0) { /* a line is eight pieces */
-            fetch_to_l2(s.a);
-            fetch_to_l2(s.b);
-        }
-        advance<FUSED>(g, s);
-    }
-}
-
 static __device__ inline float finish(const sc_cuda_gemv &a, uint32_t row, float sum)
 {
     if (a.scale != NULL)
@@ -344,7 +319,6 @@ static __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll 1
     for (uint32_t i = 0; i + 1 < STAGES; i++)
         ask<FUSED>(a, from, ring + i * 64);
-    look_ahead<FUSED>(a, from);
 
     sc_inputs_ready();
     if (STAGED) {
