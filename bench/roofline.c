@@ -141,13 +141,13 @@ static void fill_random(float *x, size_t n)
 }
 
 static enum sc_status time_matmul(struct sc_backend *be, const struct sc_matrix *m, const float *x,
-                                  float *y, double *ret_s, struct sc_err *err)
+                                  float *y, uint32_t dim, uint32_t rows, double *ret_s,
+                                  struct sc_err *err)
 {
     double start = now_s(), best = 1e9;
     for (int i = 0; i < CALLS_MIN || now_s() - start < CALLS_S; i++) {
         double t = now_s();
-        enum sc_status st =
-            be->ops->matmul(be, m, x, SC_ROOFLINE_DIM, y, SC_ROOFLINE_DIM, SC_ROOFLINE_ROWS, err);
+        enum sc_status st = be->ops->matmul(be, m, x, dim, y, dim, rows, err);
         if (st == SC_OK)
             st = be->ops->sync(be, err);
         if (st != SC_OK)
@@ -162,8 +162,11 @@ static enum sc_status time_matmul(struct sc_backend *be, const struct sc_matrix 
 enum sc_status sc_roofline_matmul(struct sc_backend *be, enum sc_dtype store,
                                   double *ret_flop_per_s, struct sc_err *err)
 {
-    const size_t n_w = (size_t)SC_ROOFLINE_DIM * SC_ROOFLINE_DIM;
-    const size_t n_x = (size_t)SC_ROOFLINE_ROWS * SC_ROOFLINE_DIM;
+    /* A device with memory of its own needs more to fill it. */
+    const uint32_t dim = be->ops->memory != NULL ? 2 * SC_ROOFLINE_DIM : SC_ROOFLINE_DIM;
+    const uint32_t rows = be->ops->memory != NULL ? dim : SC_ROOFLINE_ROWS;
+    const size_t n_w = (size_t)dim * dim;
+    const size_t n_x = (size_t)rows * dim;
     float *host = malloc(n_w * sizeof(*host));
     struct sc_matrix *m = NULL;
     void *x = NULL, *y = NULL;
@@ -173,8 +176,8 @@ enum sc_status sc_roofline_matmul(struct sc_backend *be, enum sc_dtype store,
     if (host == NULL)
         return sc_fail(err, SC_ENOMEM, "matmul test: %zu bytes", n_w * sizeof(*host));
     fill_random(host, n_w);
-    const struct sc_matrix_part part = {host, SC_DTYPE_F32, SC_ROOFLINE_DIM, SC_ROOFLINE_DIM, 0};
-    st = be->ops->matrix_open(be, &part, 1, SC_ROOFLINE_DIM, NULL, store, &m, err);
+    const struct sc_matrix_part part = {host, SC_DTYPE_F32, dim, dim, 0};
+    st = be->ops->matrix_open(be, &part, 1, dim, NULL, store, &m, err);
     if (st == SC_OK)
         st = be->ops->alloc(be, n_x * sizeof(float), &x, err);
     if (st == SC_OK)
@@ -182,13 +185,13 @@ enum sc_status sc_roofline_matmul(struct sc_backend *be, enum sc_dtype store,
     if (st == SC_OK)
         st = be->ops->upload(be, x, host, n_x * sizeof(float), err);
     if (st == SC_OK)
-        st = time_matmul(be, m, x, y, &s, err);
+        st = time_matmul(be, m, x, y, dim, rows, &s, err);
     be->ops->free(be, x);
     be->ops->free(be, y);
     if (m != NULL)
         be->ops->matrix_close(be, m);
     free(host);
     if (st == SC_OK)
-        *ret_flop_per_s = 2.0 * SC_ROOFLINE_ROWS * (double)n_w / s;
+        *ret_flop_per_s = 2.0 * rows * (double)n_w / s;
     return st;
 }
