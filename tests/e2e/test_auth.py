@@ -198,7 +198,7 @@ class Uploads(Case):
     def test_a_pin_that_finds_no_room_is_told(self):
         config = self.dir / "small.conf"
         config.write_text('store = { memory = "0"; };')
-        d = h.Daemon(DEMO, ["--config", str(config), "--set", "kv.memory=64MiB"])
+        d = h.Daemon(DEMO, ["--config", str(config), "--set", "kv.memory=72MiB"])
         self.daemons.append(d)
         loads = d.client.control.GetLoads(control.GetLoadsRequest())
         pinned = 0
