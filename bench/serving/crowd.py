@@ -11,7 +11,7 @@ from serving.setup import loads, markdown, median, process_status
 LOAD = ["--streams", 1000, "--prompt-len", "320-1500", "--shared-prefix", 300, "--output-len", "4-48",
         "--cancel-percent", 10, "--deadline-percent", 10, "--deadline-ms", "1000-60000", "--slow-reader-ms", 1]
 # What grows to a fixed size, as the stores of the tree of prefixes, has mostly done so after WARM_UP_S.
-MEMORY, WARM_UP_S = "256MiB", 60
+MEMORY, WARM_UP_S = "640MiB", 60
 MIB = 2**20
 
 
@@ -94,7 +94,7 @@ def plot(result, figure):
     axes = figure.subplots(1, 2)
     t = [s["s"] for s in result["samples"]]
     axes[0].plot(t, [s["rss"] / MIB for s in result["samples"]])
-    axes[0].set(title="daemon, pool of 256 MiB touched before", xlabel="seconds", ylabel="resident memory, MiB",
+    axes[0].set(title="daemon, pool of 640 MiB touched before", xlabel="seconds", ylabel="resident memory, MiB",
                 ylim=(0, None))
     total = result["after"]["pages_total"]
     used = [total - s["free"] - s["cached"] for s in result["samples"]]

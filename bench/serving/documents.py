@@ -2,7 +2,7 @@
 
 from serving.setup import MODES, markdown
 
-MEMORY = "96MiB"
+MEMORY = "256MiB"
 COMMON = ["--document-len", 8000, "--question-len", 16, "--output-len", 4]
 FILL = ["--documents", 36, "--questions", 8]
 ASK = ["--documents", 16, "--questions", 48]

@@ -35,7 +35,7 @@ def measure(bench):
             store, ids = (bench.folder / f"{mode}-{number}-{what}" for what in ("store", "ids"))
             for folder in (store, ids):
                 folder.mkdir()
-            settings = {"kv__memory": "256MiB", "store__dir": store, "documents__dir": ids}
+            settings = {"kv__memory": "640MiB", "store__dir": store, "documents__dir": ids}
             daemon = bench.daemon(**settings)
             cold.append(ttft_ms(bench, daemon, mode, "--document", DOCUMENT))
             bench.semcache(daemon, "ingest", "--kv", mode, "--id", "d", DOCUMENT)

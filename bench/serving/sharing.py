@@ -23,7 +23,7 @@ def measure(bench):
     for number in range(ROUNDS):
         # New ones each round: how fast a process is also depends on the memory it happened to get.
         order = ORDER if number % 2 else tuple(not on for on in ORDER)
-        daemons = {on: bench.daemon(kv__memory="64MiB", kv__sharing=str(on).lower()) for on in order[:2]}
+        daemons = {on: bench.daemon(kv__memory="192MiB", kv__sharing=str(on).lower()) for on in order[:2]}
         for daemon in daemons.values():  # fills the pool
             bench.semcache(daemon, "bench serve", "--streams", 8, "--requests", 64, "--prompt-len", 1000,
                            "--output-len", 1, "--kv", "exact", "--seed", seed)

@@ -7,7 +7,7 @@ PREFIX, QUESTION, COLD, WARM = 8192, 24, 5, 5
 
 
 def measure(bench):
-    daemon, modes = bench.daemon(kv__memory="256MiB"), {}
+    daemon, modes = bench.daemon(kv__memory="640MiB"), {}
     for mode in MODES:
         cold, warm, final = [], [], None
         for _ in range(COLD):
