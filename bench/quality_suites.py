@@ -200,9 +200,9 @@ TASKS = {  # name: (maker, seen in training, has a depth)
     "document_qa_seen": (seen(document_qa), True, False),
     "two_hop_seen": (seen(two_hop), True, False),
     "not_stated_seen": (seen(not_stated), True, False),
-    "variable_tracking_2": (variable_tracking(2), False, True),
-    "variable_tracking_3": (variable_tracking(3), False, True),
-    "variable_tracking_4": (variable_tracking(4), False, True),
+    "variable_tracking_2": (variable_tracking(2), True, True),
+    "variable_tracking_3": (variable_tracking(3), True, True),
+    "variable_tracking_4": (variable_tracking(4), True, True),
 }
 
 
