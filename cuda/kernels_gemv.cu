@@ -288,9 +288,13 @@ static __device__ inline void join(const sc_cuda_gemv &a, const shared_sums<N> &
     write_pair<N, FUSED>(a, first_pair + pair, sum);
 }
 
+/* Of one multiprocessor: what registers allow. Compute capability 8.0 would spill in the largest.
+ */
+template <class W, int N> constexpr int BLOCKS = W::ELEMENTS == 16 && N == 4 ? 1 : 2;
+
 /* STAGED: x is in shared memory behind the rings; else there is one row. */
 template <class W, int N, bool FUSED, bool STAGED>
-static __global__ void __launch_bounds__(THREADS, 2)
+static __global__ void __launch_bounds__(THREADS, BLOCKS<W, N>)
     gemv_kernel(const __grid_constant__ sc_cuda_gemv a, bool wide)
 {
     extern __shared__ uint4 rings[];
