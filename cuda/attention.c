@@ -5,12 +5,6 @@
 #include "cuda/kernels_attention.h"
 #include "cuda/seqs.h"
 
-/* Blocks of rows where the device has warpgroup instructions: 2 with tensor copies, 1 without, 0
- * not by them at all. */
-#ifndef SC_CUDA_ATTN_HOPPER
-#define SC_CUDA_ATTN_HOPPER 2
-#endif
-
 #define GRID_MAX 65535u /* blocks along the second and third axis */
 
 static uint32_t smaller(uint32_t a, uint32_t b)
@@ -127,10 +121,8 @@ static cudaError_t attend_blocks(const struct sc_cuda_device *dev, const struct 
 {
     if (!tensor_cores)
         return sc_cuda_attn_plain_prefill(l, dev->stream);
-    if (SC_CUDA_ATTN_HOPPER > 1 && l->tensor_map != NULL)
+    if (l->tensor_map != NULL)
         return sc_cuda_attn_prefill_hopper(l, dev->stream);
-    if (SC_CUDA_ATTN_HOPPER > 0 && dev->cc == 90 && l->head_dim != 32)
-        return sc_cuda_attn_prefill_wgmma(l, dev->stream);
     return sc_cuda_attn_prefill(l, dev->stream);
 }
 
@@ -143,8 +135,6 @@ static enum sc_status prepare(struct sc_cuda_device *dev, struct sc_err *err)
     rc = sc_cuda_attn_decode_init();
     if (rc == cudaSuccess)
         rc = sc_cuda_attn_prefill_init();
-    if (rc == cudaSuccess && dev->cc == 90)
-        rc = sc_cuda_attn_prefill_wgmma_init();
     if (rc == cudaSuccess && dev->cc == 90)
         rc = sc_cuda_attn_prefill_hopper_init();
     dev->attention_ready = rc == cudaSuccess;

@@ -54,9 +54,8 @@ cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t strea
 cudaError_t sc_cuda_attn_prefill_init(void);
 cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
 
-/* The same on compute capability 9.0, head_dim 64 or 128; hopper needs a->tensor_map. */
-cudaError_t sc_cuda_attn_prefill_wgmma_init(void);
-cudaError_t sc_cuda_attn_prefill_wgmma(const struct sc_cuda_attn *a, cudaStream_t stream);
+/* The same on compute capability 9.0 with warpgroup instructions and tensor copies; head_dim 64 or
+ * 128, needs a->tensor_map. */
 cudaError_t sc_cuda_attn_prefill_hopper_init(void);
 cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream);
 
