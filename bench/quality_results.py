@@ -39,7 +39,7 @@ MAIN = {"tasks": "passkey,niah_single,niah_multikey,niah_confusable,niah_multiva
                  "not_stated,variable_tracking_2,variable_tracking_3", "lengths": "1024,2048,4096,8192", "documents": "6,5,3,2"}
 SMALL = {"tasks": "niah_multikey,niah_confusable,niah_multivalue,document_qa,variable_tracking_2", "lengths": "2048,4096",
          "documents": "4,2"}
-RATIOS = ["0.5", "0.25", "0.125"]
+RATIOS = ["0.5", "0.25", "0.125", "0.06"]
 
 
 def arguments():
@@ -57,6 +57,7 @@ def arguments():
     parser.add_argument("--only", default="main,ablations", help="parts to measure; others stay as they are; none: none")
     parser.add_argument("--peers", type=pathlib.Path, help="JSON of bench/quality_peers.py")
     parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=1, help="of each daemon")
     parser.add_argument("--quick", action="store_true", help="no page; the exit status tells whether floors are kept")
     parser.add_argument("--list-suites", type=pathlib.Path, metavar="FOLDER", help="write the suites there and exit")
     return parser.parse_args()
@@ -87,7 +88,7 @@ def made(args, info):
     def said(*command):
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     daemon = said(args.build / "bin" / "semanticached", "--version").split("\n")[0]
-    words = [w for w in sys.argv[1:] if not w.startswith("--build")]
+    words = [w for i, w in enumerate(sys.argv) if i > 0 and not {w, sys.argv[i - 1]} & {"--build", "--model", "--out"}]
     return {"date": datetime.date.today().isoformat(), "cpu": f"{os.cpu_count()} CPUs of {cpu_model()}",
             "version": f"{daemon} ({said('git', '-C', SOURCE, 'rev-parse', '--short', 'HEAD')})",
             "model": info["name"], "fingerprint": info["fingerprint"], "weight_dtype": info["weight_dtype"],
@@ -153,7 +154,7 @@ def measure(args, results):
     results.setdefault("suites", {})
     with contextlib.ExitStack() as exits:
         folder = pathlib.Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="sc-quality-")))
-        daemons = [exits.enter_context(Daemon(args.build, args.model)) for _ in range(args.jobs)]
+        daemons = [exits.enter_context(Daemon(args.build, args.model, args.threads)) for _ in range(args.jobs)]
         results["made"] = made(args, daemons[0].model_info())
         pool, jobs = Pool(daemons), {}
         if "main" in only:

@@ -298,7 +298,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_CHUNK_MAX] = {"chunk-max", "N", "chunk_max", SC_ARG_UINT, KV, 4, 128,
         {0}, "longest chunk"},
     [SC_OPT_EXACT_LAYERS] = {"exact-layers", "N,...", NULL, SC_ARG_IDS, KV, 0, 65535,
-        {0}, "these layers are never compressed"},
+        {"none"}, "these layers are never compressed; none: there are none (default: the model's)"},
 };
 // clang-format on
 

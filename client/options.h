@@ -152,7 +152,7 @@ struct sc_opt_spec {
     enum sc_arg_kind kind;
     uint32_t cmds;                       /* bit per sc_cmd_id */
     double low, high;                    /* UINT, INT, RANGE, REAL, BIAS */
-    const char *choices[SC_CHOICES_MAX]; /* CHOICE; ends at the first NULL */
+    const char *choices[SC_CHOICES_MAX]; /* CHOICE; ends at the first NULL. IDS: the empty list */
     const char *help;
 };
 

@@ -16,7 +16,7 @@ matplotlib.rcParams.update({"svg.hashsalt": "quality", "svg.fonttype": "none", "
                             "axes.spines.right": False, "axes.titlesize": "medium"})
 from matplotlib.figure import Figure  # noqa: E402
 
-from quality.runner import family, pooled  # noqa: E402
+from quality.runner import family, of_documents, pooled  # noqa: E402
 
 
 def figure_of(height):
@@ -36,6 +36,8 @@ def kept(results, file):
     names = list(dict.fromkeys(family(t["task"]) for t in results["main"]["exact"]["tasks"]))
     axes = figure.subplots(1, len(names), sharey=True)
     lines = {"ours": list(results["main"].values())}
+    if "peers" in results:  # on the same documents
+        lines["ours"] = [of_documents(row, results["peers"]["documents"]) for row in lines["ours"]]
     lines |= {name: list(rows.values()) for name, rows in results.get("peers", {}).get("rows", {}).items()}
     for axis, name in zip(axes, names):
         for label, rows in lines.items():

@@ -18,10 +18,14 @@ ABLATIONS = [
     ("chunks: fixed 64", ["--chunks", "fixed"]),
     ("budget per chunk", ["--budget", "per_chunk"]),
     ("exact_then_compress", ["--prefill", "exact_then_compress"]),
+    ("no layer exact", ["--exact-layers", "none"]),
     ("layer 0 exact", ["--exact-layers", "0"]),
+    ("layer 1 exact", ["--exact-layers", "1"]),
+    ("layer 2 exact", ["--exact-layers", "2"]),
     ("layers 0 and 1 exact", ["--exact-layers", "0,1"]),
     ("window 64", ["--window", "64"]),
-    ("window 64, layer 0 exact", ["--window", "64", "--exact-layers", "0"]),
+    ("epoch 128", ["--epoch", "128"]),
+    ("window 64, epoch 128", ["--window", "64", "--epoch", "128"]),
 ]
 
 LOWEST, HIGHEST, CLOSE, TRIES = 0.011, 1.0, 0.004, 6

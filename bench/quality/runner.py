@@ -78,8 +78,8 @@ class Daemon:
         return self.semcache(*args, *(["--against-exact"] if against_exact else []))
 
     def kept(self, document, options):
-        """The share of entries that a prompt keeps when it has been read."""
-        receipt = self.semcache("generate", "--prompt-file", document, "--max-tokens", "1", "--ignore-eos", *options)["receipt"]
+        """The share of entries that a prompt keeps when it has been read: with exact_then_compress, before the second token."""
+        receipt = self.semcache("generate", "--prompt-file", document, "--max-tokens", "2", "--ignore-eos", *options)["receipt"]
         return receipt["physical_entries"] / receipt["exact_entries"]
 
 
@@ -98,6 +98,20 @@ def difference(answers, samples=2000, seed=1):
     return [share(documents), drawn[int(0.025 * samples)], drawn[int(0.975 * samples) - 1]]
 
 
+def of_documents(row, ids):
+    """The row's tasks over these documents alone; their names are those of tasks, length and number."""
+    tasks = {}
+    for i in ids:
+        share, right, asked = row["documents"][i]
+        task, length, _ = i.rsplit("-", 2)
+        t = tasks.setdefault((task, length), {"task": task, "asked": 0, "right": 0, "kept": {"entries": 0, "exact_entries": 0}})
+        t["asked"] += asked
+        t["right"] += right
+        t["kept"]["entries"] += share * int(length) * asked
+        t["kept"]["exact_entries"] += int(length) * asked
+    return {"tasks": list(tasks.values())}
+
+
 def pooled(result, member):
     """Counts over the tasks of which member(name) is true; None: there are none."""
     tasks = [t for t in result["tasks"] if member(t["task"])]
@@ -114,15 +128,16 @@ def pooled(result, member):
 
 
 def summary(result):
-    """What is worth keeping: all but the answers, of which documents' shares and the paired difference stay."""
-    kept = {}
+    """What is worth keeping: all but the answers, of which sums over documents and the paired difference stay."""
+    sums = {}
     for a in result["answers"]:
-        physical, exact = kept.get(a["id"], (0, 0))
-        kept[a["id"]] = physical + a["physical_entries"], exact + a["exact_entries"]
+        physical, exact, right, asked = sums.get(a["id"], (0, 0, 0, 0))
+        sums[a["id"]] = physical + a["physical_entries"], exact + a["exact_entries"], right + a["right"], asked + 1
     short = {k: v for k, v in result.items() if k not in ("answers", "failures", "depths")}
     if "exact_right" in result["answers"][0]:
         short["difference"] = difference(result["answers"])
-    short["kept_by_document"] = {k: round(p / e, 5) for k, (p, e) in kept.items()}
+    # kept share, right, asked
+    short["documents"] = {k: [round(p / e, 5), right, asked] for k, (p, e, right, asked) in sums.items()}
     short["failures"] = result["failures"][:FAILURES_KEPT]
     short["n_failures"] = len(result["failures"])
     return short

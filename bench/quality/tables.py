@@ -1,6 +1,6 @@
 """docs/results/quality.md from results.json: every number in it comes from there."""
 
-from quality.runner import NIAH, family, pooled
+from quality.runner import NIAH, family, of_documents, pooled
 
 SHOWN = 24  # failures
 ALL = "all tasks"
@@ -80,8 +80,11 @@ def ablation_table(rows):
 def peers_table(results):
     lines = []
     for ratio in [r for r in results["main"] if r != "exact"]:
-        rows = {"ours": results["main"][ratio]} | {
-            name: peer[ratio] for name, peer in results["peers"]["rows"].items() if ratio in peer}
+        rows = {name: peer[ratio] for name, peer in results["peers"]["rows"].items() if ratio in peer}
+        if not rows:
+            continue
+        rows = {"full cache": of_documents(results["main"]["exact"], results["peers"]["documents"]),
+                "ours": of_documents(results["main"][ratio], results["peers"]["documents"])} | rows
         for name, row in rows.items():
             all_ = pooled(row, lambda task: True)
             niah = pooled(row, lambda task: family(task) == NIAH)
@@ -113,9 +116,9 @@ def targets_table(results):
         lines.append([times, *verdict(all_["kl"] <= kl_most, f"KL {all_['kl']:.4f}, wanted at most {kl_most}")])
         peers = {n: pooled(p[ratio], lambda task: True) for n, p in results.get("peers", {}).get("rows", {}).items() if ratio in p}
         peers = {n: p["right"] / p["asked"] for n, p in peers.items()}
-        own = pooled({"tasks": [t for t in rows[ratio]["tasks"] if t["task"] in results.get("peers", {}).get("tasks", [])]}, lambda task: True)
-        if not own:
+        if not peers:
             continue
+        own = pooled(of_documents(rows[ratio], results["peers"]["documents"]), lambda task: True)
         own = own["right"] / own["asked"]
         if ratio == "0.25" and "KVzip" in peers:
             lines.append([times, *verdict(own >= peers["KVzip"] - 0.01, f"{own:.3f} of the answers right, KVzip {peers['KVzip']:.3f}; wanted within a point")])
@@ -143,9 +146,9 @@ def failures_table(row):
 
 
 def page(results):
-    made, main, ablations = results["made"], results["main"], results["ablations"]
+    made, main, ablations = results["made"], results["main"], results.get("ablations")
     n_lost, failures = failures_table(main["0.25"] if "0.25" in main else list(main.values())[-1])
-    rows = len(list(main.values())[0]["kept_by_document"])
+    rows = len(list(main.values())[0]["documents"])
     parts = [
         "# Quality: exact and compressed answers",
         f"{made['date']}, {made['version']}, {made['cpu']}, CPU backend, one rank; model {made['model']} "
@@ -179,7 +182,8 @@ def page(results):
         parts += ["## Other methods",
                   f"kvpress {p['kvpress']} on transformers {p['transformers']}, the same weights in {p['dtype']}, made by `bench/quality_peers.py`: "
                   "the document is compressed before any question, to the share of entries that ours measured on the same "
-                  f"document. Tasks: {', '.join(p['tasks'])}. ours: the rows above, of these tasks.", peers_table(results)]
+                  f"document. {len(p['documents'])} documents of these tasks: {', '.join(p['tasks'])}. Full cache and ours: the rows above, "
+                  "on these documents alone.", peers_table(results)]
     parts += ["## Failures",
               f"Of the answers that the full cache has right, {n_lost} are lost at target 0.25; the first of each task in turn. "
               "`quality/results.json` has more.", failures,
