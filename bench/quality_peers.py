@@ -70,6 +70,7 @@ class Model:
         import transformers
         from kvpress.pipeline import KVPressTextGenerationPipeline
         logging.getLogger("kvpress").setLevel(logging.ERROR)
+        transformers.utils.logging.disable_progress_bar()
         if args.threads:
             torch.set_num_threads(args.threads)
         # Presses that make prompts take the chat template, which is no document's: they get a model without one.
