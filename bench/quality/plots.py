@@ -69,7 +69,7 @@ def depth(results, file):
                 here = [c for c in cells if c["depth"] == d and c["length"] == length]
                 if here:
                     grid[d][i] = sum(c["right"] for c in here) / sum(c["asked"] for c in here)
-        image = axis.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        image = axis.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         axis.set_xticks(range(len(lengths)), [f"{n // 1024}K" for n in lengths])
         axis.set_title("full cache" if name == "exact" else f"target {name}")
         axis.set_xlabel("document")

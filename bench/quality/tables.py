@@ -94,8 +94,9 @@ def peers_table(results):
     return markdown(["row", "method", "kept", "right", "share", "95 %", "NIAH"], lines)
 
 
-def verdict(ok, text):
-    return [text, "met" if ok else "**not met**"]
+def verdict(ok, text, factor, wanted):
+    """A target that is met where less was taken away than it asks for is not met: that is said."""
+    return [text, "**not met**" if not ok else "met" if factor >= 0.97 * wanted else f"met at {factor:.1f}x, not shown at {wanted:.0f}x"]
 
 
 def targets_table(results):
@@ -106,14 +107,15 @@ def targets_table(results):
             continue
         niah, vt, all_ = (pooled(rows[ratio], member) for member in (
             lambda task: family(task) == NIAH, lambda task: family(task) == "variable tracking", lambda task: True))
-        times = f"target {ratio} ({1 / all_['kept']:.1f}x measured)"
+        factor = 1 / all_["kept"], 1 / float(ratio)
+        times = f"target {ratio}: {factor[0]:.1f}x measured"
         if niah:
             share = niah["right"] / max(niah["exact_right"], 1)
-            lines.append([times, *verdict(share >= niah_least, f"NIAH: {share:.3f} of the full cache's exact match, wanted {niah_least}")])
+            lines.append([times, *verdict(share >= niah_least, f"NIAH: {share:.3f} of the full cache's exact match, wanted {niah_least}", *factor)])
         if vt and ratio == "0.25":
             share = vt["right"] / max(vt["exact_right"], 1)
-            lines.append([times, *verdict(share >= 0.97, f"variable tracking: {share:.3f} of the full cache's, wanted 0.97")])
-        lines.append([times, *verdict(all_["kl"] <= kl_most, f"KL {all_['kl']:.4f}, wanted at most {kl_most}")])
+            lines.append([times, *verdict(share >= 0.97, f"variable tracking: {share:.3f} of the full cache's, wanted 0.97", *factor)])
+        lines.append([times, *verdict(all_["kl"] <= kl_most, f"KL {all_['kl']:.4f}, wanted at most {kl_most}", *factor)])
         peers = {n: pooled(p[ratio], lambda task: True) for n, p in results.get("peers", {}).get("rows", {}).items() if ratio in p}
         peers = {n: p["right"] / p["asked"] for n, p in peers.items()}
         if not peers:
@@ -121,11 +123,11 @@ def targets_table(results):
         own = pooled(of_documents(rows[ratio], results["peers"]["documents"]), lambda task: True)
         own = own["right"] / own["asked"]
         if ratio == "0.25" and "KVzip" in peers:
-            lines.append([times, *verdict(own >= peers["KVzip"] - 0.01, f"{own:.3f} of the answers right, KVzip {peers['KVzip']:.3f}; wanted within a point")])
+            lines.append([times, *verdict(own >= peers["KVzip"] - 0.01, f"{own:.3f} of the answers right, KVzip {peers['KVzip']:.3f}; wanted within a point", *factor)])
         evicting = {n: v for n, v in peers.items() if n != "KVzip"}
         if ratio == "0.125" and evicting:
             name = max(evicting, key=evicting.get)
-            lines.append([times, *verdict(own > evicting[name], f"{own:.3f} of the answers right, best evicting peer {name} {evicting[name]:.3f}; wanted above")])
+            lines.append([times, *verdict(own > evicting[name], f"{own:.3f} of the answers right, best evicting peer {name} {evicting[name]:.3f}; wanted above", *factor)])
     lines.append(["", "perplexity at most 1 % higher at 4x", "not measured: no call scores a given text yet"])
     return markdown(["row", "target", ""], lines)
 
@@ -166,7 +168,9 @@ def page(results):
         main_table(main),
         "Points against the full cache come with a 95 % interval from a paired bootstrap over documents.",
         "![exact match against kept entries](quality/kept.svg)",
-        "## Targets", targets_table(results),
+        "## Targets",
+        "What was to be shown at 4x and at 8x. Sinks, window, exact layers, question and answer count, so that the rows that aim "
+        "at a quarter and an eighth of the tokens in compressed chunks take away less than that of the whole.", targets_table(results),
         "## By task and length", "Exact match (kept).", task_table(main),
         "## By depth", "![exact match by depth and length](quality/depth.svg)", depth_table(main)]
     if ablations:
