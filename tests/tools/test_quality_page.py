@@ -35,11 +35,11 @@ class Page(unittest.TestCase):
 
     def test_targets_are_judged_by_what_was_measured(self):
         page = self.page(10, 0.25, 0.01)
-        self.assertIn("1.000 of the full cache's exact match, wanted 0.99|met|", page)
+        self.assertIn("1.000 of the full cache's exact match (10 and 10 of 10), wanted 0.99|met|", page)
         self.assertIn("KL 0.0100, wanted at most 0.02|met|", page)
         page = self.page(9, 0.4, 0.01)
-        self.assertIn("0.900 of the full cache's exact match, wanted 0.99|**not met**|", page)
-        self.assertIn("|target 0.25: 2.5x measured|KL 0.0100, wanted at most 0.02|met at 2.5x, not shown at 4x|", page)
+        self.assertIn("0.900 of the full cache's exact match (9 and 10 of 10), wanted 0.99|**not met**|", page)
+        self.assertIn("|4x|KL 0.0100, wanted at most 0.02|met at 2.5x, not shown at 4x|target 0.25, 1024 tokens: 2.5x, 10 questions|", page)
 
     def test_failures_are_shown_and_survive_markdown(self):
         page = self.page(9, 0.4, 0.01)
