@@ -53,7 +53,7 @@ def arguments():
     parser.add_argument("--lengths", default=MAIN["lengths"])
     parser.add_argument("--documents", default=MAIN["documents"], help="of a task, for each length")
     parser.add_argument("--ratios", default=",".join(RATIOS))
-    parser.add_argument("--ablation-ratio", default="0.25")
+    parser.add_argument("--ablation-ratio", default="0.1")
     parser.add_argument("--only", default="main,ablations", help="parts to measure; others stay as they are; none: none")
     parser.add_argument("--peers", type=pathlib.Path, help="JSON of bench/quality_peers.py")
     parser.add_argument("--seed", type=int, default=11)
@@ -88,7 +88,7 @@ def made(args, info):
     def said(*command):
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     daemon = said(args.build / "bin" / "semanticached", "--version").split("\n")[0]
-    words = [w for i, w in enumerate(sys.argv) if i > 0 and not {w, sys.argv[i - 1]} & {"--build", "--model", "--out"}]
+    words = [w for i, w in enumerate(sys.argv) if i > 0 and not {w, sys.argv[i - 1]} & {"--build", "--model", "--out", "--only", "--jobs", "--peers"}]
     return {"date": datetime.date.today().isoformat(), "cpu": f"{os.cpu_count()} CPUs of {cpu_model()}",
             "version": f"{daemon} ({said('git', '-C', SOURCE, 'rev-parse', '--short', 'HEAD')})",
             "model": info["name"], "fingerprint": info["fingerprint"], "weight_dtype": info["weight_dtype"],
