@@ -37,6 +37,7 @@ def arguments():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--presses", default=",".join(NAMES), help="and None: nothing is compressed")
     parser.add_argument("--ratios", default="0.5,0.25,0.125", help="rows of results.json whose kept entries are taken")
+    parser.add_argument("--lengths", help="of the documents; all that results.json has")
     parser.add_argument("--limit", type=int, default=0, help="documents of each task and length; 0: all")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
@@ -53,14 +54,14 @@ def press_of(name, ratio):
     return getattr(kvpress, name + "Press")(compression_ratio=ratio)
 
 
-def suite_of(results, limit):
+def suite_of(results, limit, wanted_lengths):
     suite = results["suites"]["main"]
     lengths, documents = ([int(n) for n in suite[k].split(",")] for k in ("lengths", "documents"))
     taken = {}
     for entry in quality_suites.generate(suite["tasks"].split(","), lengths, documents, suite["seed"], ask_all=True):
         key = entry["task"], entry["length"]
         taken[key] = taken.get(key, 0) + 1
-        if not limit or taken[key] <= limit:
+        if (not limit or taken[key] <= limit) and (not wanted_lengths or str(entry["length"]) in wanted_lengths.split(",")):
             yield entry
 
 
@@ -134,7 +135,7 @@ def main():
     except (ImportError, metadata.PackageNotFoundError) as missing:
         sys.exit(f"quality_peers: {missing}; see the top of this file")
     results = json.loads(args.results.read_text())
-    entries = list(suite_of(results, args.limit))
+    entries = list(suite_of(results, args.limit, args.lengths))
     model = Model(args)
     out = {**versions, "dtype": args.dtype, "tasks": list(dict.fromkeys(e["task"] for e in entries)),
            "documents": [e["id"] for e in entries], "rows": {}}

@@ -32,7 +32,7 @@ SOURCE = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(SOURCE / "bench"))
 import quality_suites  # noqa: E402
 from quality import tables  # noqa: E402
-from quality.rows import ABLATIONS, EXACT, compressed, equal_ratio  # noqa: E402
+from quality.rows import ABLATIONS, BARE, EXACT, compressed, equal_ratio  # noqa: E402
 from quality.runner import Daemon, summary  # noqa: E402
 
 MAIN = {"tasks": "passkey,niah_single,niah_multikey,niah_confusable,niah_multivalue,niah_multiquery,document_qa,two_hop,"
@@ -54,7 +54,8 @@ def arguments():
     parser.add_argument("--documents", default=MAIN["documents"], help="of a task, for each length")
     parser.add_argument("--ratios", default=",".join(RATIOS))
     parser.add_argument("--ablation-ratio", default="0.1")
-    parser.add_argument("--only", default="main,ablations", help="parts to measure; others stay as they are; none: none")
+    parser.add_argument("--bare-ratio", default="0.25", help="of the variants without exact layers")
+    parser.add_argument("--only", default="main,ablations,bare", help="parts to measure; others stay as they are; none: none")
     parser.add_argument("--peers", type=pathlib.Path, help="JSON of bench/quality_peers.py")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1, help="of each daemon")
@@ -132,20 +133,20 @@ def measure_main(pool, suite, ratios):
     return jobs | {r: pool.start(f"target {r}", at(r)) for r in ratios}
 
 
-def measure_ablations(pool, suite, ratio, document):
-    """All keep what the default keeps of one document, as near as they come."""
+def measure_variants(pool, variants, suite, ratio, document):
+    """All keep what the first keeps of one document, as near as they come."""
     wanted = concurrent.futures.Future()
 
     def row(name, options):
         def job(daemon):
             start = float(ratio)
-            if name == "default":
-                wanted.set_result(daemon.kept(document, compressed(start)))
+            if name == variants[0][0]:
+                wanted.set_result(daemon.kept(document, compressed(start, options)))
             else:
                 start = equal_ratio(daemon, document, options, wanted.result(), start)
             return {**summary(daemon.quality(suite, compressed(start, options))), "ratio": start, "options": options}
         return pool.start(name, job)
-    return {name: row(name, options) for name, options in ABLATIONS}
+    return {name: row(name, options) for name, options in variants}
 
 
 def measure(args, results):
@@ -159,16 +160,17 @@ def measure(args, results):
         pool, jobs = Pool(daemons), {}
         if "main" in only:
             jobs["main"] = measure_main(pool, write_suite(suites["main"], folder / "main.jsonl"), args.ratios.split(","))
-        if "ablations" in only:
+        for part, variants, ratio in (("ablations", ABLATIONS, args.ablation_ratio), ("bare", BARE, args.bare_ratio)):
+            if part not in only:
+                continue
             suite = write_suite(suites["ablations"], folder / "ablations.jsonl")
             document = folder / "document.txt"
             last = [json.loads(line) for line in suite.read_text().splitlines()][-1]
             document.write_text(last["document"])
-            jobs["ablations"] = measure_ablations(pool, suite, args.ablation_ratio, document)
-            results["ablation_ratio"] = args.ablation_ratio
+            jobs[part] = measure_variants(pool, variants, suite, ratio, document)
         for part, rows in jobs.items():
             results[part] = {name: job.result() for name, job in rows.items()}
-            results["suites"][part] = suites[part]
+            results["suites"][part] = suites["ablations" if part == "bare" else part]
 
 
 def quick(args):

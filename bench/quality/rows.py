@@ -28,6 +28,9 @@ ABLATIONS = [
     ("window 64, epoch 128", ["--window", "64", "--epoch", "128"]),
 ]
 
+# The same without the layers that the model has exact: what those layers save, other parts have to.
+BARE = [(name, [*options, "--exact-layers", "none"]) for name, options in ABLATIONS if "--exact-layers" not in options]
+
 LOWEST, HIGHEST, CLOSE, TRIES = 0.011, 1.0, 0.004, 6
 
 

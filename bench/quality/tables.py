@@ -197,13 +197,16 @@ def page(results):
         "## By task and length", "Exact match (kept).", task_table(main),
         "## By depth", "![exact match by depth and length](quality/depth.svg)", depth_table(main)]
     if ablations:
-        suite = results["suites"]["ablations"]
+        suite, first = results["suites"]["ablations"], list(ablations.values())[0]
         parts += ["## What each part does",
-                  f"One change at a time, on {suite['tasks'].replace(',', ', ')} of {suite['lengths']} tokens. The target ratio of each variant was "
-                  f"searched such that it keeps as many entries as the default does at {results['ablation_ratio']}, measured on one "
-                  "document; where none comes as low, *kept* says so. The full cache has "
-                  f"{list(ablations.values())[0]['total']['exact']['right']} of {list(ablations.values())[0]['total']['asked']} right.",
+                  f"One change at a time, on {suite['tasks'].replace(',', ', ')} of {suite['lengths'].replace(',', ' and ')} tokens. "
+                  "The target ratio of each variant was searched such that it keeps as many entries as the default does at "
+                  f"{first['ratio']}, measured on one document; where none comes as low, *kept* says so. The full cache has "
+                  f"{first['total']['exact']['right']} of {first['total']['asked']} right.",
                   ablation_table(ablations)]
+    if "bare" in results:
+        parts += ["The same with no layer exact, as many entries as the default then keeps at "
+                  f"{list(results['bare'].values())[0]['ratio']}. What an exact layer would save shows here.", ablation_table(results["bare"])]
     if "peers" in results:
         p = results["peers"]
         parts += ["## Other methods",
