@@ -201,7 +201,8 @@ def page(results):
         parts += ["## What each part does",
                   f"One change at a time, on {suite['tasks'].replace(',', ', ')} of {suite['lengths'].replace(',', ' and ')} tokens. "
                   "The target ratio of each variant was searched such that it keeps as many entries as the default does at "
-                  f"{first['ratio']}, measured on one document; where none comes as low, *kept* says so. The full cache has "
+                  f"{first['ratio']}, measured on one document; where none comes as low, *kept* says so. exact_then_compress compresses behind the question: "
+                  "question and first answer token saw the exact cache, which no cache that is asked twice has. The full cache has "
                   f"{first['total']['exact']['right']} of {first['total']['asked']} right.",
                   ablation_table(ablations)]
     if "bare" in results:
