@@ -33,7 +33,7 @@ sys.path.insert(0, str(SOURCE / "bench"))
 import quality_suites  # noqa: E402
 from quality import tables  # noqa: E402
 from quality.rows import ABLATIONS, BARE, EXACT, compressed, equal_ratio  # noqa: E402
-from quality.runner import Daemon, summary  # noqa: E402
+from quality.runner import Daemon, summary, variant  # noqa: E402
 
 MAIN = {"tasks": "passkey,niah_single,niah_multikey,niah_confusable,niah_multivalue,niah_multiquery,document_qa,two_hop,"
                  "not_stated,variable_tracking_2,variable_tracking_3", "lengths": "1024,2048,4096,8192", "documents": "6,5,3,2"}
@@ -144,7 +144,7 @@ def measure_variants(pool, variants, suite, ratio, document):
                 wanted.set_result(daemon.kept(document, compressed(start, options)))
             else:
                 start = equal_ratio(daemon, document, options, wanted.result(), start)
-            return {**summary(daemon.quality(suite, compressed(start, options))), "ratio": start, "options": options}
+            return {**variant(summary(daemon.quality(suite, compressed(start, options)))), "ratio": start, "options": options}
         return pool.start(name, job)
     return {name: row(name, options) for name, options in variants}
 

@@ -83,6 +83,11 @@ class Daemon:
         return receipt["physical_entries"] / receipt["exact_entries"]
 
 
+def variant(row):
+    """A row of which only the table is made."""
+    return {k: v for k, v in row.items() if k not in ("cells", "documents")} | {"failures": row["failures"][:FAILURES_KEPT // 20]}
+
+
 def difference(answers, samples=2000, seed=1):
     """Exact match less that of the exact cache, and its 95 % interval: documents drawn again with their answers."""
     documents = {}
