@@ -9,8 +9,9 @@ The right answer is the items of "a" joined by " and ". "length" is in tokens of
 counts them (a few in a hundred off), "depth" the place of what is asked in tenths of the document (0 to 9),
 null where the questions ask all over it. All names of two parts and numbers are held out from training, and so are
 the sentences and questions (tools/demo_facts.py), save in plain_facts and the tasks that end in _seen. "trained" says whether the model has seen tasks of
-that form; those it has not are there to be reported as such. The same arguments give the same bytes. Standard
-library only.
+that form; those it has not are there to be reported as such. The same arguments give the same bytes. With --ask-all the
+same documents come with questions about everything that they tell in the same way as the one asked for, each with
+a "depth" of its own. Standard library only.
 """
 
 import argparse
@@ -206,18 +207,50 @@ TASKS = {  # name: (maker, seen in training, has a depth)
 }
 
 
-def generate(tasks, lengths, documents, seed):
-    """Yields the entries; `documents` a task and length, their depths in turn."""
+def ask_rest(task, rng, d, told, document, questions):
+    """Questions about what was told besides what is asked already, which is told first."""
+    def place(i):
+        return min(int(told[i][0] * DEPTHS), DEPTHS - 1)
+
+    if task.startswith("niah_multivalue"):
+        form = "train" if task.endswith("_seen") else "held"
+        rest = []
+        for i, f in enumerate(d.facts):  # the values in the order of the text
+            values = sorted(f[2], key=lambda v, i=i, f=f: document.index(told[2 * i + f[2].index(v)][1]))
+            rest.append({"q": ask(rng, f, form)["q"], "a": values, "depth": min(place(2 * i), place(2 * i + 1))})
+    elif task == "niah_multiquery":
+        rest = [{"q": facts.ask_both(rng, a, b, "held"), "a": a[2] + b[2], "depth": place(i)}
+                for i, (a, b) in list(enumerate(zip(d.facts, d.facts[1:])))[::2]]
+    elif task.startswith("variable_tracking"):
+        i = len(told) // 2
+        rest = [None, {"q": "What is the value of VAR %s?" % told[-1][1].split()[1], "a": [told[i][1].split()[-1][:-1]],
+                       "depth": place(i)}]
+    else:
+        rest = [dict(ask(rng, f), depth=place(i)) for i, f in enumerate(d.facts)]
+    return questions + rest[1:]
+
+
+def generate(tasks, lengths, documents, seed, ask_all=False):
+    """Yields the entries; `documents` a task and length (a number, or one for each length), their depths in turn."""
+    if isinstance(documents, int):
+        documents = [documents] * len(lengths)
     for task in tasks:
         make, trained, deep = TASKS[task]
-        for length in lengths:
-            for n in range(documents):
+        for length, n_documents in zip(lengths, documents):
+            for n in range(n_documents):
                 rng = random.Random("%s/%d/%d/%d" % (task, length, n, seed))
                 depth = n % DEPTHS
                 d, told, questions = make(rng, depth)
                 taken = set().union(*d.names.values()) if d else set()
+                document = write(rng, length, told, taken)
+                if task.startswith("niah_multivalue"):  # in the order of the text: places may be the same
+                    pair = zip(questions[0]["a"], (s for _, s in told))
+                    questions[0]["a"] = [v for v, s in sorted(pair, key=lambda p: document.index(p[1]))]
+                if ask_all and deep:
+                    rest = random.Random("%s/%d/%d/%d/rest" % (task, length, n, seed))
+                    questions = ask_rest(task, rest, d, told, document, questions)
                 yield {"id": "%s-%d-%d" % (task, length, n), "task": task, "trained": trained, "length": length,
-                       "depth": depth if deep else None, "document": write(rng, length, told, taken),
+                       "depth": depth if deep else None, "document": document,
                        "questions": questions}
 
 
@@ -228,13 +261,15 @@ def main():
     ap.add_argument("--lengths", default="1024,2048,4096,8192")
     ap.add_argument("--documents", type=int, default=10, help="documents for each task and length")
     ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--ask-all", action="store_true", help="more questions about the same documents")
     args = ap.parse_args()
     unknown = set(args.tasks.split(",")) - set(TASKS)
     if unknown:
         ap.error("no such task: " + ", ".join(sorted(unknown)))
     out = sys.stdout if args.out == "-" else open(args.out, "w", encoding="utf-8")
     with out:
-        for entry in generate(args.tasks.split(","), [int(n) for n in args.lengths.split(",")], args.documents, args.seed):
+        for entry in generate(args.tasks.split(","), [int(n) for n in args.lengths.split(",")], args.documents, args.seed,
+                              args.ask_all):
             out.write(json.dumps(entry) + "\n")
 
 

@@ -212,6 +212,11 @@ static enum sc_status parse_ids(const struct sc_opt_spec *spec, const char *text
     const bool with_bias = spec->kind == SC_ARG_BIAS;
     const long long high = with_bias ? INT32_MAX : (long long)spec->high;
     size_t n_most = 1;
+    if (spec->choices[0] != NULL && strcmp(text, spec->choices[0]) == 0) {
+        v->ids = NULL; /* the word for an empty list */
+        v->n_items = 0;
+        return SC_OK;
+    }
     for (const char *p = text; *p != '\0'; p++)
         n_most += *p == ',';
     if (n_most > SC_ARG_LIST_MAX)

@@ -46,6 +46,7 @@ enum sc_exit sc_cmd_top(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_events(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_bench_serve(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_bench_documents(struct sc_cli *cli, struct sc_err *err);
+enum sc_exit sc_cmd_bench_quality(struct sc_cli *cli, struct sc_err *err);
 enum sc_exit sc_cmd_help(struct sc_cli *cli, struct sc_err *err);
 
 #endif

@@ -51,30 +51,6 @@ static enum sc_status generate_prompt(struct sc_cli *cli, struct request *r, str
     return st;
 }
 
-static enum sc_status ask_format(struct sc_cli *cli, struct sc_prompt_format *format,
-                                 struct sc_err *err)
-{
-    const struct sc_arg_value *file = sc_arg(cli->args, SC_OPT_PROMPT_FORMAT);
-    const struct sc_arg_value *question = sc_arg(cli->args, SC_OPT_QUESTION_PREFIX);
-    const struct sc_arg_value *answer = sc_arg(cli->args, SC_OPT_ANSWER_PREFIX);
-    sc_prompt_format_default(format);
-    if (file->set) {
-        struct sc_text json = {0};
-        enum sc_status st = sc_prompt_read(&cli->arena, file->text, &json, err);
-        if (st == SC_OK)
-            st = sc_prompt_format_parse(&cli->arena, json.bytes, json.len, format, err);
-        if (st != SC_OK)
-            return st;
-    }
-    if (question->set)
-        format->question_prefix = sc_args_unescape(&cli->arena, question->text);
-    if (answer->set)
-        format->answer_prefix = sc_args_unescape(&cli->arena, answer->text);
-    if (format->question_prefix == NULL || format->answer_prefix == NULL)
-        return sc_fail(err, SC_ENOMEM, "prompt: no memory");
-    return SC_OK;
-}
-
 /* Documents that the server has, and the question in the same words as with --document. */
 static enum sc_status ask_documents(struct sc_cli *cli, const struct sc_prompt_format *format,
                                     struct request *r, struct sc_err *err)
@@ -127,7 +103,7 @@ static enum sc_status ask_prompt(struct sc_cli *cli, struct sc_prompt_format *fo
     if (stored && (sc_arg(cli->args, SC_OPT_ADD_SPECIAL_TOKENS)->set ||
                    sc_arg(cli->args, SC_OPT_PARSE_SPECIAL_TOKENS)->set))
         return sc_fail(err, SC_EINVAL, "ask: special tokens are settled for --doc, no option");
-    enum sc_status st = ask_format(cli, format, err);
+    enum sc_status st = sc_request_format(&cli->arena, cli->args, format, err);
     if (st == SC_OK)
         st = stored ? ask_documents(cli, format, r, err) : ask_file(cli, format, r, err);
     if (st != SC_OK)

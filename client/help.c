@@ -11,6 +11,7 @@ static const struct group groups[] = {
     {"Input and output", SC_OPT_PROMPT, SC_OPT_PRIORITY},
     {"Documents", SC_OPT_ID, SC_OPT_TTL},
     {"Load", SC_OPT_STREAMS, SC_OPT_KEEP},
+    {"Quality", SC_OPT_SUITE, SC_OPT_AGAINST_EXACT},
     {"Sampling (names as in vLLM; what is not given is the server's default)", SC_OPT_MAX_TOKENS,
      SC_OPT_LOGPROBS},
     {"KV cache (what is not given is the server's default)", SC_OPT_KV, SC_OPT_EXACT_LAYERS},

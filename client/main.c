@@ -61,6 +61,8 @@ static enum sc_exit run(struct sc_cli *cli, struct sc_err *err)
         return sc_cmd_bench_serve(cli, err);
     case SC_CMD_BENCH_DOCUMENTS:
         return sc_cmd_bench_documents(cli, err);
+    case SC_CMD_BENCH_QUALITY:
+        return sc_cmd_bench_quality(cli, err);
     case SC_CMD_HELP:
     case SC_CMD_COUNT:
         break;

@@ -16,8 +16,9 @@
 #define EVENTS    BIT(SC_CMD_EVENTS)
 #define SERVE     BIT(SC_CMD_BENCH_SERVE)
 #define QA        BIT(SC_CMD_BENCH_DOCUMENTS)
+#define QUALITY   BIT(SC_CMD_BENCH_QUALITY)
 #define BENCH     (SERVE | QA)
-#define KV        (GEN | INGEST | BENCH | INSPECT)
+#define KV        (GEN | INGEST | BENCH | QUALITY | INSPECT)
 #define SPECIAL   (GEN | INSPECT | TOK)
 #define CALLS     (KV | TOK | BIT(SC_CMD_INFO) | DOCUMENTS | TOP | EVENTS)
 #define ALL       (CALLS | BIT(SC_CMD_HELP))
@@ -91,6 +92,17 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
          "compares. Peak: of pages that are not free, looked at between the steps. Documents are\n"
          "deleted at the end.\n",
          0, 0},
+    [SC_CMD_BENCH_QUALITY] =
+        {"bench quality", "--suite FILE... [options]",
+         "ask questions with known answers about documents",
+         "A suite is JSON Lines: an object with id, task, length, depth, document and questions\n"
+         "(q and the list a) on each line. Prompts are those of ask; the first question of a\n"
+         "document reads it, the others find it in the cache. An answer is right when it is the\n"
+         "wanted one letter by letter; shares come with 95 % Wilson intervals. With\n"
+         "--against-exact each question is asked of the exact cache, too: KL and top-1 agreement\n"
+         "are of the next token at each token of that answer, from the 20 likeliest tokens of\n"
+         "both, so KL is a lower bound.\n",
+         0, 0},
     [SC_CMD_HELP] = {"help", "[COMMAND]", "explain a command", "", 0, 2},
 };
 
@@ -120,11 +132,11 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "the document; - is stdin"},
     [SC_OPT_DOC] = {"doc", "ID", NULL, SC_ARG_TEXTS, ASK, 0, 0,
         {0}, "a document on the server; may be repeated: in this order, a blank line between two"},
-    [SC_OPT_PROMPT_FORMAT] = {"prompt-format", "FILE", NULL, SC_ARG_TEXT, ASK, 0, 0,
+    [SC_OPT_PROMPT_FORMAT] = {"prompt-format", "FILE", NULL, SC_ARG_TEXT, ASK | QUALITY, 0, 0,
         {0}, "JSON object with question_prefix, answer_prefix and stop (a list)"},
-    [SC_OPT_QUESTION_PREFIX] = {"question-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK, 0, 0,
+    [SC_OPT_QUESTION_PREFIX] = {"question-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK | QUALITY, 0, 0,
         {0}, "before the question (default \"\\n\\nQuestion: \"; knows \\n \\t \\\\)"},
-    [SC_OPT_ANSWER_PREFIX] = {"answer-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK, 0, 0,
+    [SC_OPT_ANSWER_PREFIX] = {"answer-prefix", "TEXT", NULL, SC_ARG_TEXT, ASK | QUALITY, 0, 0,
         {0}, "after the question (default \"\\nAnswer:\"; knows \\n \\t \\\\)"},
     [SC_OPT_TEXT] = {"text", "TEXT", NULL, SC_ARG_TEXT, TOK, 0, 0,
         {0}, "the text to tokenize"},
@@ -198,9 +210,15 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "tokens of a question (default 32)"},
     [SC_OPT_KEEP] = {"keep", NULL, NULL, SC_ARG_FLAG, QA, 0, 0,
         {0}, "leave the documents on the server"},
+    [SC_OPT_SUITE] = {"suite", "FILE", NULL, SC_ARG_TEXTS, QUALITY, 0, 0,
+        {0}, "documents and questions, JSON Lines; - is stdin; may be repeated"},
+    [SC_OPT_LIMIT] = {"limit", "N", NULL, SC_ARG_UINT, QUALITY, 1, 1e9,
+        {0}, "the first N documents of each task and length (default: all)"},
+    [SC_OPT_AGAINST_EXACT] = {"against-exact", NULL, NULL, SC_ARG_FLAG, QUALITY, 0, 0,
+        {0}, "ask the exact cache, too: KL and top-1 agreement at its answers"},
 
-    [SC_OPT_MAX_TOKENS] = {"max-tokens", "N", "max_tokens", SC_ARG_UINT, GEN, 1, INT_MAX,
-        {0}, "generate at most N tokens (default: what the context holds; ask: 256)"},
+    [SC_OPT_MAX_TOKENS] = {"max-tokens", "N", "max_tokens", SC_ARG_UINT, GEN | QUALITY, 1, INT_MAX,
+        {0}, "generate at most N tokens (default: what the context holds; ask: 256; bench quality: 24)"},
     [SC_OPT_MIN_TOKENS] = {"min-tokens", "N", "min_tokens", SC_ARG_UINT, GEN, 0, INT_MAX,
         {0}, "no end of text before N tokens"},
     [SC_OPT_TEMPERATURE] = {"temperature", "X", "temperature", SC_ARG_REAL, GEN, 0, 100,
@@ -224,7 +242,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
         {0}, "added to the logits of these tokens"},
     [SC_OPT_SEED] = {"seed", "N", "seed", SC_ARG_UINT, GEN | BENCH, 0, 18446744073709551615.0,
         {0}, "makes sampling repeatable; bench: the inputs (default 0)"},
-    [SC_OPT_STOP] = {"stop", "TEXT", NULL, SC_ARG_TEXTS, GEN, 0, 0,
+    [SC_OPT_STOP] = {"stop", "TEXT", NULL, SC_ARG_TEXTS, GEN | QUALITY, 0, 0,
         {0}, "end before this text; may be repeated (knows \\n \\t \\\\)"},
     [SC_OPT_STOP_TOKEN_IDS] = {"stop-token-ids", "ID,...", NULL, SC_ARG_IDS, GEN, 0, INT_MAX,
         {0}, "end at these tokens"},
@@ -280,7 +298,7 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_CHUNK_MAX] = {"chunk-max", "N", "chunk_max", SC_ARG_UINT, KV, 4, 128,
         {0}, "longest chunk"},
     [SC_OPT_EXACT_LAYERS] = {"exact-layers", "N,...", NULL, SC_ARG_IDS, KV, 0, 65535,
-        {0}, "these layers are never compressed"},
+        {"none"}, "these layers are never compressed; none: there are none (default: the model's)"},
 };
 // clang-format on
 

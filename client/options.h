@@ -21,6 +21,7 @@ enum sc_cmd_id {
     SC_CMD_EVENTS,
     SC_CMD_BENCH_SERVE,
     SC_CMD_BENCH_DOCUMENTS,
+    SC_CMD_BENCH_QUALITY,
     SC_CMD_HELP,
     SC_CMD_COUNT
 };
@@ -98,6 +99,9 @@ enum sc_opt_id {
     SC_OPT_DOCUMENT_LEN,
     SC_OPT_QUESTION_LEN,
     SC_OPT_KEEP,
+    SC_OPT_SUITE,
+    SC_OPT_LIMIT,
+    SC_OPT_AGAINST_EXACT,
     SC_OPT_MAX_TOKENS,
     SC_OPT_MIN_TOKENS,
     SC_OPT_TEMPERATURE,
@@ -148,7 +152,7 @@ struct sc_opt_spec {
     enum sc_arg_kind kind;
     uint32_t cmds;                       /* bit per sc_cmd_id */
     double low, high;                    /* UINT, INT, RANGE, REAL, BIAS */
-    const char *choices[SC_CHOICES_MAX]; /* CHOICE; ends at the first NULL */
+    const char *choices[SC_CHOICES_MAX]; /* CHOICE; ends at the first NULL. IDS: the empty list */
     const char *help;
 };
 

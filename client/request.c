@@ -102,6 +102,32 @@ static enum sc_status set_logit_bias(struct sc_arena *arena, const struct sc_arg
     return SC_OK;
 }
 
+enum sc_status sc_request_format(struct sc_arena *arena, const struct sc_args *args,
+                                 struct sc_prompt_format *ret_format, struct sc_err *err)
+{
+    struct sc_prompt_format format;
+    const struct sc_arg_value *file = sc_arg(args, SC_OPT_PROMPT_FORMAT);
+    const struct sc_arg_value *question = sc_arg(args, SC_OPT_QUESTION_PREFIX);
+    const struct sc_arg_value *answer = sc_arg(args, SC_OPT_ANSWER_PREFIX);
+    sc_prompt_format_default(&format);
+    if (file->set) {
+        struct sc_text json = {0};
+        enum sc_status st = sc_prompt_read(arena, file->text, &json, err);
+        if (st == SC_OK)
+            st = sc_prompt_format_parse(arena, json.bytes, json.len, &format, err);
+        if (st != SC_OK)
+            return st;
+    }
+    if (question->set)
+        format.question_prefix = sc_args_unescape(arena, question->text);
+    if (answer->set)
+        format.answer_prefix = sc_args_unescape(arena, answer->text);
+    if (format.question_prefix == NULL || format.answer_prefix == NULL)
+        return no_memory(err);
+    *ret_format = format;
+    return SC_OK;
+}
+
 enum sc_status sc_request_sampling(struct sc_arena *arena, const struct sc_args *args,
                                    const struct sc_prompt_format *format,
                                    Semanticache__V1__SamplingParams *ret_sampling,

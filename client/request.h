@@ -11,6 +11,12 @@
 #include "client/prompt.h"
 #include "semanticache/v1/inference.pb-c.h"
 
+/* How document and question are put together: the defaults, then the file of --prompt-format, then
+ * --question-prefix and --answer-prefix. */
+enum sc_status sc_request_format(struct sc_arena *arena, const struct sc_args *args,
+                                 struct sc_prompt_format *ret_format,
+                                 struct sc_err *err) SC_MUST_CHECK;
+
 /* Fills *ret_sampling (init it first) from the sampling options. Stop texts are unescaped; where no
  * --stop is given, those of format (may be NULL) count. */
 enum sc_status sc_request_sampling(struct sc_arena *arena, const struct sc_args *args,

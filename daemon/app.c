@@ -197,6 +197,7 @@ static enum sc_status calibrate(struct sc_app *app, struct sc_err *err)
     if (c != NULL) {
         app->calibration_hash = sc_calibration_hash(c);
         app->calibration_tokens = c->n_tokens;
+        app->exact_layers = c->knows_exact_layers ? c->exact_layers : NULL;
     }
     if (app->calibration_builtin)
         sc_warn("no calibration file", "file=%s uses=\"thresholds measured on a built-in text\"",

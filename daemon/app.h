@@ -54,6 +54,7 @@ struct sc_app {
     bool calibration_builtin;
     struct sc_hash calibration_hash;
     uint32_t calibration_tokens;
+    const uint64_t *exact_layers; /* the calibration's; NULL: it knows of none */
 
     int wake_fd;              /* eventfd of the main loop */
     atomic_bool drain_wanted; /* by Control.Drain; then the loop is woken */

@@ -26,6 +26,7 @@ struct sc_convert {
     const struct sc_model *model;
     const struct sc_config *config;
     uint32_t max_context;
+    const uint64_t *exact_layers;        /* of compressed recipes; NULL: sc_recipe_default's */
     const struct sc_chat_template *chat; /* NULL: messages are refused, for this reason: */
     const char *no_chat;
     struct sc_documents *documents;     /* NULL: prompts made of documents are refused */

@@ -69,6 +69,15 @@ static enum sc_status take_enums(const Kv *kv, struct sc_recipe *r, struct sc_er
     return SC_OK;
 }
 
+/* A layer that sees a sliding window forgets old tokens anyway, and is never compressed. */
+static void add_sliding_layers(const struct sc_model_config *config, struct sc_recipe *r)
+{
+    for (uint32_t layer = 0; layer < config->n_layers; layer++) {
+        if (config->sliding_window[layer] != 0)
+            r->exact_layers[layer / 64] |= 1ull << (layer % 64);
+    }
+}
+
 static enum sc_status take_layers(const struct sc_convert *c, const Kv *kv, struct sc_recipe *r,
                                   struct sc_err *err)
 {
@@ -84,11 +93,7 @@ static enum sc_status take_layers(const struct sc_convert *c, const Kv *kv, stru
                            config->n_layers - 1);
         r->exact_layers[layer / 64] |= 1ull << (layer % 64);
     }
-    /* A layer that sees a sliding window forgets old tokens anyway, and is never compressed. */
-    for (uint32_t layer = 0; layer < config->n_layers; layer++) {
-        if (config->sliding_window[layer] != 0)
-            r->exact_layers[layer / 64] |= 1ull << (layer % 64);
-    }
+    add_sliding_layers(config, r);
     return SC_OK;
 }
 
@@ -127,6 +132,10 @@ void sc_default_recipe(const struct sc_convert *c, enum sc_kv_mode mode,
     sc_recipe_default(&c->model->config, mode, ret_recipe);
     if (mode == SC_KV_COMPRESSED)
         ret_recipe->target_ratio = c->config->target_ratio;
+    if (c->exact_layers != NULL) {
+        memcpy(ret_recipe->exact_layers, c->exact_layers, sizeof(ret_recipe->exact_layers));
+        add_sliding_layers(&c->model->config, ret_recipe);
+    }
 }
 
 enum sc_status sc_convert_kv(const struct sc_convert *c, const Kv *kv,

@@ -23,6 +23,7 @@ struct sc_convert sc_app_convert(const struct sc_app *app, const struct sc_ident
         .model = app->model,
         .config = app->config,
         .max_context = app->engine_info.max_context,
+        .exact_layers = app->exact_layers,
         .chat = app->chat,
         .no_chat = app->no_chat.text,
         .documents = app->documents,

@@ -58,6 +58,8 @@ enum sc_status sc_calibration_copy(struct sc_calibration *dst, const struct sc_c
     memcpy(dst->key_var, src->key_var, n_vars(src) * sizeof(float));
     memcpy(dst->tau, src->tau, n_taus(src) * sizeof(float));
     memcpy(dst->ratios, src->ratios, sizeof(src->ratios));
+    memcpy(dst->exact_layers, src->exact_layers, sizeof(src->exact_layers));
+    dst->knows_exact_layers = src->knows_exact_layers;
     dst->n_tokens = src->n_tokens;
     dst->model = src->model;
     return SC_OK;
@@ -110,6 +112,8 @@ struct sc_hash sc_calibration_hash(const struct sc_calibration *c)
         sc_hasher_f32(&h, c->ratios[i]);
     for (size_t i = 0; i < n_taus(c); i++)
         sc_hasher_f32(&h, c->tau[i]);
+    for (size_t i = 0; c->knows_exact_layers && i < SC_ARRAY_LEN(c->exact_layers); i++)
+        sc_hasher_u64(&h, c->exact_layers[i]);
     return sc_hasher_end(&h);
 }
 
@@ -119,6 +123,19 @@ static json_t *floats_to_json(const float *v, size_t n)
     json_t *a = json_array();
     for (size_t i = 0; i < n; i++)
         if (json_array_append_new(a, json_real((double)v[i])) != 0) {
+            json_decref(a);
+            return NULL;
+        }
+    return a;
+}
+
+/* NULL: out of memory. */
+static json_t *layers_to_json(const struct sc_calibration *c)
+{
+    json_t *a = json_array();
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        if (((c->exact_layers[l / 64] >> (l % 64)) & 1) != 0 &&
+            json_array_append_new(a, json_integer(l)) != 0) {
             json_decref(a);
             return NULL;
         }
@@ -139,6 +156,8 @@ static json_t *to_json(const struct sc_calibration *c)
     bad |= json_object_set_new(root, "n_layers", json_integer(c->n_layers));
     bad |= json_object_set_new(root, "n_kv_heads", json_integer(c->n_kv_heads));
     bad |= json_object_set_new(root, "n_tokens", json_integer(c->n_tokens));
+    if (c->knows_exact_layers)
+        bad |= json_object_set_new(root, "exact_layers", layers_to_json(c));
     bad |= json_object_set_new(root, "ratios", floats_to_json(c->ratios, SC_CALIBRATION_RATIOS));
     bad |= json_object_set_new(root, "key_var", floats_to_json(c->key_var, n_vars(c)));
     for (uint32_t m = 0; m < SC_METRIC_COUNT; m++)
@@ -190,6 +209,26 @@ static enum sc_status floats_from_json(const json_t *a, const char *field, float
     return SC_OK;
 }
 
+/* Absent in files of models for which nobody has measured them. */
+static enum sc_status layers_from_json(const json_t *a, struct sc_calibration *c,
+                                       struct sc_err *err)
+{
+    if (a == NULL)
+        return SC_OK;
+    if (!json_is_array(a))
+        return sc_fail(err, SC_EFORMAT, "exact_layers: not a list");
+    for (size_t i = 0; i < json_array_size(a); i++) {
+        const json_t *v = json_array_get(a, i);
+        const json_int_t l = json_integer_value(v);
+        if (!json_is_integer(v) || l < 0 || l >= c->n_layers)
+            return sc_fail(err, SC_EFORMAT, "exact_layers[%zu]: must be a layer of 0..%u", i,
+                           c->n_layers - 1);
+        c->exact_layers[l / 64] |= 1ull << (l % 64);
+    }
+    c->knows_exact_layers = true;
+    return SC_OK;
+}
+
 static enum sc_status parse(const json_t *root, const struct sc_model_config *config,
                             const struct sc_hash *model, struct sc_calibration *c,
                             struct sc_err *err)
@@ -216,6 +255,8 @@ static enum sc_status parse(const json_t *root, const struct sc_model_config *co
     c->model = *model;
     st = floats_from_json(json_object_get(root, "ratios"), "ratios", c->ratios,
                           SC_CALIBRATION_RATIOS, err);
+    if (st == SC_OK)
+        st = layers_from_json(json_object_get(root, "exact_layers"), c, err);
     for (uint32_t i = 1; i < SC_CALIBRATION_RATIOS && st == SC_OK; i++)
         if (c->ratios[i] >= c->ratios[i - 1] || c->ratios[i] <= 0.0f)
             st = sc_fail(err, SC_EFORMAT, "ratios[%u]: %g, must descend and be positive", i,

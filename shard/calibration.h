@@ -22,6 +22,10 @@ struct sc_calibration {
     float ratios[SC_CALIBRATION_RATIOS]; /* descending */
     float *tau;           /* [SC_METRIC_COUNT, n_layers, SC_CALIBRATION_RATIOS], units of D */
     struct sc_hash model; /* fingerprint of the model it was made for */
+    /* The layers that this model's recipes leave exact unless a request says otherwise, found by
+     * measuring answers (bench/quality_results.py). Not known: the rule of sc_recipe_default. */
+    bool knows_exact_layers;
+    uint64_t exact_layers[SC_LAYERS_MAX / 64]; /* bit l: layer l */
 };
 
 enum sc_status sc_calibration_init(struct sc_calibration *c, uint32_t n_layers, uint32_t n_kv_heads,

@@ -14,17 +14,34 @@
 struct options {
     const char *model, *text, *output;
     uint32_t n_threads;
+    bool knows_exact_layers;
+    uint64_t exact_layers[SC_LAYERS_MAX / 64];
 };
 
 static void usage(FILE *to)
 {
     (void)fprintf(to,
                   "usage: semanticache-calibrate --model DIR [--text FILE] [--output FILE] "
-                  "[--threads N]\n"
+                  "[--threads N] [--exact-layers N,...]\n"
                   "Prefills up to %u tokens of the text (default: a built-in one) and writes the\n"
                   "thresholds that keep given shares of its KV entries to DIR/%s\n"
-                  "or FILE. Use text like that which the model will read.\n",
+                  "or FILE. Use text like that which the model will read. --exact-layers are\n"
+                  "those that requests leave exact unless they say otherwise; '' is none.\n",
                   SC_CALIBRATION_TOKENS_MAX, SC_CALIBRATION_FILE);
+}
+
+static bool take_layers(struct options *o, const char *text)
+{
+    o->knows_exact_layers = true;
+    while (*text != '\0') {
+        char *end = NULL;
+        const unsigned long l = strtoul(text, &end, 10);
+        if (end == text || l >= SC_LAYERS_MAX || (*end != ',' && *end != '\0'))
+            return false;
+        o->exact_layers[l / 64] |= 1ull << (l % 64);
+        text = *end == ',' ? end + 1 : end;
+    }
+    return true;
 }
 
 static enum sc_status run(const struct options *o, struct sc_err *err)
@@ -71,6 +88,10 @@ static enum sc_status run(const struct options *o, struct sc_err *err)
                       o->text != NULL ? o->text : "the built-in text");
         st = sc_calibrate(engine, model, ids.ids, n, &c, err);
     }
+    if (st == SC_OK && o->knows_exact_layers) {
+        c.knows_exact_layers = true;
+        memcpy(c.exact_layers, o->exact_layers, sizeof(c.exact_layers));
+    }
     if (st == SC_OK) {
         (void)snprintf(path, sizeof(path), "%s/%s", o->model, SC_CALIBRATION_FILE);
         st = sc_calibration_save(&c, o->output != NULL ? o->output : path, err);
@@ -88,15 +109,19 @@ static enum sc_status run(const struct options *o, struct sc_err *err)
 int main(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"model", required_argument, NULL, 'm'},  {"text", required_argument, NULL, 't'},
-        {"output", required_argument, NULL, 'o'}, {"threads", required_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},         {0},
+        {"model", required_argument, NULL, 'm'},
+        {"text", required_argument, NULL, 't'},
+        {"output", required_argument, NULL, 'o'},
+        {"threads", required_argument, NULL, 'j'},
+        {"exact-layers", required_argument, NULL, 'x'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
     };
     struct options o = {.n_threads = 1};
     struct sc_err err = SC_ERR_INIT;
     int c;
 
-    while ((c = getopt_long(argc, argv, "m:t:o:j:h", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "m:t:o:j:x:h", longs, NULL)) != -1) {
         switch (c) {
         case 'm':
             o.model = optarg;
@@ -109,6 +134,15 @@ int main(int argc, char **argv)
             break;
         case 'j':
             o.n_threads = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'x':
+            if (!take_layers(&o, optarg)) {
+                (void)fprintf(
+                    stderr,
+                    "semanticache-calibrate: --exact-layers: %s, must be numbers below %u\n",
+                    optarg, SC_LAYERS_MAX);
+                return 2;
+            }
             break;
         case 'h':
             usage(stdout);

@@ -7,6 +7,7 @@ SEMCACHE names the binary. Exit status 77: skipped.
 import collections
 import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import pty
@@ -23,7 +24,7 @@ sys.dont_write_bytecode = True
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(SOURCE / "tests" / "e2e"))
 import harness  # noqa: E402  (exits 77 when python3-grpcio is missing)
-from harness import control, documents, grpc, inference  # noqa: E402
+from harness import common, control, documents, grpc, inference  # noqa: E402
 
 SEMCACHE = os.environ["SEMCACHE"]
 PATIENCE_S = harness.PATIENCE_S
@@ -48,6 +49,7 @@ class Fake:
         self.full_at = None  # documents; more are refused
         self.always_cached = 0  # tokens of a prompt
         self.prompt_tokens = 0
+        self.choose = lambda request: [1] * request.sampling.max_tokens  # token ids of the answer
         self.lock = threading.Lock()
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(32))
         for module, service in ((control, "Control"), (documents, "Documents"), (inference, "Inference")):
@@ -211,12 +213,20 @@ class Fake:
             total = len(request.token_ids.ids)
         else:
             total = len(words(request.text))
-        for _ in range(request.sampling.max_tokens):
-            yield inference.GenerateStreamResponse(delta=inference.Delta(text=b"x", token_ids=[1]))
+        chosen = self.choose(request)
+        for token in chosen:
+            delta = inference.Delta(text=b"x" * token, token_ids=[token])
+            if request.sampling.HasField("logprobs"):
+                top = [inference.TopLogprob(token_id=t, logprob=math.log(0.75 if t == token else 0.25)) for t in (1, 2)]
+                delta.logprobs.add(token_id=token, logprob=math.log(0.75), top=top)
+            yield inference.GenerateStreamResponse(delta=delta)
         final = inference.Final(finish_reason=inference.FINISH_REASON_LENGTH)
         final.usage.prompt_tokens = total
         final.usage.cached_tokens = cached
-        final.usage.completion_tokens = request.sampling.max_tokens
+        final.usage.completion_tokens = len(chosen)
+        final.receipt.exact_entries = 4 * total
+        final.receipt.physical_entries = (4 if request.kv.mode == common.KV_MODE_EXACT else 1) * total
+        final.receipt.pages = 3
         final.timings.ttft_us = 1500
         yield inference.GenerateStreamResponse(request_id="r", final=final)
 
@@ -243,6 +253,13 @@ class Documents(unittest.TestCase):
         path = self.folder / name
         path.write_text(text)
         return str(path)
+
+    def suite(self, *tasks):
+        """Two documents for each task, with two questions."""
+        return self.file("suite.jsonl", "".join(json.dumps(
+            {"id": f"{task}-{n}", "task": task, "length": 1000, "depth": n, "document": f"the document {n}\n",
+             "questions": [{"q": "one?", "a": ["x"]}, {"q": "both?", "a": ["x", "y"], "depth": None}]}) + "\n"
+            for task in tasks for n in range(2)))
 
     def run_semcache(self, *args, status=0, stdin="", **environment):
         done = subprocess.run(
@@ -335,7 +352,8 @@ class Documents(unittest.TestCase):
         commands = [["ingest", path], ["documents", "list"], ["documents", "pin", "a"], ["ask", "--doc", "a", "Who?"],
                     ["generate", "--prompt", "a", "--max-tokens", "1"], ["tokenize", "--text", "a"], ["info"],
                     ["top", "--interval", "0.1"], ["bench", "serve", "--prompt-len", "4", "--output-len", "2"],
-                    ["bench", "documents", "--documents", "1", "--document-len", "9", "--output-len", "1"]]
+                    ["bench", "documents", "--documents", "1", "--document-len", "9", "--output-len", "1"],
+                    ["bench", "quality", "--suite", self.suite("a")]]
         for command in commands:
             with self.subTest(command=command):
                 done = self.run_semcache(*command, status=1)
@@ -448,6 +466,59 @@ class Documents(unittest.TestCase):
         self.fake.full_at = None
         self.fake.always_cached = 5
         self.assertIn("warning     20.0% of the cold prompts' tokens were cached", self.run_semcache(*bench).stdout)
+
+    def test_bench_quality_judges_and_counts(self):
+        self.fake.always_cached = 2
+        bench = ["bench", "quality", "--suite", self.suite("a", "b"), "--kv", "compressed", "--target-ratio", "0.25",
+                 "--max-tokens", "1", "--answer-prefix", "\\nA:"]
+        result = self.json(*bench)
+        requests = [call[1] for call in self.fake.called("GenerateStream")]
+        self.assertEqual(len(requests), 8)
+        self.assertEqual(requests[0].text, b"the document 0\n\nQuestion: one?\nA:")
+        self.assertTrue(all(r.kv.target_ratio == 0.25 and r.sampling.temperature == 0 for r in requests))
+        self.assertTrue(all(r.sampling.max_tokens == 1 and list(r.sampling.stop) == ["\n"] for r in requests))
+        total = result["total"]
+        self.assertEqual((total["asked"], total["right"], total["exact_match"]), (8, 4, 0.5))
+        self.assertEqual((total["kept"]["share"], total["kept"]["mean_bytes"]), (0.25, 3 * 1024 * 2))
+        self.assertEqual(total["cached_tokens"], 16)
+        self.assertEqual([(t["task"], t["length"], t["right"], t["asked"]) for t in result["tasks"]],
+                         [("a", 1000, 2, 4), ("b", 1000, 2, 4)])
+        self.assertEqual([(d["depth"], d["right"], d["asked"]) for d in result["depths"]], [(0, 2, 2), (1, 2, 2)])
+        self.assertEqual(len(result["cells"]), 6)
+        self.assertEqual(result["failures"][0], {
+            "id": "a-0", "task": "a", "question": "both?", "wanted": "x and y", "got": "x"})
+        self.assertEqual(len(result["failures"]), 4)
+        self.assertEqual(self.json(*bench, "--limit", "1")["config"]["documents"], 2)
+        text = self.run_semcache(*bench).stdout
+        self.assertRegex(text, r"(?m)^a, 1000 +2 of 4 +0\.500 +0\.150-0\.850 +0\.250$")
+
+    def test_bench_quality_follows_the_exact_answer(self):
+        def choose(request):
+            exact = request.kv.mode == common.KV_MODE_EXACT
+            return ([1, 1, 1] if exact else [1, 2, 1])[:request.sampling.max_tokens]
+        self.fake.choose = choose
+        result = self.json("bench", "quality", "--suite", self.suite("a"), "--limit", "1", "--kv", "compressed",
+                           "--against-exact")
+        forced = [call[1] for call in self.fake.called("GenerateStream") if call[1].WhichOneof("prompt") == "token_ids"]
+        n_prompt = len(words(b"the document 0\n\nQuestion: one?\nAnswer:"))
+        self.assertEqual(list(forced[0].token_ids.ids), [*range(n_prompt), 1, 1])
+        self.assertEqual((len(forced), forced[0].sampling.max_tokens), (2, 1))
+        exact = result["total"]["exact"]
+        self.assertEqual((exact["tokens"], exact["right"], exact["both_right"]), (6, 0, 0))
+        self.assertAlmostEqual(exact["agreement"], 2 / 3)
+        self.assertAlmostEqual(exact["kl"], 0.5 * math.log(3) / 3, places=5)
+        self.assertEqual(result["failures"][0]["exact_got"], "xxx")
+
+    def test_bench_quality_says_what_is_wrong_with_a_suite(self):
+        good = json.dumps({"id": "i", "task": "t", "length": 1, "document": "d", "questions": [{"q": "q", "a": ["a"]}]})
+        for wrong, what in (("[]", "not a JSON object"), ("{", "column"), (good.replace('"i"', "3"), "id is not a string"),
+                            (good.replace('["a"]', "[]"), "a is not a list of answers")):
+            path = self.file("wrong.jsonl", good + "\n\n" + wrong + "\n")
+            done = self.run_semcache("bench", "quality", "--suite", path, status=2)
+            self.assertIn("wrong.jsonl:3: ", done.stderr)
+            self.assertIn(what, done.stderr)
+        self.assertIn("--suite", self.run_semcache("bench", "quality", status=2).stderr)
+        self.run_semcache("bench", "quality", "--suite", str(self.folder / "missing"), status=2)
 
     def test_help_explains_commands_of_two_words(self):
         def explain(*words):

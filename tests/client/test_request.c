@@ -135,6 +135,17 @@ static void options_reach_their_fields(void **state)
     drop(&b);
 }
 
+static void no_exact_layers_are_an_empty_list(void **state)
+{
+    (void)state;
+    const char *argv[] = {"semcache", "generate", "--exact-layers=0,3", "--exact-layers=none"};
+    struct built b;
+    build(&b, (int)SC_ARRAY_LEN(argv), argv, NULL);
+    assert_non_null(b.kv.exact_layers);
+    assert_int_equal(b.kv.exact_layers->n_layers, 0);
+    drop(&b);
+}
+
 static void what_is_not_given_stays_absent(void **state)
 {
     (void)state;
@@ -170,6 +181,7 @@ int main(void)
         cmocka_unit_test(choices_are_the_enum_values_in_order),
         cmocka_unit_test(every_scalar_field_of_a_request_has_an_option),
         cmocka_unit_test(options_reach_their_fields),
+        cmocka_unit_test(no_exact_layers_are_an_empty_list),
         cmocka_unit_test(what_is_not_given_stays_absent),
         cmocka_unit_test(stops_of_the_format_count_unless_there_is_an_option),
     };

@@ -86,6 +86,25 @@ static void layers_beyond_the_model_are_refused(void **state)
     assert_false(sc_recipe_layer_is_exact(&opts.recipe, 0));
 }
 
+static void the_calibrations_layers_are_exact_unless_a_request_says_otherwise(void **state)
+{
+    struct fixture *f = *state;
+    const uint64_t known[SC_LAYERS_MAX / 64] = {2};
+    Semanticache__V1__LayerList layers = SEMANTICACHE__V1__LAYER_LIST__INIT;
+    Kv kv = SEMANTICACHE__V1__KV_OPTIONS__INIT;
+    struct sc_request_opts opts;
+    struct sc_err err = SC_ERR_INIT;
+
+    f->convert.exact_layers = known;
+    kv.mode = SEMANTICACHE__V1__KV_MODE__KV_MODE_COMPRESSED;
+    assert_ok(convert(f, &kv, &opts, &err));
+    assert_true(sc_recipe_layer_is_exact(&opts.recipe, 1));
+    assert_false(sc_recipe_layer_is_exact(&opts.recipe, 0));
+    kv.exact_layers = &layers; /* none */
+    assert_ok(convert(f, &kv, &opts, &err));
+    assert_false(sc_recipe_layer_is_exact(&opts.recipe, 1));
+}
+
 static void every_field_reaches_the_recipe(void **state)
 {
     Kv kv = SEMANTICACHE__V1__KV_OPTIONS__INIT;
@@ -171,6 +190,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(each_bad_field_is_named),
         TEST(layers_beyond_the_model_are_refused),
+        TEST(the_calibrations_layers_are_exact_unless_a_request_says_otherwise),
         TEST(every_field_reaches_the_recipe),
         TEST(the_servers_default_mode_counts_where_none_is_said),
     };

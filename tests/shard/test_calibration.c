@@ -123,6 +123,46 @@ static void read_text(const char *path, char *text, size_t bytes)
     (void)fclose(f);
 }
 
+/* Files without the field read as before, and have the digest that they had. */
+static void exact_layers_are_kept_where_they_are_known(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_calibration c = {0}, back = {0};
+    static char text[1 << 16];
+    char path[] = "/tmp/sc-calibration-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    (void)close(fd);
+    rig_open_golden(&rig, "llama31", 512, 1, NULL);
+    const struct sc_model *m = rig.model;
+    must(sc_calibration_copy(&c, sc_engine_calibration(rig.engine), &err), &err);
+    const struct sc_hash unknown = sc_calibration_hash(&c);
+    c.knows_exact_layers = true;
+    for (uint64_t layers = 0; layers <= 2; layers += 2) { /* none, and layer 1 */
+        c.exact_layers[0] = layers;
+        must(sc_calibration_save(&c, path, &err), &err);
+        must(sc_calibration_load(path, &m->config, &m->fingerprint, &back, &err), &err);
+        const struct sc_hash known = sc_calibration_hash(&back);
+        assert_true(back.knows_exact_layers);
+        assert_true(back.exact_layers[0] == layers);
+        assert_memory_not_equal(&known, &unknown, sizeof(known));
+        sc_calibration_fini(&back);
+    }
+    read_text(path, text, sizeof(text));
+    char *at = strstr(text, "\"exact_layers\"");
+    assert_non_null(at);
+    *strchr(at, '1') = '9';
+    write_text(path, text);
+    assert_int_equal(sc_calibration_load(path, &m->config, &m->fingerprint, &back, &err),
+                     SC_EFORMAT);
+    assert_non_null(strstr(err.text, "exact_layers[0]: must be a layer"));
+    (void)unlink(path);
+    sc_calibration_fini(&c);
+    rig_close(&rig);
+}
+
 static void one_changed_digit_is_found(void **state)
 {
     (void)state;
@@ -245,6 +285,7 @@ int main(void)
         cmocka_unit_test(thresholds_fall_with_the_ratio_and_do_not_depend_on_the_ranks),
         cmocka_unit_test(calibrated_text_is_kept_at_the_ratio_asked_for),
         cmocka_unit_test(a_saved_file_is_read_back_and_bad_ones_are_refused),
+        cmocka_unit_test(exact_layers_are_kept_where_they_are_known),
         cmocka_unit_test(one_changed_digit_is_found),
         cmocka_unit_test(a_file_that_cannot_be_read_is_not_a_missing_one),
         cmocka_unit_test(an_engine_in_use_is_not_calibrated),

@@ -118,6 +118,8 @@ static void bad_values_are_named_with_their_limits(void **state)
     struct sc_err err = SC_ERR_INIT;
     struct sc_recipe r = make(SC_KV_COMPRESSED);
     assert_int_equal(sc_recipe_check(&r, &err), SC_OK);
+    r.target_ratio = 0.01f; /* the limit, as a float is */
+    assert_int_equal(sc_recipe_check(&r, &err), SC_OK);
     r.target_ratio = 1.5f;
     assert_int_equal(sc_recipe_check(&r, &err), SC_EINVAL);
     assert_non_null(strstr(err.text, "target_ratio: 1.5"));

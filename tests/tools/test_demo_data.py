@@ -52,6 +52,22 @@ class Suites(unittest.TestCase):
         self.assertEqual(one, list(suites.generate(tasks, [600], 3, 5)))
         self.assertNotEqual(one, list(suites.generate(tasks, [600], 3, 6)))
 
+    def test_more_questions_leave_the_documents_as_they_are(self):
+        tasks = list(suites.TASKS)
+        few, all_ = (list(suites.generate(tasks, [600, 900], [2, 1], 5, ask)) for ask in (False, True))
+        self.assertEqual([e["length"] for e in few[:4]], [600, 600, 900, 600])
+        for one, more in zip(few, all_):
+            self.assertEqual(one["document"], more["document"])
+            self.assertEqual(one["questions"], more["questions"][:len(one["questions"])])
+            self.assertEqual(len({q["q"] for q in more["questions"]}), len(more["questions"]))
+            deep = one["depth"] is not None and one["task"] not in ("passkey", "niah_single")
+            self.assertEqual(len(more["questions"]) > len(one["questions"]), deep, one["task"])
+            for q in more["questions"][len(one["questions"]):]:
+                places = [one["document"].index(a) for a in q["a"]]
+                self.assertIn(q["depth"], range(10))
+                if one["task"].startswith("niah_multivalue"):
+                    self.assertEqual(places, sorted(places))
+
     def test_every_answer_is_in_the_document_and_what_is_not_stated_is_not(self):
         for task, draw, document, questions in self.entries():
             self.assertTrue(questions)
