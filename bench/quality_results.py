@@ -176,7 +176,8 @@ def measure(args, results):
 def quick(args):
     """Floors on a few tasks, kept entries and KL; and that they would tell a broken recipe from the default."""
     suite = {"tasks": "plain_facts,document_qa_seen", "lengths": "2048", "documents": "3", "seed": args.seed}
-    broken = ["--bias", "none", "--seed-order", "scan", "--chunks", "clause", "--budget", "per_chunk"]
+    broken = ["--bias", "none", "--seed-order", "scan", "--chunks", "clause", "--budget", "per_chunk",
+              "--exact-layers", "none"]
     with contextlib.ExitStack() as exits:
         folder = pathlib.Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="sc-quality-")))
         daemon = exits.enter_context(Daemon(args.build, args.model, threads=2, kv_memory="1GiB"))

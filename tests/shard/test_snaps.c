@@ -25,6 +25,12 @@ static void with_snaps_bf16(struct sc_engine_opts *opts)
     opts->weight_dtype = SC_DTYPE_BF16;
 }
 
+static void with_few_pages(struct sc_engine_opts *opts)
+{
+    with_snaps(opts);
+    opts->kv_bytes = (uint64_t)2 << 20;
+}
+
 static void step(struct rig *rig, const struct sc_plan *plan)
 {
     struct sc_err err = SC_ERR_INIT;
@@ -291,9 +297,54 @@ static void a_reset_forgets_snapshots(void **state)
     rig_close(&rig);
 }
 
+/* A prompt that is compressed when it is complete, while a snapshot holds its exact pages: they do
+ * not come back epoch by epoch, and a pool that has room for one epoch's cores has not for all. */
+static void cores_of_all_epochs_must_fit_where_a_snapshot_holds_the_exact_pages(void **state)
+{
+    struct rig rig;
+    int32_t ids[N], other[480];
+    struct sc_err err = SC_ERR_INIT;
+    (void)state;
+
+    rig_open_golden(&rig, "llama31", 512, 1, with_few_pages);
+    struct sc_recipe late = small_recipe(&rig, SC_KV_COMPRESSED);
+    const struct sc_recipe exact = small_recipe(&rig, SC_KV_EXACT);
+    late.exact_then_compress = true;
+    late.target_ratio = 1.0f;
+    late.window = 16;
+    late.epoch = 64;
+    late.chunk_max = 32;
+    late.chunk_min = late.chunk_target = 16;
+    make_tokens(ids, N, rig.model->config.vocab, 5);
+    make_tokens(other, 480, rig.model->config.vocab, 6);
+    seq_open(&rig, 0, &late, PROMPT);
+    seq_run(&rig, 0, &late, PROMPT, ids, 0, PROMPT, 97, NULL);
+    keep(&rig, 0, 1);
+    const uint32_t for_one = 2 * sc_seq_cores_at_once(&late) + 4; /* and the token's page */
+    uint32_t n_slots = 1;
+    for (; n_slots < 8 && n_free(&rig) > for_one; n_slots++) {
+        const uint32_t slot = n_slots;
+        seq_open(&rig, slot, &exact, 480);
+        for (uint32_t pos = 0; pos < 480 && n_free(&rig) > for_one; pos += 32)
+            seq_run(&rig, slot, &exact, 480, other, pos, 32, 32, NULL);
+    }
+    assert_in_range(n_free(&rig), 2 * sc_seq_cores_at_once(&late), for_one);
+    const struct sc_plan_run run = {
+        .slot = 0, .pos0 = PROMPT, .n_tokens = 1, .tokens = &ids[PROMPT], .want = SC_LOGITS_NONE};
+    const struct sc_plan plan = {.runs = &run, .n_runs = 1};
+    struct sc_run_result result;
+    assert_int_equal(sc_engine_step(rig.engine, &plan, &result, &err), SC_EFULL);
+    for (uint32_t slot = 1; slot < n_slots; slot++)
+        seq_close(&rig, slot);
+    sc_err_clear(&err);
+    must(sc_engine_step(rig.engine, &plan, &result, &err), &err);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cores_of_all_epochs_must_fit_where_a_snapshot_holds_the_exact_pages),
         cmocka_unit_test(exact_forks_have_the_bits_of_a_cold_run),
         cmocka_unit_test(compressed_forks_have_the_bits_of_a_cold_run),
         cmocka_unit_test(budgets_carry_over_into_forks),
