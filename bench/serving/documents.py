@@ -1,4 +1,4 @@
-"""Documents of 8000 tokens in a fixed memory of 96 MiB: how many stay, and what questions on them take."""
+"""Documents of 8000 tokens in a fixed memory of 256 MiB: how many stay, and what questions on them take."""
 
 from serving.setup import MODES, markdown
 
@@ -45,6 +45,6 @@ def plot(result, figure):
     modes = result["modes"]
     names = [m.upper() for m in modes]
     axes[0].bar(names, [m["fill"]["resident"]["after_ingest"] for m in modes.values()], color=["C0", "C1"])
-    axes[0].set(title="of 36 documents, 96 MiB of pages", ylabel="documents ready")
+    axes[0].set(title="of 36 documents, 256 MiB of pages", ylabel="documents ready")
     axes[1].bar(names, [m["ask"]["warm"]["ttft_ms"]["p50"] for m in modes.values()], color=["C0", "C1"])
     axes[1].set(title="16 documents, questions in turn", ylabel="median time to first token, ms (log)", yscale="log")
