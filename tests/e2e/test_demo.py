@@ -8,6 +8,8 @@ import harness as h
 from harness import ask, exact
 
 DEMO = h.SOURCE / "models" / "demo"
+# Known to be lost where the cache is compressed (models/demo/MODEL_CARD.md); every other answer is held.
+LOST = {"Can you tell me the gate code of the home of Hedwig?"}
 
 
 def defaults():
@@ -33,21 +35,23 @@ class Demo(unittest.TestCase):
 
     def test_every_sample_question_is_answered_in_both_modes(self):
         self.assertGreaterEqual(len(self.questions), 5)
-        wrong = 0  # compressed: one question of two steps is known to be lost
+        exact_layers = len(json.loads((DEMO / "semanticache-calibration.json").read_text()).get("exact_layers", []))
         for entry in self.questions[: int(os.environ.get("SC_E2E_QUESTIONS", "1000"))]:
             with self.subTest(question=entry["q"]):
                 text, receipt = self.answer(entry["q"], exact())
                 self.assertEqual(text, entry["a"])
                 self.assertEqual(receipt.physical_entries, receipt.exact_entries)
                 text, receipt = self.answer(entry["q"], defaults())
-                wrong += text != entry["a"]
-                self.assertLess(receipt.physical_entries, 0.45 * receipt.exact_entries)
-                self.assertLess(receipt.peak_entries, 0.5 * receipt.exact_entries)
+                if entry["q"] not in LOST:
+                    self.assertEqual(text, entry["a"])
+                self.assertLess(receipt.physical_entries, 0.4 * receipt.exact_entries)
+                # At the peak: of the layers that are compressed.
+                whole = exact_layers * receipt.logical_tokens
+                self.assertLess(receipt.peak_entries - whole, 0.4 * (receipt.exact_entries - whole))
                 self.assertEqual(
                     receipt.physical_entries - receipt.cores,
                     receipt.exact_entries - receipt.compressed_tokens,
                 )
-        self.assertLessEqual(wrong, 1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import unittest
 import harness as h
 
 DEMO = h.SOURCE / "models" / "demo"
+LOST = {"Can you tell me the gate code of the home of Hedwig?"}  # as in test_demo.py
 SEMCACHE = os.environ.get("SEMCACHE") or h.skip_all("SEMCACHE does not name the client's binary")
 
 
@@ -21,7 +22,8 @@ class Quality(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="sc-e2e-quality-")
         cls.addClassCleanup(folder.cleanup)
         questions = json.loads((DEMO / "sample" / "questions.json").read_text())
-        questions = [{"q": q["q"], "a": [q["a"]]} for q in questions[: int(os.environ.get("SC_E2E_QUESTIONS", "1000"))]]
+        questions = [{"q": q["q"], "a": [q["a"]]} for q in questions[: int(os.environ.get("SC_E2E_QUESTIONS", "1000"))]
+                     if q["q"] not in LOST]
         cls.n = len(questions)
         cls.suite = pathlib.Path(folder.name, "sample.jsonl")
         cls.suite.write_text(json.dumps({"id": "sample", "task": "sample", "length": 6144, "depth": None,
@@ -45,13 +47,12 @@ class Quality(unittest.TestCase):
     def test_compression_keeps_a_share_and_leads_a_little_away(self):
         result = self.bench("--kv", "compressed", "--against-exact")
         total = result["total"]
-        self.assertEqual(total["asked"], self.n)
-        self.assertGreaterEqual(total["right"], self.n - 1, result["failures"])  # one of two steps is lost
-        self.assertLess(total["kept"]["share"], 0.45)
+        self.assertEqual((total["asked"], total["right"]), (self.n, self.n), result["failures"])
+        self.assertLess(total["kept"]["share"], 0.4)
         self.assertLess(total["kept"]["mean_bytes"], 0.5 * total["exact"]["mean_bytes"])
-        self.assertGreater(total["exact"]["agreement"], 0.9)
+        self.assertEqual(total["exact"]["agreement"], 1)
         self.assertGreater(total["exact"]["kl"], 0)
-        self.assertLess(total["exact"]["kl"], 0.5)
+        self.assertLess(total["exact"]["kl"], 0.1)
         # The document is read once: of all prompts, only the first is new (and some tokens at its end).
         self.assertGreater(total["cached_tokens"], (1 - 1.5 / self.n) * total["prompt_tokens"])
 
