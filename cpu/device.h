@@ -121,7 +121,5 @@ enum sc_status sc_cpu_cluster(struct sc_backend *be, const struct sc_cluster_arg
                               struct sc_err *err);
 enum sc_status sc_cpu_merge(struct sc_backend *be, const struct sc_merge_args *args,
                             struct sc_err *err);
-enum sc_status sc_cpu_check_job(const char *op, const struct sc_kv_pool *pool,
-                                const struct sc_chunk_job *job, uint32_t index, struct sc_err *err);
 
 #endif

@@ -1,21 +1,10 @@
 #include "cpu/device.h"
 
+#include "base/backend_check.h"
+
 #include <math.h>
 
 #include "cpu/gsc.h"
-
-enum sc_status sc_cpu_check_job(const char *op, const struct sc_kv_pool *pool,
-                                const struct sc_chunk_job *job, uint32_t index, struct sc_err *err)
-{
-    uint64_t last = (uint64_t)job->pos0 + job->m - 1;
-    if (job->m == 0 || job->m > SC_CHUNK_MAX || last > UINT32_MAX)
-        return sc_fail(err, SC_EINVAL, "%s: job %u: %u tokens at %u, a chunk has 1 to %u", op,
-                       index, job->m, job->pos0, SC_CHUNK_MAX);
-    if (pool == NULL)
-        return SC_OK;
-    return sc_cpu_check_pages(op, pool, job->exact_pages, job->pos0 / SC_PAGE_ENTRIES,
-                              (uint32_t)(last / SC_PAGE_ENTRIES) + 1, err);
-}
 
 /* The angles that take a token of a chunk back to the chunk's origin. */
 static void prepare_unrotate(struct sc_cpu_device *dev, const float *inv_freq, uint32_t head_dim)
@@ -41,16 +30,6 @@ struct dist_work {
     const struct sc_dist_args *a;
 };
 
-static bool is_pre(enum sc_metric metric)
-{
-    return metric == SC_METRIC_L2_PRE || metric == SC_METRIC_COS_PRE;
-}
-
-static bool is_cosine(enum sc_metric metric)
-{
-    return metric == SC_METRIC_COS_PRE || metric == SC_METRIC_COS_POST;
-}
-
 /* Keys of one head into s->dist.xt [d][token], with zeros after the last token. */
 static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
                         struct sc_cpu_scratch *s)
@@ -67,9 +46,9 @@ static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *jo
             a->pool, sc_cpu_kv_block(a->pool, job->exact_pages[pos / SC_PAGE_ENTRIES], head), slot,
             n, s->dist.xt + i);
     }
-    if (is_pre(a->metric))
+    if (sc_metric_is_pre(a->metric))
         w->dev->kernels.rotate_keys(s->dist.xt, w->dev->unrotate[0], job->m, a->head_dim);
-    for (uint32_t i = 0; is_cosine(a->metric) && i < end; i++) {
+    for (uint32_t i = 0; sc_metric_is_cosine(a->metric) && i < end; i++) {
         float norm2 = 0.0f;
         for (uint32_t d = 0; d < a->head_dim; d++)
             norm2 += s->dist.xt[d * SC_CHUNK_MAX + i] * s->dist.xt[d * SC_CHUNK_MAX + i];
@@ -102,7 +81,7 @@ static void dist_task(void *ctx, uint32_t task, uint32_t thread)
     for (; head < end; head++) {
         struct sc_cpu_dist args = {
             .xt = s->dist.xt,
-            .norm2 = is_cosine(a->metric) ? s->dist.norm2 : NULL,
+            .norm2 = sc_metric_is_cosine(a->metric) ? s->dist.norm2 : NULL,
             .m = m,
             .head_dim = a->head_dim,
             .inv_var = job->inv_var != NULL ? job->inv_var[head] : 1.0f,
@@ -118,36 +97,16 @@ static void dist_task(void *ctx, uint32_t task, uint32_t thread)
     }
 }
 
-static enum sc_status check_planes(const char *op, uint32_t n_planes, uint32_t n_kv_heads,
-                                   uint32_t n_jobs, struct sc_err *err)
-{
-    if ((n_planes != 1 && n_planes != n_kv_heads) || (uint64_t)n_planes * n_jobs > SC_CPU_ROWS_MAX)
-        return sc_fail(err, SC_EINVAL, "%s: %u jobs of %u planes, %u KV heads, limit %u planes", op,
-                       n_jobs, n_planes, n_kv_heads, SC_CPU_ROWS_MAX);
-    return SC_OK;
-}
-
 enum sc_status sc_cpu_distances(struct sc_backend *be, const struct sc_dist_args *a,
                                 struct sc_err *err)
 {
     struct dist_work w = {sc_cpu_device(be), a};
-    enum sc_status st = sc_cpu_check_pool("distances", a->pool, a->n_kv_heads, a->head_dim, err);
-    if (st == SC_OK)
-        st = check_planes("distances", a->n_planes, a->n_kv_heads, a->n_jobs, err);
-    for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++) {
-        st = sc_cpu_check_job("distances", a->pool, &a->jobs[i], i, err);
-        if (st == SC_OK && !is_cosine(a->metric) && a->jobs[i].inv_var == NULL)
-            st = sc_fail(err, SC_EINVAL, "distances: job %u: no inv_var", i);
-    }
+    enum sc_status st =
+        sc_check_distances(a, a->pool != NULL ? &a->pool->spec : NULL,
+                           a->pool != NULL ? a->pool->n_pages : 0, SC_CPU_ROWS_MAX, err);
     if (st != SC_OK)
         return st;
-    if ((unsigned)a->metric > SC_METRIC_COS_POST || (is_pre(a->metric) && a->inv_freq == NULL))
-        return sc_fail(err, SC_EINVAL, "distances: metric %d%s", (int)a->metric,
-                       a->inv_freq == NULL ? " without inv_freq" : "");
-    if (a->cap < 0 || (int64_t)a->cap * (a->n_planes == 1 ? a->n_kv_heads : 1) > INT32_MAX)
-        return sc_fail(err, SC_EINVAL, "distances: cap %d, the sum of %u heads would pass %d",
-                       a->cap, a->n_kv_heads, INT32_MAX);
-    if (is_pre(a->metric))
+    if (sc_metric_is_pre(a->metric))
         prepare_unrotate(w.dev, a->inv_freq, a->head_dim);
     sc_cpu_threads_run(w.dev->threads, dist_task, &w, a->n_jobs * a->n_planes);
     return SC_OK;
@@ -182,13 +141,14 @@ enum sc_status sc_cpu_cluster(struct sc_backend *be, const struct sc_cluster_arg
                               struct sc_err *err)
 {
     struct sc_cluster_args a = *args;
-    enum sc_status st = check_planes("cluster", a.n_planes, a.n_planes, a.n_jobs, err);
+    enum sc_status st =
+        sc_check_planes("cluster", a.n_planes, a.n_planes, a.n_jobs, SC_CPU_ROWS_MAX, err);
     if (st == SC_OK && a.n_planes == 0)
         st = sc_fail(err, SC_EINVAL, "cluster: no planes");
     if (st == SC_OK && (unsigned)a.seed_order > SC_SEED_SCAN)
         st = sc_fail(err, SC_EINVAL, "cluster: seed order %d", (int)a.seed_order);
     for (uint32_t i = 0; st == SC_OK && i < a.n_jobs; i++)
-        st = sc_cpu_check_job("cluster", NULL, &a.jobs[i], i, err);
+        st = sc_check_job("cluster", 0, &a.jobs[i], i, err);
     if (st == SC_OK)
         sc_cpu_threads_run(sc_cpu_device(be)->threads, cluster_task, &a, a.n_jobs * a.n_planes);
     return st;

@@ -1,5 +1,7 @@
 #include "cpu/device.h"
 
+#include "base/backend_check.h"
+
 #include <stdlib.h>
 
 #include "cpu/memory.h"
@@ -74,20 +76,11 @@ void sc_cpu_kv_close(struct sc_backend *be, struct sc_kv_pool *pool)
     free(pool);
 }
 
-static enum sc_status check_entry(const struct sc_kv_pool *pool, uint32_t page, uint32_t slot,
-                                  uint32_t head, struct sc_err *err)
-{
-    if (page >= pool->n_pages || slot >= SC_PAGE_ENTRIES || head >= pool->spec.n_kv_heads)
-        return sc_fail(err, SC_EINVAL, "kv entry: page %u of %u, slot %u of %u, head %u of %u",
-                       page, pool->n_pages, slot, SC_PAGE_ENTRIES, head, pool->spec.n_kv_heads);
-    return SC_OK;
-}
-
 enum sc_status sc_cpu_kv_read(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                               uint32_t slot, uint32_t head, float *k, float *v, float *bias,
                               struct sc_err *err)
 {
-    enum sc_status st = check_entry(pool, page, slot, head, err);
+    enum sc_status st = sc_check_entry(&pool->spec, pool->n_pages, page, slot, head, err);
     uint8_t *block;
     (void)be;
     if (st != SC_OK)
@@ -103,7 +96,7 @@ enum sc_status sc_cpu_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, u
                                uint32_t slot, uint32_t head, const float *k, const float *v,
                                float bias, struct sc_err *err)
 {
-    enum sc_status st = check_entry(pool, page, slot, head, err);
+    enum sc_status st = sc_check_entry(&pool->spec, pool->n_pages, page, slot, head, err);
     uint8_t *block;
     (void)be;
     if (st != SC_OK)
@@ -113,14 +106,6 @@ enum sc_status sc_cpu_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, u
     sc_cpu_kv_put_v(pool, block, slot, v);
     sc_cpu_kv_bias(pool, block)[slot] = bias;
     return SC_OK;
-}
-
-static enum sc_status check_span(const struct sc_kv_pool *pool, uint32_t page, uint32_t slot0,
-                                 uint32_t n, uint32_t head, struct sc_err *err)
-{
-    if (n == 0 || n > SC_PAGE_ENTRIES)
-        return sc_fail(err, SC_EINVAL, "kv entries: %u of a page of %u", n, SC_PAGE_ENTRIES);
-    return check_entry(pool, page, slot0 + n - 1, head, err);
 }
 
 /* An entry of K is a column of the page, of V a row (f32) or every second element of one. */
@@ -150,7 +135,7 @@ enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, ui
                               uint32_t slot0, uint32_t n, uint32_t head, void *k_out, void *v_out,
                               float *bias, struct sc_err *err)
 {
-    enum sc_status st = check_span(pool, page, slot0, n, head, err);
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
     const void *k = NULL, *v = NULL;
     const uint32_t hd = pool->spec.head_dim;
     (void)be;
@@ -169,7 +154,7 @@ enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, 
                                 uint32_t slot0, uint32_t n, uint32_t head, const void *k,
                                 const void *v, const float *bias, struct sc_err *err)
 {
-    enum sc_status st = check_span(pool, page, slot0, n, head, err);
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
     void *k_out = NULL, *v_out = NULL;
     const uint32_t hd = pool->spec.head_dim;
     (void)be;
@@ -199,22 +184,12 @@ enum sc_status sc_cpu_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, ui
 enum sc_status sc_cpu_check_pool(const char *op, const struct sc_kv_pool *pool, uint32_t n_kv_heads,
                                  uint32_t head_dim, struct sc_err *err)
 {
-    if (pool == NULL)
-        return sc_fail(err, SC_EINVAL, "%s: no pool", op);
-    if (n_kv_heads != pool->spec.n_kv_heads || head_dim != pool->spec.head_dim)
-        return sc_fail(err, SC_EINVAL, "%s: %u KV heads of %u, but the pool has %u of %u", op,
-                       n_kv_heads, head_dim, pool->spec.n_kv_heads, pool->spec.head_dim);
-    return SC_OK;
+    return sc_check_pool(op, pool != NULL ? &pool->spec : NULL, n_kv_heads, head_dim, err);
 }
 
 enum sc_status sc_cpu_check_pages(const char *op, const struct sc_kv_pool *pool,
                                   const uint32_t *pages, uint32_t first, uint32_t end,
                                   struct sc_err *err)
 {
-    for (uint32_t i = first; i < end; i++) {
-        if (pages[i] >= pool->n_pages)
-            return sc_fail(err, SC_EINVAL, "%s: page table entry %u is %u, the pool has %u", op, i,
-                           pages[i], pool->n_pages);
-    }
-    return SC_OK;
+    return sc_check_pages(op, pool->n_pages, pages, first, end, err);
 }

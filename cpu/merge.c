@@ -1,5 +1,7 @@
 #include "cpu/device.h"
 
+#include "base/backend_check.h"
+
 #include <math.h>
 
 struct merge_work {
@@ -122,30 +124,14 @@ static enum sc_status check_labels(const struct sc_merge_args *a, uint32_t index
 
 static enum sc_status check_merge(const struct sc_merge_args *a, struct sc_err *err)
 {
-    enum sc_status st = sc_cpu_check_pool("merge", a->pool, a->n_kv_heads, a->head_dim, err);
+    enum sc_status st =
+        sc_check_merge(a, a->pool != NULL ? &a->pool->spec : NULL,
+                       a->pool != NULL ? a->pool->n_pages : 0, SC_CPU_ROWS_MAX, err);
     size_t at = 0;
 
-    if (st != SC_OK)
-        return st;
-    if ((a->n_planes != 1 && a->n_planes != a->n_kv_heads) ||
-        (unsigned)a->representative > SC_REP_LAST ||
-        (uint64_t)a->n_jobs * a->n_kv_heads > SC_CPU_ROWS_MAX)
-        return sc_fail(err, SC_EINVAL, "merge: %u jobs, %u planes, %u KV heads, representative %d",
-                       a->n_jobs, a->n_planes, a->n_kv_heads, (int)a->representative);
     for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++) {
-        const struct sc_chunk_job *job = &a->jobs[i];
-        st = sc_cpu_check_job("merge", a->pool, job, i, err);
-        if (st == SC_OK && (a->n_cores[i] == 0 || a->n_cores[i] > SC_CHUNK_MAX ||
-                            job->core0 > UINT32_MAX - SC_CHUNK_MAX))
-            st = sc_fail(err, SC_EINVAL, "merge: job %u: %u entries from %u, at most %u", i,
-                         a->n_cores[i], job->core0, SC_CHUNK_MAX);
-        if (st == SC_OK)
-            st = sc_cpu_check_pages("merge cores", a->pool, job->core_pages,
-                                    job->core0 / SC_PAGE_ENTRIES,
-                                    (job->core0 + a->n_cores[i] - 1) / SC_PAGE_ENTRIES + 1, err);
-        if (st == SC_OK)
-            st = check_labels(a, i, at, err);
-        at += (size_t)a->n_planes * job->m;
+        st = check_labels(a, i, at, err);
+        at += (size_t)a->n_planes * a->jobs[i].m;
     }
     return st;
 }

@@ -2,6 +2,8 @@
  * only the page ids they touch. Of one call everything is staged in one piece. */
 #include "cuda/device.h"
 
+#include "base/backend_check.h"
+
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -45,60 +47,7 @@ static void pack_pages(const uint32_t *pages, uint32_t first, uint32_t n,
     memcpy(to, pages + p0, count * sizeof(*to));
 }
 
-static enum sc_status check_job(const char *op, const struct sc_kv_pool *pool,
-                                const struct sc_chunk_job *job, uint32_t index, struct sc_err *err)
-{
-    uint64_t last = (uint64_t)job->pos0 + job->m - 1;
-    if (job->m == 0 || job->m > SC_CHUNK_MAX || last > UINT32_MAX)
-        return sc_fail(err, SC_EINVAL, "%s: job %u: %u tokens at %u, a chunk has 1 to %u", op,
-                       index, job->m, job->pos0, SC_CHUNK_MAX);
-    if (pool == NULL)
-        return SC_OK;
-    return sc_cuda_check_pages(op, pool, job->exact_pages, job->pos0 / SC_PAGE_ENTRIES,
-                               (uint32_t)(last / SC_PAGE_ENTRIES) + 1, err);
-}
-
-static enum sc_status check_planes(const char *op, uint32_t n_planes, uint32_t n_kv_heads,
-                                   uint32_t n_jobs, struct sc_err *err)
-{
-    if ((n_planes != 1 && n_planes != n_kv_heads) || (uint64_t)n_planes * n_jobs > SC_CUDA_ROWS_MAX)
-        return sc_fail(err, SC_EINVAL, "%s: %u jobs of %u planes, %u KV heads, limit %u planes", op,
-                       n_jobs, n_planes, n_kv_heads, SC_CUDA_ROWS_MAX);
-    return SC_OK;
-}
-
 /* ---- distances ---- */
-
-static bool is_pre(enum sc_metric metric)
-{
-    return metric == SC_METRIC_L2_PRE || metric == SC_METRIC_COS_PRE;
-}
-
-static bool is_cosine(enum sc_metric metric)
-{
-    return metric == SC_METRIC_COS_PRE || metric == SC_METRIC_COS_POST;
-}
-
-static enum sc_status check_distances(const struct sc_dist_args *a, struct sc_err *err)
-{
-    enum sc_status st = sc_cuda_check_pool("distances", a->pool, a->n_kv_heads, a->head_dim, err);
-    if (st == SC_OK)
-        st = check_planes("distances", a->n_planes, a->n_kv_heads, a->n_jobs, err);
-    for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++) {
-        st = check_job("distances", a->pool, &a->jobs[i], i, err);
-        if (st == SC_OK && !is_cosine(a->metric) && a->jobs[i].inv_var == NULL)
-            st = sc_fail(err, SC_EINVAL, "distances: job %u: no inv_var", i);
-    }
-    if (st != SC_OK)
-        return st;
-    if ((unsigned)a->metric > SC_METRIC_COS_POST || (is_pre(a->metric) && a->inv_freq == NULL))
-        return sc_fail(err, SC_EINVAL, "distances: metric %d%s", (int)a->metric,
-                       a->inv_freq == NULL ? " without inv_freq" : "");
-    if (a->cap < 0 || (int64_t)a->cap * (a->n_planes == 1 ? a->n_kv_heads : 1) > INT32_MAX)
-        return sc_fail(err, SC_EINVAL, "distances: cap %d, the sum of %u heads would pass %d",
-                       a->cap, a->n_kv_heads, INT32_MAX);
-    return SC_OK;
-}
 
 /* Jobs go by size, so that a launch has blocks of one size. */
 static void sort_jobs(const struct sc_dist_args *a, const uint32_t n_jobs[SC_CUDA_DIST_SIZES],
@@ -116,7 +65,7 @@ static void sort_jobs(const struct sc_dist_args *a, const uint32_t n_jobs[SC_CUD
         jobs[to].m = job->m;
         jobs[to].slot0 = job->pos0 % SC_PAGE_ENTRIES;
         pack_pages(job->exact_pages, job->pos0, job->m, jobs[to].pages);
-        if (!is_cosine(a->metric))
+        if (!sc_metric_is_cosine(a->metric))
             memcpy(inv_var + (size_t)to * a->n_kv_heads, job->inv_var,
                    a->n_kv_heads * sizeof(*inv_var));
         at += (uint64_t)a->n_planes * job->m * job->m;
@@ -130,7 +79,9 @@ enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_arg
     struct sc_cuda_dist_launch launch = {0};
     size_t bytes = 0, sent, jobs_at, var_at, freq_at, turns_at;
     void *host, *device;
-    enum sc_status st = check_distances(a, err);
+    enum sc_status st =
+        sc_check_distances(a, a->pool != NULL ? &a->pool->spec : NULL,
+                           a->pool != NULL ? a->pool->n_pages : 0, SC_CUDA_ROWS_MAX, err);
 
     if (st != SC_OK || a->n_jobs == 0)
         return st;
@@ -146,7 +97,7 @@ enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_arg
             cudaMemsetAsync(a->dist, 0, launch.n_dist * sizeof(*a->dist), dev->stream), "distances",
             err);
     const size_t half = a->head_dim / 2;
-    const bool pre = is_pre(a->metric), cosine = is_cosine(a->metric);
+    const bool pre = sc_metric_is_pre(a->metric), cosine = sc_metric_is_cosine(a->metric);
     jobs_at = part(&bytes, a->n_jobs, sizeof(*launch.jobs));
     var_at = part(&bytes, cosine ? 0 : (size_t)a->n_jobs * a->n_kv_heads, sizeof(float));
     freq_at = part(&bytes, pre ? half : 0, sizeof(float));
@@ -181,13 +132,14 @@ enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_arg
 
 static enum sc_status check_cluster(const struct sc_cluster_args *a, struct sc_err *err)
 {
-    enum sc_status st = check_planes("cluster", a->n_planes, a->n_planes, a->n_jobs, err);
+    enum sc_status st =
+        sc_check_planes("cluster", a->n_planes, a->n_planes, a->n_jobs, SC_CUDA_ROWS_MAX, err);
     if (st == SC_OK && a->n_planes == 0)
         st = sc_fail(err, SC_EINVAL, "cluster: no planes");
     if (st == SC_OK && (unsigned)a->seed_order > SC_SEED_SCAN)
         st = sc_fail(err, SC_EINVAL, "cluster: seed order %d", (int)a->seed_order);
     for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++)
-        st = check_job("cluster", NULL, &a->jobs[i], i, err);
+        st = sc_check_job("cluster", 0, &a->jobs[i], i, err);
     return st;
 }
 
@@ -308,30 +260,14 @@ static enum sc_status check_labels(const struct sc_merge_args *a, uint32_t index
 /* *ret_n: labels of all jobs. */
 static enum sc_status check_merge(const struct sc_merge_args *a, size_t *ret_n, struct sc_err *err)
 {
-    enum sc_status st = sc_cuda_check_pool("merge", a->pool, a->n_kv_heads, a->head_dim, err);
+    enum sc_status st =
+        sc_check_merge(a, a->pool != NULL ? &a->pool->spec : NULL,
+                       a->pool != NULL ? a->pool->n_pages : 0, SC_CUDA_ROWS_MAX, err);
     size_t at = 0;
 
-    if (st != SC_OK)
-        return st;
-    if ((a->n_planes != 1 && a->n_planes != a->n_kv_heads) ||
-        (unsigned)a->representative > SC_REP_LAST ||
-        (uint64_t)a->n_jobs * a->n_kv_heads > SC_CUDA_ROWS_MAX)
-        return sc_fail(err, SC_EINVAL, "merge: %u jobs, %u planes, %u KV heads, representative %d",
-                       a->n_jobs, a->n_planes, a->n_kv_heads, (int)a->representative);
     for (uint32_t i = 0; st == SC_OK && i < a->n_jobs; i++) {
-        const struct sc_chunk_job *job = &a->jobs[i];
-        st = check_job("merge", a->pool, job, i, err);
-        if (st == SC_OK && (a->n_cores[i] == 0 || a->n_cores[i] > SC_CHUNK_MAX ||
-                            job->core0 > UINT32_MAX - SC_CHUNK_MAX))
-            st = sc_fail(err, SC_EINVAL, "merge: job %u: %u entries from %u, at most %u", i,
-                         a->n_cores[i], job->core0, SC_CHUNK_MAX);
-        if (st == SC_OK)
-            st = sc_cuda_check_pages("merge cores", a->pool, job->core_pages,
-                                     job->core0 / SC_PAGE_ENTRIES,
-                                     (job->core0 + a->n_cores[i] - 1) / SC_PAGE_ENTRIES + 1, err);
-        if (st == SC_OK)
-            st = check_labels(a, i, at, err);
-        at += (size_t)a->n_planes * job->m;
+        st = check_labels(a, i, at, err);
+        at += (size_t)a->n_planes * a->jobs[i].m;
     }
     *ret_n = at;
     return st;

@@ -1,5 +1,7 @@
 #include "cuda/device.h"
 
+#include "base/backend_check.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,22 +78,13 @@ static uint8_t *block_at(const struct sc_kv_pool *pool, uint32_t page, uint32_t 
     return pool->mem + page * pool->page_bytes + head * pool->head_bytes;
 }
 
-static enum sc_status check_entry(const struct sc_kv_pool *pool, uint32_t page, uint32_t slot,
-                                  uint32_t head, struct sc_err *err)
-{
-    if (page >= pool->n_pages || slot >= SC_PAGE_ENTRIES || head >= pool->spec.n_kv_heads)
-        return sc_fail(err, SC_EINVAL, "kv entry: page %u of %u, slot %u of %u, head %u of %u",
-                       page, pool->n_pages, slot, SC_PAGE_ENTRIES, head, pool->spec.n_kv_heads);
-    return SC_OK;
-}
-
 enum sc_status sc_cuda_kv_read(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                                uint32_t slot, uint32_t head, float *k, float *v, float *bias,
                                struct sc_err *err)
 {
     uint16_t k16[SC_CUDA_HEAD_DIM_MAX], v16[SC_CUDA_HEAD_DIM_MAX];
     bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
-    enum sc_status st = check_entry(pool, page, slot, head, err);
+    enum sc_status st = sc_check_entry(&pool->spec, pool->n_pages, page, slot, head, err);
     if (st == SC_OK)
         st = sc_cuda_kv_pack(be, pool, page, slot, 1, head, bf16 ? (void *)k16 : k,
                              bf16 ? (void *)v16 : v, bias, err);
@@ -108,7 +101,7 @@ enum sc_status sc_cuda_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, 
 {
     uint16_t k16[SC_CUDA_HEAD_DIM_MAX], v16[SC_CUDA_HEAD_DIM_MAX];
     bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
-    enum sc_status st = check_entry(pool, page, slot, head, err);
+    enum sc_status st = sc_check_entry(&pool->spec, pool->n_pages, page, slot, head, err);
     if (st != SC_OK)
         return st;
     for (uint32_t d = 0; bf16 && d < pool->spec.head_dim; d++) {
@@ -119,23 +112,13 @@ enum sc_status sc_cuda_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, 
                              bf16 ? (const void *)v16 : v, &bias, err);
 }
 
-static enum sc_status check_span(const struct sc_kv_pool *pool, uint32_t page, uint32_t slot0,
-                                 uint32_t n, uint32_t head, struct sc_err *err)
-{
-    if (n == 0 || n > SC_PAGE_ENTRIES)
-        return sc_fail(err, SC_EINVAL, "kv entries: %u of a page of %u", n, SC_PAGE_ENTRIES);
-    if (slot0 >= SC_PAGE_ENTRIES)
-        return check_entry(pool, page, slot0, head, err);
-    return check_entry(pool, page, slot0 + n - 1, head, err);
-}
-
 enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                                uint32_t slot0, uint32_t n, uint32_t head, void *k, void *v,
                                float *bias, struct sc_err *err)
 {
     const enum cudaMemcpyKind down = cudaMemcpyDeviceToHost;
     cudaStream_t stream = sc_cuda_device(be)->stream;
-    enum sc_status st = check_span(pool, page, slot0, n, head, err);
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
     if (st != SC_OK)
         return st;
     const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
@@ -155,7 +138,7 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
                                  const void *v, const float *bias, struct sc_err *err)
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
-    enum sc_status st = check_span(pool, page, slot0, n, head, err);
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
     if (st != SC_OK)
         return st;
     const size_t row = pool->v_offset / SC_PAGE_ENTRIES, bias_row = sizeof(*bias);
@@ -199,22 +182,12 @@ enum sc_status sc_cuda_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, u
 enum sc_status sc_cuda_check_pool(const char *op, const struct sc_kv_pool *pool,
                                   uint32_t n_kv_heads, uint32_t head_dim, struct sc_err *err)
 {
-    if (pool == NULL)
-        return sc_fail(err, SC_EINVAL, "%s: no pool", op);
-    if (n_kv_heads != pool->spec.n_kv_heads || head_dim != pool->spec.head_dim)
-        return sc_fail(err, SC_EINVAL, "%s: %u KV heads of %u, but the pool has %u of %u", op,
-                       n_kv_heads, head_dim, pool->spec.n_kv_heads, pool->spec.head_dim);
-    return SC_OK;
+    return sc_check_pool(op, pool != NULL ? &pool->spec : NULL, n_kv_heads, head_dim, err);
 }
 
 enum sc_status sc_cuda_check_pages(const char *op, const struct sc_kv_pool *pool,
                                    const uint32_t *pages, uint32_t first, uint32_t end,
                                    struct sc_err *err)
 {
-    for (uint32_t i = first; i < end; i++) {
-        if (pages[i] >= pool->n_pages)
-            return sc_fail(err, SC_EINVAL, "%s: page table entry %u is %u, the pool has %u", op, i,
-                           pages[i], pool->n_pages);
-    }
-    return SC_OK;
+    return sc_check_pages(op, pool->n_pages, pages, first, end, err);
 }
