@@ -31,9 +31,10 @@ struct sc_matrix;    /* weights [n_out, n_in], packed as the backend likes */
 struct sc_embedding; /* a slice of rows of the embedding table */
 struct sc_kv_pool;   /* pages; one pool a rank, any page may serve any layer */
 
-/* What bf16 weights and bf16 pages are multiplied with: activations as they are (F32), or rounded
- * to bf16 (BF16: faster where the device has instructions for it; sums stay f32). */
-enum sc_math { SC_MATH_AUTO, SC_MATH_F32, SC_MATH_BF16 };
+/* What bf16 and int8 weights and bf16 pages are multiplied with: activations as they are (F32), or
+ * rounded to bf16 (BF16: faster where the device has instructions for it; sums stay f32). INT8:
+ * int8 weights with activations of int8 (one scale for 64 of a row), the others as AUTO has it. */
+enum sc_math { SC_MATH_AUTO, SC_MATH_F32, SC_MATH_BF16, SC_MATH_INT8 };
 
 struct sc_backend_opts {
     uint32_t rank, n_ranks;

@@ -4,8 +4,8 @@
  *
  * Every instruction set that runs here: dense products of a 2048 x 2048 matrix with 1, 64 and 512
  * rows, attention of one decode step over 8192 entries, and prefill attention of 512 rows; 32
- * heads, 8 KV heads of 64. The best of several runs. Where OpenBLAS was linked, its sgemm is in the
- * table.
+ * heads, 8 KV heads of 64. "w8a8" is int8 weights with int8 activations. The best of several runs.
+ * Where OpenBLAS was linked, its sgemm is in the table.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +105,7 @@ static void call_attention(struct bench *b)
     must(b->be->ops->attention(b->be, &b->attn, &err), &err);
 }
 
-static void bench_matmul(struct bench *b, enum sc_dtype store)
+static void bench_matmul(struct bench *b, enum sc_dtype store, const char *name)
 {
     static const uint32_t rows[] = {1, 8, 64, 512};
     struct sc_matrix_part part = {b->w, SC_DTYPE_F32, DIM, DIM, 0};
@@ -116,8 +116,7 @@ static void bench_matmul(struct bench *b, enum sc_dtype store)
         b->rows = rows[i];
         double s = best_of(call_matmul, b);
         printf("%-11s matmul %-4s %4u rows %9.1f GFLOP/s %7.1f GB/s of weights\n",
-               sc_cpu_isa_name(b->isa), sc_dtype_name(store), b->rows,
-               2e-9 * DIM * DIM * b->rows / s,
+               sc_cpu_isa_name(b->isa), name, b->rows, 2e-9 * DIM * DIM * b->rows / s,
                1e-9 * DIM * DIM * (double)sc_dtype_bytes(store) / s);
     }
     for (uint32_t i = 0; i < COPIES; i++)
@@ -201,12 +200,19 @@ int main(int argc, char **argv)
         must(sc_cpu_backend_open_isa(&opts, b.isa, &b.be, &err), &err);
         bool rounds = b.isa >= SC_CPU_ISA_AVX512BF16; /* f32 is that of AVX512 */
         if (!rounds)
-            bench_matmul(&b, SC_DTYPE_F32);
-        bench_matmul(&b, SC_DTYPE_BF16);
-        bench_matmul(&b, SC_DTYPE_I8);
+            bench_matmul(&b, SC_DTYPE_F32, "f32");
+        bench_matmul(&b, SC_DTYPE_BF16, "bf16");
+        bench_matmul(&b, SC_DTYPE_I8, "int8");
         bench_attention(&b, SC_DTYPE_BF16);
         if (!rounds)
             bench_attention(&b, SC_DTYPE_F32);
+        b.be->ops->close(b.be);
+        if (b.isa == SC_CPU_ISA_AMX)
+            continue; /* the same as the next lower one's */
+        opts.math = SC_MATH_INT8;
+        must(sc_cpu_backend_open_isa(&opts, b.isa, &b.be, &err), &err);
+        opts.math = SC_MATH_AUTO;
+        bench_matmul(&b, SC_DTYPE_I8, "w8a8");
         b.be->ops->close(b.be);
     }
 #ifdef SC_HAVE_OPENBLAS

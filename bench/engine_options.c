@@ -116,7 +116,7 @@ static bool read_isa(const char *text, int *ret_isa)
 
 static bool read_math(const char *text, enum sc_math *ret_math)
 {
-    static const char *const names[] = {"auto", "f32", "bf16"};
+    static const char *const names[] = {"auto", "f32", "bf16", "int8"};
     for (size_t i = 0; i < SC_ARRAY_LEN(names); i++)
         if (strcmp(names[i], text) == 0) {
             *ret_math = (enum sc_math)i;

@@ -5,10 +5,11 @@
  * then the weighted sum of the values. The including file has the two products:
  *
  *   at_begin(rows)   once a tile of `rows` queries
- *   qk_pages(rows, q, head_dim, pages, n, bias, scores)
+ *   qk_pages(rows, q, head_dim, pages, n, bias, scores, ahead)
  *       scores [rows][SC_CPU_STRETCH], page p at 32 p: bias + q k
- *   pv_pages(rows, p16, pages, n, dim_pad, o, o_stride)
+ *   pv_pages(rows, p16, pages, n, dim_pad, o, o_stride, ahead)
  *       o [rows] += p V
+ *   ahead: NULL, or per page what is read after it, to be brought near.
  *
  * Exponentials are powers of two: queries and biases carry the factor log2 e. Queries, weights and
  * nothing else are rounded to bf16; sums are f32. The order of every sum follows from the absolute
@@ -62,7 +63,9 @@ struct stretch {
     uint32_t end;  /* cores: entries behind this one do not exist */
     uint64_t base; /* exact: position of entry 0 */
     uint32_t pages[SC_CPU_STRETCH_PAGES];
-    uint32_t page0; /* the first that exists */
+    uint32_t page0;  /* the first that exists */
+    uint32_t n_next; /* pages of the stretch after it, from its first on */
+    uint32_t next[SC_CPU_STRETCH_PAGES];
 };
 
 struct seen {
@@ -141,6 +144,21 @@ static void mask_v(const uint8_t *v, uint32_t dim_pad, uint32_t lo, uint32_t hi,
     }
 }
 
+/* So few queries that attention waits for memory. */
+#define FEW_QUERIES 16u
+
+/* The keys that are read after the values of this head's pages: the next head's, or those of the
+ * next stretch. n pages from the first, pa, on; where nothing follows, something near is named. */
+static void keys_ahead(const struct sc_cpu_attn *a, const struct stretch *st, uint32_t head,
+                       uint32_t pa, uint32_t n, const uint8_t **ahead)
+{
+    const bool last = head + 1 == a->n_heads;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t page = last && i < st->n_next ? st->next[i] : st->pages[pa + i];
+        ahead[i] = sc_cpu_kv_block(a->pool, page, a->head0 + (last ? 0 : head + 1));
+    }
+}
+
 /* Queries q0 .. q0 + nq of one head; base: the head's first query in scratch. */
 static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
                         const struct stretch *st, uint32_t head, uint32_t q0, uint32_t nq)
@@ -153,7 +171,8 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     struct sc_cpu_attn_state *state = &s->attn.span;
     struct seen low = seen_by(a, st, q0 / a->group),
                 high = seen_by(a, st, (q0 + nq - 1) / a->group);
-    const uint8_t *k[SC_CPU_STRETCH_PAGES], *v[SC_CPU_STRETCH_PAGES];
+    const uint8_t *k[SC_CPU_STRETCH_PAGES], *v[SC_CPU_STRETCH_PAGES], *next[SC_CPU_STRETCH_PAGES];
+    const bool few = n <= FEW_QUERIES;
     uint32_t pa = low.lo / SC_PAGE_ENTRIES, pb = (high.hi + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
 
     if (high.hi == 0 || low.lo == SC_CPU_STRETCH)
@@ -165,7 +184,8 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     }
     at_begin(nq);
     qk_pages(nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words, pool->spec.head_dim, k,
-             pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES, s->attn.scores + pa * SC_PAGE_ENTRIES);
+             pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES, s->attn.scores + pa * SC_PAGE_ENTRIES,
+             few ? v : NULL);
     for (uint32_t i = 0; i < nq; i++)
         weigh(s->attn.scores + i * SC_CPU_STRETCH, seen_by(a, st, (q0 + i) / a->group), pa, pb,
               &state->top[base + i], state->sum + (base + i) * 16, state->o + (base + i) * stride,
@@ -182,8 +202,10 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         mask_v(v[pb - pa - 1], pool->dim_pad, 0, high.hi % SC_PAGE_ENTRIES, s->attn.v[1]);
         v[pb - pa - 1] = (const uint8_t *)s->attn.v[1];
     }
+    if (few)
+        keys_ahead(a, st, head, pa, pb - pa, next);
     pv_pages(nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
-             state->o + base * stride, stride);
+             state->o + base * stride, stride, few ? next : NULL);
 }
 
 static void attend_stretch(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
@@ -224,6 +246,9 @@ static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         st.n_pages = last - page < SC_CPU_STRETCH_PAGES ? last - page : SC_CPU_STRETCH_PAGES;
         for (uint32_t p = st.page0; p < st.n_pages; p++)
             st.pages[p] = table[page + p];
+        for (uint32_t next = page + SC_CPU_STRETCH_PAGES;
+             st.n_next < SC_CPU_STRETCH_PAGES && next + st.n_next < last; st.n_next++)
+            st.next[st.n_next] = table[next + st.n_next];
         if (is_core) {
             uint32_t left = seq->n_cores - page * SC_PAGE_ENTRIES;
             st.end = left < SC_CPU_STRETCH ? left : SC_CPU_STRETCH;

@@ -145,11 +145,20 @@ static bool slow_dot(void)
 #endif
 }
 
+static bool has_vnni(void)
+{
+#if defined(SC_CPU_X86)
+    return __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
 /* AVX2 and AVX512 give the same bits. */
-static uint32_t arithmetic_of(enum sc_cpu_isa isa)
+static uint32_t arithmetic_of(const struct sc_cpu_device *dev)
 {
     static const uint32_t of[SC_CPU_ISA_COUNT] = {1, 2, 2, 3, 4};
-    return of[isa];
+    return of[dev->isa] + (dev->i8 ? 8 : 0);
 }
 
 enum sc_cpu_isa sc_cpu_isa_best(void)
@@ -182,6 +191,8 @@ static void choose_kernels(struct sc_cpu_device *dev)
             sc_cpu_kernels_avx512bf16(&dev->kernels);
         if (dev->isa == SC_CPU_ISA_AMX)
             sc_cpu_kernels_amx(&dev->kernels);
+        if (has_vnni())
+            sc_cpu_kernels_avx512vnni(&dev->kernels);
         return;
     }
 #endif
@@ -213,8 +224,9 @@ enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum 
     if (dev == NULL)
         return sc_fail(err, SC_ENOMEM, "cpu backend: %zu bytes", sizeof(*dev));
     dev->base.ops = &cpu_ops;
-    dev->base.arithmetic = arithmetic_of(isa);
     dev->isa = isa;
+    dev->i8 = opts->math == SC_MATH_INT8;
+    dev->base.arithmetic = arithmetic_of(dev);
     choose_kernels(dev);
     for (uint32_t n = 1; n <= SC_CHUNK_MAX; n++)
         dev->log_count[n] = logf((float)n);
@@ -224,8 +236,8 @@ enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum 
         goto fail;
     dev->scratch = mem;
     dev->scratch_bytes = opts->n_threads * sizeof(struct sc_cpu_scratch);
-    if (dev->kernels.round_rows != NULL) {
-        st = sc_cpu_memory_take(SC_CPU_ROUNDED_BYTES, "cpu bf16 activations", &mem, err);
+    if (dev->kernels.round_rows != NULL || dev->i8) {
+        st = sc_cpu_memory_take(SC_CPU_ROUNDED_BYTES, "cpu rounded activations", &mem, err);
         if (st != SC_OK)
             goto fail;
         dev->rounded = mem;
@@ -250,14 +262,19 @@ fail:
 enum sc_status sc_cpu_backend_open(const struct sc_backend_opts *opts, struct sc_backend **ret_be,
                                    struct sc_err *err)
 {
+    struct sc_backend_opts chosen = *opts;
     enum sc_cpu_isa isa = sc_cpu_isa_best();
     bool rounds = isa >= SC_CPU_ISA_AVX512BF16;
 
     if (opts->math == SC_MATH_BF16 && !rounds)
         return sc_fail(err, SC_ENOTSUP, "math bf16: this machine or build has %s, which lacks it",
                        sc_cpu_isa_name(isa));
-    if (rounds && (opts->math == SC_MATH_F32 ||
-                   (opts->math == SC_MATH_AUTO && isa == SC_CPU_ISA_AVX512BF16 && slow_dot())))
+    if (rounds && opts->math != SC_MATH_BF16 &&
+        (opts->math == SC_MATH_F32 || (isa == SC_CPU_ISA_AVX512BF16 && slow_dot())))
         isa = SC_CPU_ISA_AVX512;
-    return sc_cpu_backend_open_isa(opts, isa, ret_be, err);
+    /* The matrix unit takes int8 weights as bf16 about as fast as the dot product takes int8. */
+    if (opts->math == SC_MATH_AUTO && has_vnni() && isa >= SC_CPU_ISA_AVX512 &&
+        isa != SC_CPU_ISA_AMX)
+        chosen.math = SC_MATH_INT8;
+    return sc_cpu_backend_open_isa(&chosen, isa, ret_be, err);
 }

@@ -10,12 +10,13 @@
  * data 1.7e-3 against 8e-7. One core, 512 rows by [2048, 2048]: Zen 4 114 against 223 GFLOP/s; Xeon
  * with the matrix unit 161 against 944. sc_backend_opts.math chooses; AUTO takes the faster one,
  * and then results depend on the machine in their last bits. What is stored as f32 is never
- * rounded.
+ * rounded. INT8, and AUTO where there is VNNI and no matrix unit, multiplies int8 weights with
+ * activations of int8, one scale for 64 of a row; AVX2 and up give the same bits there too.
  *
  * Memory: all scratch is taken at open: 0.7 MiB a thread, 4 MiB more with several threads, and 32
- * MiB (touched as far as needed) for AVX512BF16 and AMX. Weights and pages from 1 MiB on lie in 2
- * MiB-aligned mappings that ask for huge pages. Threads:
- * opts.n_threads - 1 workers, which take part in a call only while it runs; none for 1.
+ * MiB (touched as far as needed) for AVX512BF16, AMX and INT8. Weights and pages from 1 MiB on lie
+ * in 2 MiB-aligned mappings that ask for huge pages. Threads: opts.n_threads - 1 workers, which
+ * take part in a call only while it runs; none for 1.
  */
 #ifndef SC_CPU_CPU_H
 #define SC_CPU_CPU_H
@@ -48,7 +49,8 @@ enum sc_cpu_isa sc_cpu_isa_best(void);            /* the highest that this machi
 enum sc_status sc_cpu_backend_open(const struct sc_backend_opts *opts, struct sc_backend **ret_be,
                                    struct sc_err *err) SC_MUST_CHECK;
 
-/* opts->math is not read. SC_ENOTSUP when this machine or this build lacks the instruction set. */
+/* Of opts->math only INT8 counts. SC_ENOTSUP when this machine or this build lacks the instruction
+ * set. */
 enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum sc_cpu_isa isa,
                                        struct sc_backend **ret_be,
                                        struct sc_err *err) SC_MUST_CHECK;

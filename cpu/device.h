@@ -9,7 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 
-/* bf16 activations of AVX512BF16: rows are multiplied in groups that fit, one block
+/* Rounded activations: rows are multiplied in groups that fit, one block
  * of SC_CPU_ROUND_ROWS of the widest matrix at least. */
 #define SC_CPU_ROUNDED_BYTES ((size_t)32 << 20)
 /* Parts of attention that several threads gather. */
@@ -18,6 +18,7 @@
 struct sc_cpu_device {
     struct sc_backend base;
     enum sc_cpu_isa isa;
+    bool i8; /* int8 weights are multiplied with int8 activations, and packed for it */
     struct sc_cpu_kernels kernels;
     struct sc_cpu_threads *threads;
     struct sc_cpu_scratch *scratch; /* one a thread */

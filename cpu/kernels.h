@@ -1,7 +1,8 @@
 /* cpu/kernels.h - the table of inner loops that each instruction set fills. Private to cpu/.
  *
- * Written once in matmul_impl.h, attention_impl.h, rows_impl.h and distance_impl.h over the sixteen
- * logical lanes of simd.h, and compiled once per instruction set. Kernels check nothing.
+ * Written once in matmul_impl.h, int8_c_impl.h, attention_impl.h, rows_impl.h and distance_impl.h
+ * over the sixteen logical lanes of simd.h, and compiled once per instruction set. Kernels check
+ * nothing.
  */
 #ifndef SC_CPU_KERNELS_H
 #define SC_CPU_KERNELS_H
@@ -77,15 +78,17 @@ struct sc_cpu_scratch {
 
 /* rows x 64 outputs over k inputs: y (+)= x W^T. */
 struct sc_cpu_mm {
-    /* f32: [k][64]; bf16: pairs, [k / 2 rounded up][64][2]; int8: [k / 2 rounded up][2][64] */
+    /* f32: [k][64]; bf16: pairs, [k / 2 rounded up][64][2]; int8: [k / 2 rounded up][2][64], and
+     * for matmul_i8 as int8_impl.h says */
     const void *panel;
-    /* f32 from input k0 on, at x_stride; or what round_rows made of the rows from this one on (a
-     * multiple of SC_CPU_ROUND_ROWS), x_stride words a block of SC_CPU_ROUND_ROWS, from input 0 on.
-     */
+    /* f32 from input k0 on, at x_stride; or what round_rows or i8_round_rows made of the rows from
+     * this one on (a multiple of SC_CPU_ROUND_ROWS), x_stride words a block of SC_CPU_ROUND_ROWS,
+     * from input 0 on. */
     const void *x;
     size_t x_stride;
     float *y;
     size_t y_stride;
+    const float *scale;   /* [64], matmul_i8: sums are multiplied by it at the end; NULL: not yet */
     const float *bias;    /* [64], added at the end; NULL for none */
     uint32_t rows, k, k0; /* inputs k0 .. k0 + k of all */
     uint32_t cols;        /* valid outputs, 1..64 */
@@ -161,6 +164,12 @@ struct sc_cpu_kernels {
     void (*round_rows)(const float *x, size_t x_stride, uint32_t n_rows, uint32_t n_in,
                        uint32_t *rounded);
     uint32_t (*round_words)(uint32_t n_in);
+    /* Panels of int8 with activations of int8, which i8_round_rows makes, as round_rows does; a
+     * block takes i8_words(n_in) words. */
+    void (*matmul_i8)(const struct sc_cpu_mm *mm);
+    void (*i8_round_rows)(const float *x, size_t x_stride, uint32_t n_rows, uint32_t n_in,
+                          uint32_t *rounded);
+    uint32_t (*i8_words)(uint32_t n_in);
     /* By the pool's dtype. `combine` puts the parts of all spans together, in order, into out. */
     void (*attention_f32)(const struct sc_cpu_attn *attn, struct sc_cpu_scratch *scratch);
     void (*attention_bf16)(const struct sc_cpu_attn *attn, struct sc_cpu_scratch *scratch);
@@ -189,8 +198,9 @@ struct sc_cpu_kernels {
 const struct sc_cpu_kernels *sc_cpu_kernels_plain(void);
 const struct sc_cpu_kernels *sc_cpu_kernels_avx2(void);
 const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void);
-/* Those that round to bf16, into a table that holds the AVX-512 ones. */
+/* Those that round to bf16 or int8, into a table that holds the AVX-512 ones. */
 void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels);
+void sc_cpu_kernels_avx512vnni(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels);
 
 #endif

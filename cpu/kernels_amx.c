@@ -240,11 +240,12 @@ INLINE void qk_steps(const bool two, const uint32_t *q, const uint32_t *q2, uint
 /* Whole steps first; dimensions that fill no step go through smaller tiles, because what lies
  * behind the keys may be anything. */
 static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const uint8_t *const *pages,
-                     uint32_t n, const float *bias, float *scores)
+                     uint32_t n, const float *bias, float *scores, const uint8_t *const *ahead)
 {
     const uint32_t *q2 = q + round_words(head_dim);
     const uint32_t n_steps = head_dim / TILE_COLS, rest = head_dim % TILE_COLS;
     const bool two = nq > TILE_ROWS;
+    (void)ahead;
 
     for (uint32_t p = 0; n_steps > 0 && p < n; p++) /* every row begins as the entries' biases */
         qk_steps(two, q, q2, n_steps, pages[p], bias + p * SC_PAGE_ENTRIES, 0,
@@ -303,10 +304,11 @@ INLINE void pv_columns(const bool two, const int nc, const uint32_t *weights,
 }
 
 static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
-                     uint32_t dim_pad, float *o, uint32_t stride)
+                     uint32_t dim_pad, float *o, uint32_t stride, const uint8_t *const *ahead)
 {
     const bool two = nq > TILE_ROWS;
     uint32_t d = 0;
+    (void)ahead;
     for (; d + 32 <= dim_pad; d += 32) {
         if (two)
             pv_columns(true, 2, weights, pages, n, d * 4, dim_pad, o + d, stride);

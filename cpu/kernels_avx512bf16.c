@@ -114,9 +114,10 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
     }
 }
 
-/* Scores of nq queries of one tile, 32 entries. */
+/* Scores of nq queries of one tile, 32 entries. What is read next goes to the second-level cache
+ * meanwhile, line for line: a page's K or V is too short for the hardware to see where it leads. */
 INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t head_dim, const uint8_t *k,
-                    const float *bias, float *scores)
+                    const float *bias, float *scores, const uint8_t *ahead)
 {
     __m512 s[8][2];
 #pragma GCC unroll 8
@@ -129,6 +130,11 @@ INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t head_dim, const ui
         for (uint32_t pair = 0; pair < n_pairs; pair++, k += SC_PAGE_ENTRIES * 4) {
             __m512bh a = (__m512bh)_mm512_loadu_si512(k);
             __m512bh b = (__m512bh)_mm512_loadu_si512(k + 64);
+            if (ahead != NULL) {
+                _mm_prefetch(ahead, _MM_HINT_T1);
+                _mm_prefetch(ahead + 64, _MM_HINT_T1);
+                ahead += SC_PAGE_ENTRIES * 4;
+            }
 #pragma GCC unroll 8
             for (int i = 0; i < nq; i++) {
                 __m512bh x = (__m512bh)_mm512_set1_epi32((int)q[16 * i + (int)pair]);
@@ -148,16 +154,17 @@ INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t head_dim, const ui
 #define CASES_4(DO) DO(1) DO(2) DO(3) DO(4)
 
 static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const uint8_t *const *pages,
-                     uint32_t n, const float *bias, float *scores)
+                     uint32_t n, const float *bias, float *scores, const uint8_t *const *ahead)
 {
     for (uint32_t p = 0; p < n; p++) {
         for (uint32_t i = 0; i < nq; i += 8) {
+            const uint8_t *next = ahead != NULL && i == 0 ? ahead[p] : NULL;
             const uint32_t *from = q + i / TILE_ROWS * round_words(head_dim) + i % TILE_ROWS * 16;
             float *to = scores + i * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES;
             switch (nq - i < 8 ? nq - i : 8) {
 #define QK_CASE(m)                                                                                 \
     case m:                                                                                        \
-        qk_rows(m, from, head_dim, pages[p], bias + p * SC_PAGE_ENTRIES, to);                      \
+        qk_rows(m, from, head_dim, pages[p], bias + p * SC_PAGE_ENTRIES, to, next);                \
         break;
                 CASES_8(QK_CASE)
 #undef QK_CASE
@@ -171,7 +178,7 @@ static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const ui
 /* nc vectors of dimensions of nq queries; v_skip: bytes from a page's V to the first of them. */
 INLINE void pv_rows(const int nq, const int nc, const uint32_t *weights,
                     const uint8_t *const *pages, uint32_t n, uint32_t v_skip, uint32_t dim_pad,
-                    float *o, uint32_t stride)
+                    float *o, uint32_t stride, const uint8_t *const *ahead)
 {
     __m512 acc[4][4];
 #pragma GCC unroll 4
@@ -181,9 +188,15 @@ INLINE void pv_rows(const int nq, const int nc, const uint32_t *weights,
             acc[i][c] = _mm512_loadu_ps(o + (uint32_t)i * stride + 16 * c);
     }
     for (uint32_t p = 0; p < n; p++, weights += TILE_WORDS) {
-        const uint8_t *v = pages[p] + v_skip;
+        const uint8_t *v = pages[p] + v_skip, *next = ahead != NULL ? ahead[p] + v_skip : NULL;
         for (uint32_t pair = 0; pair < 16; pair++, v += dim_pad * 4) {
             __m512bh x[4];
+            if (ahead != NULL) {
+#pragma GCC unroll 4
+                for (int c = 0; c < nc; c++)
+                    _mm_prefetch(next + 64 * c, _MM_HINT_T1);
+                next += dim_pad * 4;
+            }
 #pragma GCC unroll 4
             for (int c = 0; c < nc; c++)
                 x[c] = (__m512bh)_mm512_loadu_si512(v + 64 * c);
@@ -205,17 +218,17 @@ INLINE void pv_rows(const int nq, const int nc, const uint32_t *weights,
 }
 
 INLINE void pv_dims(const int nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
-                    uint32_t dim_pad, float *o, uint32_t stride)
+                    uint32_t dim_pad, float *o, uint32_t stride, const uint8_t *const *ahead)
 {
     uint32_t d = 0;
     for (; d + 64 <= dim_pad; d += 64)
-        pv_rows(nq, 4, weights, pages, n, d * 4, dim_pad, o + d, stride);
+        pv_rows(nq, 4, weights, pages, n, d * 4, dim_pad, o + d, stride, ahead);
     for (; d < dim_pad; d += 16)
-        pv_rows(nq, 1, weights, pages, n, d * 4, dim_pad, o + d, stride);
+        pv_rows(nq, 1, weights, pages, n, d * 4, dim_pad, o + d, stride, ahead);
 }
 
 static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
-                     uint32_t dim_pad, float *o, uint32_t stride)
+                     uint32_t dim_pad, float *o, uint32_t stride, const uint8_t *const *ahead)
 {
     for (uint32_t i = 0; i < nq; i += 4) {
         const uint32_t *from =
@@ -223,7 +236,7 @@ static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const 
         switch (nq - i < 4 ? nq - i : 4) {
 #define PV_CASE(m)                                                                                 \
     case m:                                                                                        \
-        pv_dims(m, from, pages, n, dim_pad, o + i * stride, stride);                               \
+        pv_dims(m, from, pages, n, dim_pad, o + i * stride, stride, i == 0 ? ahead : NULL);        \
         break;
             CASES_4(PV_CASE)
 #undef PV_CASE

@@ -3,6 +3,7 @@
 #include "cpu/simd.h"
 
 #include "cpu/matmul_impl.h"
+#include "cpu/int8_c_impl.h"
 #include "cpu/attention_impl.h"
 #include "cpu/rows_impl.h"
 #include "cpu/distance_impl.h"
@@ -14,6 +15,9 @@ const struct sc_cpu_kernels *sc_cpu_kernels_plain(void)
         .matmul_f32 = matmul_f32,
         .matmul_bf16 = matmul_bf16,
         .widen_i8 = widen_i8,
+        .matmul_i8 = matmul_i8,
+        .i8_round_rows = i8_round_rows,
+        .i8_words = i8_words,
         .attention_f32 = attend_spans,
         .attention_bf16 = attend_spans,
         .combine_f32 = state_combine,

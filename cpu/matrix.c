@@ -12,11 +12,16 @@
 #define FEW_ROWS 6u
 /* int8 weights of few rows: a slice, widened, stays in the first-level cache. */
 #define SLICE_FEW_IN 256u
+/* int8 activations: so few rows read a panel in one go; of more, up to a block, several passes are
+ * made over what the first-level cache holds. */
+#define I8_FEW_ROWS  3u
+#define I8_SLICE_FEW 512u
 
 struct pack {
     const struct sc_matrix_part *parts;
     uint32_t n_parts;
     struct sc_matrix *m;
+    bool quads;        /* I8: packed for int8 activations */
     double (*sums)[2]; /* I8: squared errors and squares of each panel */
 };
 
@@ -53,12 +58,12 @@ static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_p
 }
 
 /* Symmetric, one scale a row: that of the whole row of the source, of which this matrix may have
- * but some columns. A row with a weight that is not
- * finite gets the scale NaN. */
-static void pack_row_i8(struct sc_matrix *m, uint32_t out, const struct sc_matrix_part *part,
-                        uint64_t row, double *sums)
+ * but some columns. A row with a weight that is not finite gets the scale NaN. */
+static void pack_row_i8(struct sc_matrix *m, bool quads, uint32_t out,
+                        const struct sc_matrix_part *part, uint64_t row, double *sums)
 {
-    int8_t *to = (int8_t *)m->panels + out / SC_CPU_PANEL * m->panel_bytes + out % SC_CPU_PANEL;
+    uint8_t *panel = m->panels + out / SC_CPU_PANEL * m->panel_bytes;
+    uint32_t col = out % SC_CPU_PANEL;
     uint64_t first = row * part->row_stride;
     float largest = 0.0f, scale;
     bool finite = true;
@@ -76,7 +81,10 @@ static void pack_row_i8(struct sc_matrix *m, uint32_t out, const struct sc_matri
         float q = (w / scale + 0x1.8p23f) - 0x1.8p23f; /* to the nearest, ties to even */
         double e = (double)w - (double)q * scale;
         q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
-        to[(size_t)k * SC_CPU_PANEL] = (int8_t)q;
+        if (quads)
+            panel[(size_t)(k / 4 * SC_CPU_PANEL + col) * 4 + k % 4] = (uint8_t)((int)q + 128);
+        else
+            panel[(size_t)k * SC_CPU_PANEL + col] = (uint8_t)(int8_t)q;
         sums[0] += e * e;
         sums[1] += (double)w * w;
     }
@@ -91,7 +99,8 @@ static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
         uint64_t part_end = part0 + p->parts[i].n_rows;
         for (; out < end && out < part_end; out++) {
             if (p->m->store == SC_DTYPE_I8)
-                pack_row_i8(p->m, (uint32_t)out, &p->parts[i], out - part0, p->sums[panel]);
+                pack_row_i8(p->m, p->quads, (uint32_t)out, &p->parts[i], out - part0,
+                            p->sums[panel]);
             else
                 pack_row(p->m, (uint32_t)out, &p->parts[i], out - part0);
         }
@@ -162,7 +171,7 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
                                   struct sc_err *err)
 {
     struct sc_matrix *m;
-    struct pack pack = {.parts = parts, .n_parts = n_parts};
+    struct pack pack = {.parts = parts, .n_parts = n_parts, .quads = sc_cpu_device(be)->i8};
     uint64_t n_out = 0;
     void *mem = NULL;
     enum sc_status st = check_parts(parts, n_parts, n_in, store, &n_out, err);
@@ -178,7 +187,7 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
     m->n_panels = (m->n_out + SC_CPU_PANEL - 1) / SC_CPU_PANEL;
     m->panel_bytes =
         (store == SC_DTYPE_F32 ? (size_t)m->n_in * 4
-                               : (size_t)((m->n_in + 31) / 32) * 32 * sc_dtype_bytes(store)) *
+                               : (size_t)((m->n_in + 63) / 64) * 64 * sc_dtype_bytes(store)) *
         SC_CPU_PANEL;
     st = sc_cpu_memory_take(m->panel_bytes * m->n_panels, "matrix", &mem, err);
     if (st != SC_OK)
@@ -240,12 +249,13 @@ struct product {
     size_t x_stride;
     const uint32_t *rounded; /* x, block_words a block of SC_CPU_ROUND_ROWS rows; or NULL */
     size_t block_words;
+    bool i8; /* rounded to int8 */
     float *y;
     size_t y_stride;
     uint32_t n, n_groups; /* rows, groups of TASK_ROWS */
 };
 
-/* y = y * scale + bias, which the kernels leave to us for int8. */
+/* y = y * scale + bias, for int8 weights that were widened. */
 static void scale_rows(const struct sc_matrix *w, uint32_t out0, const struct sc_cpu_mm *mm)
 {
     for (uint32_t r = 0; r < mm->rows; r++) {
@@ -257,72 +267,90 @@ static void scale_rows(const struct sc_matrix *w, uint32_t out0, const struct sc
     }
 }
 
+/* Rows of a task with one panel: how many inputs at a time. */
+static uint32_t slice_of(const struct product *p, uint32_t rows)
+{
+    if (p->i8)
+        return rows <= I8_FEW_ROWS         ? p->w->n_in
+               : rows <= SC_CPU_ROUND_ROWS ? I8_SLICE_FEW
+                                           : 2 * SC_CPU_SLICE_IN;
+    if (rows > FEW_ROWS)
+        return SC_CPU_SLICE_IN;
+    return p->w->store == SC_DTYPE_I8 ? SLICE_FEW_IN : p->w->n_in;
+}
+
+/* One slice of int8 weights with activations that are f32 or bf16. */
+static void multiply_widened(const struct product *p, struct sc_cpu_mm *mm, uint32_t out0,
+                             bool last, uint32_t thread)
+{
+    uint16_t *wide = p->dev->scratch[thread].weights;
+    size_t n = (size_t)(mm->k + 31) / 32 * 32 * SC_CPU_PANEL;
+    p->dev->kernels.widen_i8(mm->panel, n, wide);
+    mm->panel = wide;
+    mm->bias = NULL;
+    p->dev->kernels.matmul_bf16(mm);
+    if (last)
+        scale_rows(p->w, out0, mm);
+}
+
 static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct product *p = ctx;
     const struct sc_matrix *w = p->w;
     const struct sc_cpu_kernels *kernels = &p->dev->kernels;
-    const bool i8 = w->store == SC_DTYPE_I8;
     uint32_t panel = task / p->n_groups, row0 = task % p->n_groups * TASK_ROWS;
     uint32_t rows = p->n - row0 < TASK_ROWS ? p->n - row0 : TASK_ROWS;
     uint32_t out0 = panel * SC_CPU_PANEL, left = w->n_out - out0;
-    const bool fused = i8 && rows <= SC_CPU_ROUND_ROWS && kernels->matmul_few_i8 != NULL;
-    uint32_t slice = fused             ? w->n_in
-                     : rows > FEW_ROWS ? SC_CPU_SLICE_IN
-                     : i8              ? SLICE_FEW_IN
-                                       : w->n_in;
+    const bool fused = w->store == SC_DTYPE_I8 && !p->i8 && rows <= SC_CPU_ROUND_ROWS &&
+                       kernels->matmul_few_i8 != NULL;
+    uint32_t slice = fused ? w->n_in : slice_of(p, rows);
 
     for (uint32_t k0 = 0; k0 < w->n_in; k0 += slice) {
         uint32_t n_k = w->n_in - k0 < slice ? w->n_in - k0 : slice;
-        const uint8_t *from = w->panels + panel * w->panel_bytes +
-                              (size_t)k0 * SC_CPU_PANEL * sc_dtype_bytes(w->store);
         bool last = k0 + n_k == w->n_in;
         struct sc_cpu_mm mm = {
-            .panel = from,
+            .panel = w->panels + panel * w->panel_bytes +
+                     (size_t)k0 * SC_CPU_PANEL * sc_dtype_bytes(w->store),
+            .x = p->x + row0 * p->x_stride + k0,
+            .x_stride = p->x_stride,
             .y = p->y + row0 * p->y_stride + out0,
             .y_stride = p->y_stride,
             .rows = rows,
             .k = n_k,
             .k0 = k0,
             .cols = left < SC_CPU_PANEL ? left : SC_CPU_PANEL,
+            .scale = p->i8 && last ? w->scale + out0 : NULL,
+            .bias = w->bias != NULL && last ? w->bias + out0 : NULL,
             .first = k0 == 0,
         };
-        if (w->bias != NULL && last && !i8)
-            mm.bias = w->bias + out0;
         if (p->rounded != NULL) {
             mm.x = p->rounded + row0 / SC_CPU_ROUND_ROWS * p->block_words;
             mm.x_stride = p->block_words;
-        } else {
-            mm.x = p->x + row0 * p->x_stride + k0;
-            mm.x_stride = p->x_stride;
         }
-        if (fused) {
+        if (p->i8) {
+            kernels->matmul_i8(&mm);
+        } else if (fused) {
             kernels->matmul_few_i8(&mm);
             scale_rows(w, out0, &mm);
-            continue;
-        }
-        if (i8) {
-            kernels->widen_i8((const int8_t *)from, (size_t)(n_k + 31) / 32 * 32 * SC_CPU_PANEL,
-                              p->dev->scratch[thread].weights);
-            mm.panel = p->dev->scratch[thread].weights;
-        }
-        if (w->store == SC_DTYPE_F32)
+        } else if (w->store == SC_DTYPE_I8) {
+            multiply_widened(p, &mm, out0, last, thread);
+        } else if (w->store == SC_DTYPE_F32) {
             kernels->matmul_f32(&mm);
-        else
+        } else {
             kernels->matmul_bf16(&mm);
-        if (i8 && last)
-            scale_rows(w, out0, &mm);
+        }
     }
 }
 
 static void round_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct product *p = ctx;
+    const struct sc_cpu_kernels *k = &p->dev->kernels;
     uint32_t row0 = task * SC_CPU_ROUND_ROWS, left = p->n - row0;
     (void)thread;
-    p->dev->kernels.round_rows(p->x + row0 * p->x_stride, p->x_stride,
-                               left < SC_CPU_ROUND_ROWS ? left : SC_CPU_ROUND_ROWS, p->w->n_in,
-                               p->dev->rounded + task * p->block_words);
+    (p->i8 ? k->i8_round_rows : k->round_rows)(p->x + row0 * p->x_stride, p->x_stride,
+                                               left < SC_CPU_ROUND_ROWS ? left : SC_CPU_ROUND_ROWS,
+                                               p->w->n_in, p->dev->rounded + task * p->block_words);
 }
 
 enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
@@ -330,15 +358,17 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
                              struct sc_err *err)
 {
     struct sc_cpu_device *dev = sc_cpu_device(be);
-    bool rounds = w->store != SC_DTYPE_F32 && dev->rounded != NULL;
     struct product p = {.dev = dev, .w = w, .x_stride = x_stride, .y_stride = y_stride};
+    bool rounds = w->store != SC_DTYPE_F32 && dev->kernels.round_rows != NULL;
     uint32_t batch = n;
 
     if (n > SC_CPU_ROWS_MAX || (n > 1 && (x_stride < w->n_in || y_stride < w->n_out)))
         return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows, x stride %u, y stride %u",
                        w->n_out, w->n_in, n, x_stride, y_stride);
-    if (rounds) {
-        p.block_words = dev->kernels.round_words(w->n_in);
+    p.i8 = w->store == SC_DTYPE_I8 && dev->i8;
+    if (rounds || p.i8) {
+        p.block_words = (p.i8 ? dev->kernels.i8_words : dev->kernels.round_words)(w->n_in);
+        p.rounded = dev->rounded;
         batch = (uint32_t)(SC_CPU_ROUNDED_BYTES / 4 / p.block_words) * SC_CPU_ROUND_ROWS;
     }
     for (uint32_t row = 0; row < n; row += batch) {
@@ -346,9 +376,8 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
         p.n_groups = (p.n + TASK_ROWS - 1) / TASK_ROWS;
         p.x = x + (size_t)row * x_stride;
         p.y = y + (size_t)row * y_stride;
-        if (rounds) {
+        if (p.rounded != NULL) {
             uint32_t n_blocks = (p.n + SC_CPU_ROUND_ROWS - 1) / SC_CPU_ROUND_ROWS;
-            p.rounded = dev->rounded;
             if ((uint64_t)p.n * w->n_in < SC_CPU_SMALL) {
                 for (uint32_t i = 0; i < n_blocks; i++)
                     round_task(&p, i, 0);

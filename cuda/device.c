@@ -354,9 +354,12 @@ static enum sc_status take_memory(struct sc_cuda_device *dev, struct sc_err *err
 enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct sc_backend **ret_be,
                                     struct sc_err *err)
 {
-    struct sc_cuda_device *dev = calloc(1, sizeof(*dev));
+    struct sc_cuda_device *dev;
     enum sc_status st;
 
+    if (opts->math == SC_MATH_INT8)
+        return sc_fail(err, SC_ENOTSUP, "math int8: the CUDA backend has auto, f32 and bf16");
+    dev = calloc(1, sizeof(*dev));
     if (dev == NULL)
         return sc_fail(err, SC_ENOMEM, "cuda backend: %zu bytes", sizeof(*dev));
     dev->base.ops = &cuda_ops;

@@ -405,6 +405,10 @@ enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *er
     st = sc_config_devices(config, devices, &given, err);
     if (st != SC_OK)
         return st;
+    if (config->math == SC_MATH_INT8 && config->weight_dtype != SC_DTYPE_I8)
+        return sc_fail(err, SC_EINVAL,
+                       "engine.math: \"int8\" needs engine.weight_dtype \"int8\", which is \"%s\"",
+                       sc_dtype_name(config->weight_dtype));
     if (config->prefill_tokens > 0 && config->prefill_tokens < 16)
         return sc_fail(err, SC_EINVAL, "engine.prefill_tokens: %u, must be 0 or 16..%u",
                        config->prefill_tokens, SC_STEP_TOKENS_MAX);

@@ -7,7 +7,7 @@ static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
 static const char *const kv_modes[] = {"auto", "exact", "compressed", NULL};
 static const char *const dtypes[] = {"f32", "bf16", NULL};
 static const char *const weight_dtypes[] = {"f32", "bf16", "int8", NULL};
-static const char *const maths[] = {"auto", "f32", "bf16", NULL};
+static const char *const maths[] = {"auto", "f32", "bf16", "int8", NULL};
 static const char *const determinisms[] = {"fast", "strict", NULL};
 static const char *const levels[] = {"error", "warning", "notice", "info", "debug", NULL};
 static const char *const formats[] = {"text", "json", NULL};
@@ -89,7 +89,8 @@ const size_t sc_config_n_keys = SC_ARRAY_LEN(sc_config_keys);
 
 _Static_assert(SC_DTYPE_F32 == 0 && SC_DTYPE_BF16 == 1 && SC_DTYPE_I8 == 2,
                "dtypes follow the enum");
-_Static_assert(SC_MATH_AUTO == 0 && SC_MATH_F32 == 1 && SC_MATH_BF16 == 2, "maths follow the enum");
+_Static_assert(SC_MATH_AUTO == 0 && SC_MATH_F32 == 1 && SC_MATH_BF16 == 2 && SC_MATH_INT8 == 3,
+               "maths follow the enum");
 _Static_assert(sizeof(enum sc_math) == sizeof(int), "choices are stored as int");
 _Static_assert(sizeof(enum sc_dtype) == sizeof(int) && sizeof(enum sc_log_level) == sizeof(int),
                "choices are stored as int");

@@ -18,7 +18,7 @@ const struct sc_option_flag sc_option_flags[] = {
      "prompt tokens of one step (0: by the device)"},
     {"max-context", "engine.max_context", "N", "longest prompt and output (0: the model's)"},
     {"weight-dtype", "engine.weight_dtype", "f32|bf16|int8", "how weights are kept (bf16)"},
-    {"math", "engine.math", "auto|f32|bf16", "what bf16 weights are multiplied with (auto)"},
+    {"math", "engine.math", "auto|f32|bf16|int8", "what weights are multiplied with (auto)"},
     {"kv-memory", "kv.memory", "SIZE|90%|auto", "memory for the KV cache of each rank (auto)"},
     {"kv-dtype", "kv.dtype", "f32|bf16", "how keys and values are kept (bf16)"},
     {"auto-min-tokens", "kv.auto_min_tokens", "N", "AUTO compresses prompts from here on (2048)"},

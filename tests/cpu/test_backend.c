@@ -181,10 +181,10 @@ static void bad_options_are_refused(void **state)
 
 static void math_chooses_the_instruction_set(void **state)
 {
-    static const enum sc_math maths[] = {SC_MATH_AUTO, SC_MATH_F32, SC_MATH_BF16};
-    uint32_t arithmetic[3] = {0};
+    static const enum sc_math maths[] = {SC_MATH_AUTO, SC_MATH_F32, SC_MATH_BF16, SC_MATH_INT8};
+    uint32_t arithmetic[4] = {0};
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         struct sc_backend_opts opts = {.n_threads = 1, .n_ranks = 1, .math = maths[i]};
         struct sc_backend *be = NULL;
         if (maths[i] == SC_MATH_BF16 && sc_cpu_isa_best() < SC_CPU_ISA_AVX512BF16) {
@@ -197,7 +197,10 @@ static void math_chooses_the_instruction_set(void **state)
         assert_int_not_equal(arithmetic[i], 0);
     }
     assert_int_not_equal(arithmetic[1], arithmetic[2]);
-    assert_true(arithmetic[0] == arithmetic[1] || arithmetic[0] == arithmetic[2]);
+    assert_int_not_equal(arithmetic[3], arithmetic[1]);
+    assert_int_not_equal(arithmetic[3], arithmetic[2]);
+    assert_true(arithmetic[0] == arithmetic[1] || arithmetic[0] == arithmetic[2] ||
+                arithmetic[0] == arithmetic[3]);
 }
 
 static void the_default_says_what_it_is(void **state)

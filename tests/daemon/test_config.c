@@ -193,6 +193,12 @@ static void parts_must_fit_together(void **state)
     assert_text_has(err.text, "TLS is not available yet");
     sc_err_clear(&err);
     assert_ok(sc_config_set(&c, "tls.key", "", &err));
+    assert_ok(sc_config_set(&c, "engine.math", "int8", &err));
+    assert_int_equal(sc_config_check(&c, &err), SC_EINVAL);
+    assert_text_has(err.text, "needs engine.weight_dtype \"int8\", which is \"bf16\"");
+    sc_err_clear(&err);
+    assert_ok(sc_config_set(&c, "engine.weight_dtype", "int8", &err));
+    assert_ok(sc_config_check(&c, &err));
     assert_ok(sc_config_set(&c, "engine.prefill_tokens", "15", &err));
     assert_int_equal(sc_config_check(&c, &err), SC_EINVAL);
     assert_text_has(err.text, "engine.prefill_tokens: 15, must be 0 or 16..");
