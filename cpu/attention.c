@@ -164,13 +164,30 @@ static enum sc_status check_seq(const struct sc_attn_args *a, uint32_t i, struct
     return st;
 }
 
-/* Few sequences: cut heads apart until every thread has about two tasks. */
+/* Every thread is to have about two tasks. Spans are what it shares first, because their entries
+ * lie together in memory; where they are too few, or their parts too large, heads are cut apart. */
 static uint32_t heads_of_task(const struct attn_work *w)
 {
-    uint32_t n_threads = sc_cpu_threads_count(w->dev->threads), n_kv = w->a->n_kv_heads;
-    uint32_t n_seqs = w->a->n_seqs == 0 ? 1 : w->a->n_seqs, parts = 2 * n_threads / n_seqs;
-    if (n_threads == 1 || parts < 2)
+    const struct sc_attn_args *a = w->a;
+    const uint32_t n_kv = a->n_kv_heads, wanted = 2 * sc_cpu_threads_count(w->dev->threads);
+    uint64_t n_blocks = 0, n_spans = 0, floats = 0, n_tasks;
+    uint32_t parts;
+
+    if (wanted <= 2)
         return n_kv;
+    for (uint32_t i = 0; i < a->n_seqs && n_blocks < wanted; i++) {
+        const struct sc_attn_seq *seq = &a->seqs[i];
+        uint32_t tokens = seq->n_rows < w->most_tokens ? seq->n_rows : w->most_tokens;
+        uint32_t blocks = tokens == 0 ? 0 : (seq->n_rows + tokens - 1) / tokens;
+        uint64_t spans = tokens == 0 ? 0 : sc_cpu_attn_spans(seq, 0, tokens).n;
+        n_blocks += blocks;
+        n_spans += blocks * spans;
+        floats += spans * seq->n_rows * n_kv * w->group * sc_cpu_attn_part_floats(a->pool);
+    }
+    n_tasks = floats <= SC_CPU_PARTS_BYTES / sizeof(float) ? n_spans : n_blocks;
+    if (n_tasks == 0 || n_tasks >= wanted)
+        return n_kv;
+    parts = (uint32_t)((wanted + n_tasks - 1) / n_tasks);
     return parts > n_kv ? 1 : n_kv / parts;
 }
 

@@ -144,19 +144,10 @@ static void mask_v(const uint8_t *v, uint32_t dim_pad, uint32_t lo, uint32_t hi,
     }
 }
 
-/* So few queries that attention waits for memory. */
-#define FEW_QUERIES 16u
-
-/* The keys that are read after the values of this head's pages: the next head's, or those of the
- * next stretch. n pages from the first, pa, on; where nothing follows, something near is named. */
-static void keys_ahead(const struct sc_cpu_attn *a, const struct stretch *st, uint32_t head,
-                       uint32_t pa, uint32_t n, const uint8_t **ahead)
+/* Where the weights of a row of scratch begin, in words. */
+INLINE uint32_t row_words(uint32_t row)
 {
-    const bool last = head + 1 == a->n_heads;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t page = last && i < st->n_next ? st->next[i] : st->pages[pa + i];
-        ahead[i] = sc_cpu_kv_block(a->pool, page, a->head0 + (last ? 0 : head + 1));
-    }
+    return row / TILE_ROWS * SC_CPU_STRETCH_PAGES * TILE_WORDS + row % TILE_ROWS * 16;
 }
 
 /* Queries q0 .. q0 + nq of one head; base: the head's first query in scratch. */
@@ -171,8 +162,7 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     struct sc_cpu_attn_state *state = &s->attn.span;
     struct seen low = seen_by(a, st, q0 / a->group),
                 high = seen_by(a, st, (q0 + nq - 1) / a->group);
-    const uint8_t *k[SC_CPU_STRETCH_PAGES], *v[SC_CPU_STRETCH_PAGES], *next[SC_CPU_STRETCH_PAGES];
-    const bool few = n <= FEW_QUERIES;
+    const uint8_t *k[SC_CPU_STRETCH_PAGES], *v[SC_CPU_STRETCH_PAGES];
     uint32_t pa = low.lo / SC_PAGE_ENTRIES, pb = (high.hi + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
 
     if (high.hi == 0 || low.lo == SC_CPU_STRETCH)
@@ -185,13 +175,11 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     at_begin(nq);
     qk_pages(nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words, pool->spec.head_dim, k,
              pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES, s->attn.scores + pa * SC_PAGE_ENTRIES,
-             few ? v : NULL);
+             NULL);
     for (uint32_t i = 0; i < nq; i++)
         weigh(s->attn.scores + i * SC_CPU_STRETCH, seen_by(a, st, (q0 + i) / a->group), pa, pb,
               &state->top[base + i], state->sum + (base + i) * 16, state->o + (base + i) * stride,
-              pool->dim_pad,
-              s->attn.p16 +
-                  (i / TILE_ROWS * SC_CPU_STRETCH_PAGES * TILE_WORDS + i % TILE_ROWS * 16) * 2);
+              pool->dim_pad, s->attn.p16 + 2 * row_words(i));
     if (low.lo % SC_PAGE_ENTRIES != 0 || (pb - pa == 1 && high.hi % SC_PAGE_ENTRIES != 0)) {
         uint32_t end = high.hi - pa * SC_PAGE_ENTRIES;
         mask_v(v[0], pool->dim_pad, low.lo % SC_PAGE_ENTRIES,
@@ -202,24 +190,92 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         mask_v(v[pb - pa - 1], pool->dim_pad, 0, high.hi % SC_PAGE_ENTRIES, s->attn.v[1]);
         v[pb - pa - 1] = (const uint8_t *)s->attn.v[1];
     }
-    if (few)
-        keys_ahead(a, st, head, pa, pb - pa, next);
     pv_pages(nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
-             state->o + base * stride, stride, few ? next : NULL);
+             state->o + base * stride, stride, NULL);
+}
+
+/* Biases of a page's block, times log2 e. */
+INLINE void scale_bias(const struct sc_kv_pool *pool, uint8_t *block, float *to)
+{
+    const float *bias = sc_cpu_kv_bias(pool, block);
+    for (uint32_t e = 0; e < SC_PAGE_ENTRIES; e += 16)
+        v_store(to + e, v_mul(v_load(bias + e), v_set1(LOG2E)));
+}
+
+/* The same for so few queries that attention waits for memory: n_heads heads together, page after
+ * page, so that memory is read in the order in which it lies. `rows` of the scratch for each head,
+ * n_heads * rows <= SC_CPU_BF16_TILE. While keys are used the values come near, and with them the
+ * keys of the next stretch. */
+static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                       const struct stretch *st, uint32_t head0, uint32_t n_heads, uint32_t rows)
+{
+    const struct sc_kv_pool *pool = a->pool;
+    const uint32_t n = a->n_tokens * a->group, words = round_words(pool->spec.head_dim);
+    const uint32_t stride = query_stride(pool->dim_pad);
+    const struct seen low = seen_by(a, st, 0), high = seen_by(a, st, a->n_tokens - 1);
+    const uint32_t pa = low.lo / SC_PAGE_ENTRIES;
+    const uint32_t pb = (high.hi + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
+    const uint32_t *q = (const uint32_t *)(const void *)s->attn.q16;
+    uint32_t *weights = (uint32_t *)(void *)s->attn.p16;
+    struct sc_cpu_attn_state *state = &s->attn.span;
+
+    if (high.hi == 0 || low.lo == SC_CPU_STRETCH)
+        return;
+    at_begin(n);
+    for (uint32_t p = pa; p < pb; p++) {
+        for (uint32_t h = 0; h < n_heads; h++) {
+            uint8_t *k = sc_cpu_kv_block(pool, st->pages[p], a->head0 + head0 + h);
+            const uint8_t *v = k + pool->v_offset;
+            scale_bias(pool, k, s->attn.bias);
+            qk_pages(n, q + (head0 + h) * words, pool->spec.head_dim, (const uint8_t *const *)&k, 1,
+                     s->attn.bias, s->attn.scores + h * rows * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES,
+                     &v);
+        }
+    }
+    for (uint32_t h = 0; h < n_heads; h++) {
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t row = h * rows + i, query = (head0 + h) * n + i;
+            weigh(s->attn.scores + row * SC_CPU_STRETCH, seen_by(a, st, i / a->group), pa, pb,
+                  &state->top[query], state->sum + query * 16, state->o + query * stride,
+                  pool->dim_pad, (uint16_t *)(void *)(weights + row_words(row)));
+        }
+    }
+    for (uint32_t p = pa; p < pb; p++) {
+        const uint32_t first = p * SC_PAGE_ENTRIES;
+        const uint32_t lo = low.lo > first ? low.lo - first : 0;
+        const uint32_t hi = high.hi - first < SC_PAGE_ENTRIES ? high.hi - first : SC_PAGE_ENTRIES;
+        for (uint32_t h = 0; h < n_heads; h++) {
+            const uint8_t *v = sc_cpu_kv_block(pool, st->pages[p], a->head0 + head0 + h);
+            const uint8_t *next =
+                p < st->n_next ? sc_cpu_kv_block(pool, st->next[p], a->head0 + head0 + h) : NULL;
+            v += pool->v_offset;
+            if (lo != 0 || hi != SC_PAGE_ENTRIES) {
+                mask_v(v, pool->dim_pad, lo, hi, s->attn.v[0]);
+                v = (const uint8_t *)s->attn.v[0];
+            }
+            pv_pages(n, weights + row_words(h * rows) + (p - pa) * TILE_WORDS, &v, 1, pool->dim_pad,
+                     state->o + (head0 + h) * n * stride, stride, next != NULL ? &next : NULL);
+        }
+    }
 }
 
 static void attend_stretch(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
                            const struct stretch *st)
 {
-    uint32_t n = a->n_tokens * a->group;
-    for (uint32_t h = 0; h < a->n_heads; h++) {
-        for (uint32_t p = st->page0; p < st->n_pages; p++) {
-            uint8_t *block = sc_cpu_kv_block(a->pool, st->pages[p], a->head0 + h);
-            const float *bias = sc_cpu_kv_bias(a->pool, block);
-            for (uint32_t e = 0; e < SC_PAGE_ENTRIES; e += 16)
-                v_store(s->attn.bias + p * SC_PAGE_ENTRIES + e,
-                        v_mul(v_load(bias + e), v_set1(LOG2E)));
+    uint32_t n = a->n_tokens * a->group, rows = 1;
+    if (n <= TILE_ROWS) {
+        while (rows < n) /* those of a head lie in one tile */
+            rows *= 2;
+        for (uint32_t h = 0; h < a->n_heads; h += SC_CPU_BF16_TILE / rows) {
+            uint32_t left = a->n_heads - h, most = SC_CPU_BF16_TILE / rows;
+            attend_few(a, s, st, h, left < most ? left : most, rows);
         }
+        return;
+    }
+    for (uint32_t h = 0; h < a->n_heads; h++) {
+        for (uint32_t p = st->page0; p < st->n_pages; p++)
+            scale_bias(a->pool, sc_cpu_kv_block(a->pool, st->pages[p], a->head0 + h),
+                       s->attn.bias + p * SC_PAGE_ENTRIES);
         for (uint32_t q0 = 0; q0 < n; q0 += SC_CPU_BF16_TILE)
             attend_tile(a, s, st, h, q0, n - q0 < SC_CPU_BF16_TILE ? n - q0 : SC_CPU_BF16_TILE);
     }

@@ -9,10 +9,12 @@
 
 #define ROWS 6 /* of a register tile */
 #define COLS 4
+/* Bytes that a panel is asked for ahead of its use where every weight is read once from memory. */
+#define AHEAD 4096
 
 /* mr rows of a block of 16, from x on, times one panel slice. */
-INLINE void mm_rows(const int mr, const struct sc_cpu_mm *mm, const uint32_t *x, float *y,
-                    size_t ys)
+INLINE void mm_rows(const int mr, const bool ahead, const struct sc_cpu_mm *mm, const uint32_t *x,
+                    float *y, size_t ys)
 {
     const uint32_t *w = mm->panel;
     __m512 acc[ROWS][COLS];
@@ -26,6 +28,9 @@ INLINE void mm_rows(const int mr, const struct sc_cpu_mm *mm, const uint32_t *x,
     for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS) {
         for (uint32_t pair = 0; pair < 16; pair++, w += SC_CPU_PANEL) {
             __m512bh wv[COLS];
+#pragma GCC unroll 8
+            for (int c = 0; c < COLS && ahead; c++)
+                _mm_prefetch((const char *)(w + 16 * c) + AHEAD, _MM_HINT_T0);
 #pragma GCC unroll 8
             for (int c = 0; c < COLS; c++)
                 wv[c] = (__m512bh)_mm512_loadu_si512(w + 16 * c);
@@ -50,30 +55,19 @@ INLINE void mm_rows(const int mr, const struct sc_cpu_mm *mm, const uint32_t *x,
     }
 }
 
-static void mm_any_rows(uint32_t rows, const struct sc_cpu_mm *mm, const uint32_t *x, float *y,
-                        size_t ys)
+INLINE void mm_any_rows(uint32_t rows, const bool ahead, const struct sc_cpu_mm *mm,
+                        const uint32_t *x, float *y, size_t ys)
 {
     switch (rows) {
-    case 1:
-        mm_rows(1, mm, x, y, ys);
+#define CASE(m)                                                                                    \
+    case m:                                                                                        \
+        mm_rows(m, ahead, mm, x, y, ys);                                                           \
         break;
-    case 2:
-        mm_rows(2, mm, x, y, ys);
-        break;
-    case 3:
-        mm_rows(3, mm, x, y, ys);
-        break;
-    case 4:
-        mm_rows(4, mm, x, y, ys);
-        break;
-    case 5:
-        mm_rows(5, mm, x, y, ys);
-        break;
-    case 6:
-        mm_rows(6, mm, x, y, ys);
-        break;
-    default:
-        break;
+        CASE(1)
+        CASE(2)
+        CASE(3) CASE(4) CASE(5) CASE(6)
+#undef CASE
+            default : break;
     }
 }
 
@@ -84,7 +78,10 @@ static void mm_block(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, si
     uint32_t pieces = (rows + ROWS - 1) / ROWS, done = 0;
     for (; pieces > 0; pieces--) {
         uint32_t n = (rows - done + pieces - 1) / pieces;
-        mm_any_rows(n, mm, x + 16 * done, y + done * ys, ys);
+        if (done == 0 && mm->rows <= TILE_ROWS)
+            mm_any_rows(n, true, mm, x, y, ys);
+        else
+            mm_any_rows(n, false, mm, x + 16 * done, y + done * ys, ys);
         done += n;
     }
 }

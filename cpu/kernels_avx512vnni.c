@@ -5,11 +5,10 @@
 
 #include "cpu/int8_impl.h"
 
-/* Register tiles, sums of a group and of all groups both in registers: few rows take the panel in
- * one go, front to back; more rows take half of it at a time. */
-#define FEW_ROWS 3
-#define ROWS     6
-#define COLS     4
+/* Register tiles, sums of a group and of all groups both in registers: up to three rows take the
+ * panel in one go, front to back; more rows take half of it at a time. */
+#define ROWS 6
+#define COLS 4
 
 /* mr rows of a block, from row r0 on, nc vectors of outputs, w and y at the first of them. */
 INLINE void mm_rows(const int mr, const int nc, const struct sc_cpu_mm *mm, struct i8_rows rows,
