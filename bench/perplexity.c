@@ -25,7 +25,7 @@ struct options {
     const char *model, *text, *json;
     uint32_t context, window, epoch, threads, pieces; /* 0: the default */
     float ratio;
-    bool f32;
+    bool f32, int8;
 };
 
 struct run {
@@ -115,7 +115,9 @@ static enum sc_status open_run(struct run *r, struct sc_err *err)
         .kv_bytes = (uint64_t)c->n_layers * c->n_kv_heads * (2ull * c->head_dim + 64) * 4 *
                     (2ull * context + 4096),
         .kv_dtype = o->f32 ? SC_DTYPE_F32 : SC_DTYPE_BF16,
-        .weight_dtype = o->f32 ? SC_DTYPE_F32 : SC_DTYPE_BF16,
+        .weight_dtype = o->int8  ? SC_DTYPE_I8
+                        : o->f32 ? SC_DTYPE_F32
+                                 : SC_DTYPE_BF16,
     };
     st = sc_engine_open(&opts, &r->engine, err);
     if (st == SC_OK)
@@ -209,6 +211,8 @@ static int usage(FILE *to, int rc)
                       "  --pieces N        at most so many (all)\n"
                       "  --threads N       (1)\n"
                       "  --f32             weights and cache in f32 instead of bf16\n"
+                      "  --int8            weights in int8, and what they are multiplied with\n"
+                      "                    as the machine has it\n"
                       "  --json FILE       the result, also as JSON\n");
     return rc;
 }
@@ -216,12 +220,19 @@ static int usage(FILE *to, int rc)
 int main(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"model", required_argument, NULL, 'm'},   {"text", required_argument, NULL, 't'},
-        {"context", required_argument, NULL, 'c'}, {"target-ratio", required_argument, NULL, 'r'},
-        {"window", required_argument, NULL, 'w'},  {"epoch", required_argument, NULL, 'e'},
-        {"pieces", required_argument, NULL, 'p'},  {"threads", required_argument, NULL, 'n'},
-        {"json", required_argument, NULL, 'j'},    {"f32", no_argument, NULL, 'f'},
-        {"help", no_argument, NULL, 'h'},          {0},
+        {"model", required_argument, NULL, 'm'},
+        {"text", required_argument, NULL, 't'},
+        {"context", required_argument, NULL, 'c'},
+        {"target-ratio", required_argument, NULL, 'r'},
+        {"window", required_argument, NULL, 'w'},
+        {"epoch", required_argument, NULL, 'e'},
+        {"pieces", required_argument, NULL, 'p'},
+        {"threads", required_argument, NULL, 'n'},
+        {"json", required_argument, NULL, 'j'},
+        {"f32", no_argument, NULL, 'f'},
+        {"int8", no_argument, NULL, '8'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
     };
     struct options o = {.ratio = 0.25f, .threads = 1};
     struct run r = {.o = &o};
@@ -245,6 +256,9 @@ int main(int argc, char **argv)
             break;
         case 'f':
             o.f32 = true;
+            break;
+        case '8':
+            o.int8 = true;
             break;
         case 'c':
             o.context = (uint32_t)v;
