@@ -253,6 +253,7 @@ struct product {
     float *y;
     size_t y_stride;
     uint32_t n, n_groups; /* rows, groups of TASK_ROWS */
+    uint32_t run;         /* panels of one task, which follow each other */
 };
 
 /* y = y * scale + bias, for int8 weights that were widened. */
@@ -293,12 +294,10 @@ static void multiply_widened(const struct product *p, struct sc_cpu_mm *mm, uint
         scale_rows(p->w, out0, mm);
 }
 
-static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
+static void multiply_panel(const struct product *p, uint32_t panel, uint32_t row0, uint32_t thread)
 {
-    const struct product *p = ctx;
     const struct sc_matrix *w = p->w;
     const struct sc_cpu_kernels *kernels = &p->dev->kernels;
-    uint32_t panel = task / p->n_groups, row0 = task % p->n_groups * TASK_ROWS;
     uint32_t rows = p->n - row0 < TASK_ROWS ? p->n - row0 : TASK_ROWS;
     uint32_t out0 = panel * SC_CPU_PANEL, left = w->n_out - out0;
     const bool fused = w->store == SC_DTYPE_I8 && !p->i8 && rows <= SC_CPU_ROUND_ROWS &&
@@ -340,6 +339,23 @@ static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
             kernels->matmul_bf16(&mm);
         }
     }
+}
+
+static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct product *p = ctx;
+    uint32_t panel = task / p->n_groups * p->run, row0 = task % p->n_groups * TASK_ROWS;
+    uint32_t end = panel + p->run < p->w->n_panels ? panel + p->run : p->w->n_panels;
+    for (; panel < end; panel++)
+        multiply_panel(p, panel, row0, thread);
+}
+
+/* Few rows wait for memory, which is faster the longer it is read in one go: two tasks a thread.
+ * Of many rows a task is one panel. */
+static uint32_t panels_of_task(const struct product *p)
+{
+    uint32_t n = 2 * sc_cpu_threads_count(p->dev->threads);
+    return p->n <= SC_CPU_ROUND_ROWS ? (p->w->n_panels + n - 1) / n : 1;
 }
 
 static void round_task(void *ctx, uint32_t task, uint32_t thread)
@@ -385,7 +401,9 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
                 sc_cpu_threads_run(dev->threads, round_task, &p, n_blocks);
             }
         }
-        sc_cpu_threads_run(dev->threads, multiply_task, &p, w->n_panels * p.n_groups);
+        p.run = panels_of_task(&p);
+        sc_cpu_threads_run(dev->threads, multiply_task, &p,
+                           (w->n_panels + p.run - 1) / p.run * p.n_groups);
     }
     return SC_OK;
 }
