@@ -9,12 +9,15 @@
 
 #define ROWS 6 /* of a register tile */
 #define COLS 4
-/* Bytes that a panel is asked for ahead of its use where every weight is read once from memory. */
-#define AHEAD 4096
+/* Up to a block of rows reads every weight once, from memory, and goes through a panel in slices of
+ * so many inputs: one lies in the first-level cache and is used by all pieces of the block, which
+ * ask for the next one meanwhile. */
+#define SLICE_IN 128u
 
-/* mr rows of a block of 16, from x on, times one panel slice. */
-INLINE void mm_rows(const int mr, const bool ahead, const struct sc_cpu_mm *mm, const uint32_t *x,
-                    float *y, size_t ys)
+/* mr rows of a block of 16, from x on, times one panel slice. `lines` of `ahead` are asked for with
+ * every pair of inputs. */
+INLINE void mm_rows(const int mr, const int lines, const uint8_t *ahead, const struct sc_cpu_mm *mm,
+                    const uint32_t *x, float *y, size_t ys)
 {
     const uint32_t *w = mm->panel;
     __m512 acc[ROWS][COLS];
@@ -28,9 +31,9 @@ INLINE void mm_rows(const int mr, const bool ahead, const struct sc_cpu_mm *mm, 
     for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS) {
         for (uint32_t pair = 0; pair < 16; pair++, w += SC_CPU_PANEL) {
             __m512bh wv[COLS];
-#pragma GCC unroll 8
-            for (int c = 0; c < COLS && ahead; c++)
-                _mm_prefetch((const char *)(w + 16 * c) + AHEAD, _MM_HINT_T0);
+#pragma GCC unroll 4
+            for (int i = 0; i < lines; i++, ahead += 64)
+                _mm_prefetch(ahead, _MM_HINT_T0);
 #pragma GCC unroll 8
             for (int c = 0; c < COLS; c++)
                 wv[c] = (__m512bh)_mm512_loadu_si512(w + 16 * c);
@@ -55,17 +58,16 @@ INLINE void mm_rows(const int mr, const bool ahead, const struct sc_cpu_mm *mm, 
     }
 }
 
-INLINE void mm_any_rows(uint32_t rows, const bool ahead, const struct sc_cpu_mm *mm,
-                        const uint32_t *x, float *y, size_t ys)
+INLINE void mm_any_rows(uint32_t rows, const int lines, const uint8_t *ahead,
+                        const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
 {
     switch (rows) {
 #define CASE(m)                                                                                    \
     case m:                                                                                        \
-        mm_rows(m, ahead, mm, x, y, ys);                                                           \
+        mm_rows(m, lines, ahead, mm, x, y, ys);                                                    \
         break;
         CASE(1)
-        CASE(2)
-        CASE(3) CASE(4) CASE(5) CASE(6)
+        CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
             default : break;
     }
@@ -78,36 +80,60 @@ static void mm_block(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, si
     uint32_t pieces = (rows + ROWS - 1) / ROWS, done = 0;
     for (; pieces > 0; pieces--) {
         uint32_t n = (rows - done + pieces - 1) / pieces;
-        if (done == 0 && mm->rows <= TILE_ROWS)
-            mm_any_rows(n, true, mm, x, y, ys);
-        else
-            mm_any_rows(n, false, mm, x + 16 * done, y + done * ys, ys);
+        mm_any_rows(n, 0, NULL, mm, x + 16 * done, y + done * ys, ys);
         done += n;
     }
 }
 
-/* The last panel may have fewer than 64 valid outputs: it works on a full-width copy of y. */
-static void mm_narrow(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, uint32_t rows)
+/* The same for all rows there are: slice by slice. A slice is four lines a pair of inputs. */
+static void mm_few(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
 {
-    float full[TILE_ROWS][SC_CPU_PANEL];
-    memset(full, 0, sizeof(full));
-    for (uint32_t r = 0; !mm->first && r < rows; r++)
-        memcpy(full[r], y + r * mm->y_stride, mm->cols * sizeof(float));
-    mm_block(mm, x, full[0], SC_CPU_PANEL, rows);
-    for (uint32_t r = 0; r < rows; r++)
-        memcpy(y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
+    const uint32_t pieces = (mm->rows + ROWS - 1) / ROWS;
+    struct sc_cpu_mm slice = *mm;
+
+    for (uint32_t k = 0; k < mm->k; k += SLICE_IN, x += SLICE_IN / TILE_COLS * TILE_WORDS) {
+        uint32_t done = 0;
+        slice.k = mm->k - k < SLICE_IN ? mm->k - k : SLICE_IN;
+        slice.first = mm->first && k == 0;
+        slice.bias = k + slice.k == mm->k ? mm->bias : NULL;
+        for (uint32_t piece = 0; piece < pieces; piece++) {
+            uint32_t n = (mm->rows - done + pieces - piece - 1) / (pieces - piece);
+            const uint8_t *next = (const uint8_t *)slice.panel + SLICE_IN * SC_CPU_PANEL * 2;
+            if (pieces == 1)
+                mm_any_rows(n, 4, next, &slice, x, y, ys);
+            else if (piece < 2)
+                mm_any_rows(n, 2, next + piece * SLICE_IN * SC_CPU_PANEL, &slice, x + 16 * done,
+                            y + done * ys, ys);
+            else
+                mm_any_rows(n, 0, NULL, &slice, x + 16 * done, y + done * ys, ys);
+            done += n;
+        }
+        slice.panel = (const uint8_t *)slice.panel + SLICE_IN * SC_CPU_PANEL * 2;
+    }
 }
 
 static void matmul_bf16(const struct sc_cpu_mm *mm)
 {
     const uint32_t *x = (const uint32_t *)mm->x + mm->k0 / TILE_COLS * TILE_WORDS;
+    float full[TILE_ROWS][SC_CPU_PANEL];
+
     for (uint32_t row = 0; row < mm->rows; row += TILE_ROWS, x += mm->x_stride) {
         uint32_t rows = mm->rows - row < TILE_ROWS ? mm->rows - row : TILE_ROWS;
-        float *y = mm->y + row * mm->y_stride;
-        if (mm->cols == SC_CPU_PANEL)
-            mm_block(mm, x, y, mm->y_stride, rows);
+        float *y = mm->y + row * mm->y_stride, *to = y;
+        size_t ys = mm->y_stride;
+        if (mm->cols < SC_CPU_PANEL) { /* the last panel: works on a full-width copy of y */
+            memset(full, 0, sizeof(full));
+            for (uint32_t r = 0; !mm->first && r < rows; r++)
+                memcpy(full[r], y + r * ys, mm->cols * sizeof(float));
+            to = full[0];
+            ys = SC_CPU_PANEL;
+        }
+        if (mm->rows <= TILE_ROWS)
+            mm_few(mm, x, to, ys);
         else
-            mm_narrow(mm, x, y, rows);
+            mm_block(mm, x, to, ys, rows);
+        for (uint32_t r = 0; to != y && r < rows; r++)
+            memcpy(y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
     }
 }
 

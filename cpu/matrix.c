@@ -12,10 +12,6 @@
 #define FEW_ROWS 6u
 /* int8 weights of few rows: a slice, widened, stays in the first-level cache. */
 #define SLICE_FEW_IN 256u
-/* int8 activations: so few rows read a panel in one go; of more, up to a block, several passes are
- * made over what the first-level cache holds. */
-#define I8_FEW_ROWS  3u
-#define I8_SLICE_FEW 512u
 
 struct pack {
     const struct sc_matrix_part *parts;
@@ -272,9 +268,7 @@ static void scale_rows(const struct sc_matrix *w, uint32_t out0, const struct sc
 static uint32_t slice_of(const struct product *p, uint32_t rows)
 {
     if (p->i8)
-        return rows <= I8_FEW_ROWS         ? p->w->n_in
-               : rows <= SC_CPU_ROUND_ROWS ? I8_SLICE_FEW
-                                           : 2 * SC_CPU_SLICE_IN;
+        return rows <= SC_CPU_ROUND_ROWS ? p->w->n_in : 2 * SC_CPU_SLICE_IN;
     if (rows > FEW_ROWS)
         return SC_CPU_SLICE_IN;
     return p->w->store == SC_DTYPE_I8 ? SLICE_FEW_IN : p->w->n_in;
