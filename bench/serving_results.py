@@ -9,7 +9,8 @@
 Starts its daemons itself, on free loopback ports. Each scenario writes OUT/NAME.json, with the machine, the
 date and the version it is from; OUT/NAME.svg and the parts of OUT.md between `<!-- NAME -->` and
 `<!-- end -->` are made of those files. Needs python3-grpcio, python3-protobuf and protoc; plots need
-matplotlib, which is installed into BUILD/plots-venv where it is missing. A quiet machine is up to you.
+matplotlib, which is installed into BUILD/plots-venv where it is missing. A quiet machine is up to you; all of it
+takes about 25 minutes there. The GGUF file of the 0.1B shape: bench/random_gguf.py --type q8_0.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import venv
 
 sys.dont_write_bytecode = True
@@ -34,7 +36,7 @@ def arguments():
     parser.add_argument("--only", help="scenarios with commas; none: what was measured before")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--crowd-seconds", type=float, default=180)
+    parser.add_argument("--crowd-seconds", type=float, default=60)
     parser.add_argument("--llama-server", type=pathlib.Path, help="measure it beside ours")
     parser.add_argument("--llama-model", type=pathlib.Path, action="append", default=[],
                         help="the 0.1B shape as a GGUF file, for it; may be repeated")
@@ -100,8 +102,10 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     for name in chosen:
         print(f"serving_results: {name}", flush=True)
+        begin = time.monotonic()
         with Bench(args) as bench:
             result = {"made": bench.made(), **SCENARIOS[name].measure(bench)}
+        print(f"serving_results: {name} took {time.monotonic() - begin:.0f} s", flush=True)
         lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
         (args.out / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
         print(SCENARIOS[name].table(result), flush=True)

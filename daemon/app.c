@@ -261,6 +261,7 @@ static enum sc_status open_store(struct sc_app *app, struct sc_err *err)
         .dir_bytes = c->store_dir_bytes,
         .shared_dir = or_null(c->store_shared_dir),
         .redis = or_null(c->store_redis),
+        .redis_login_file = or_null(c->store_redis_login),
         .redis_ttl_s = (uint32_t)(c->store_redis_ttl_us / 1000000),
         .io_timeout_ms = 2000,
         .log = log_store,

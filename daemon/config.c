@@ -400,6 +400,8 @@ enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *er
         return sc_fail(err, SC_EINVAL,
                        "auth.shared_namespace: \"%.64s\": must be 1..%u of A-Z a-z 0-9 . _ -",
                        config->shared_namespace, SC_NAMESPACE_BYTES_MAX);
+    if (config->store_redis_login[0] != '\0' && config->store_redis[0] == '\0')
+        return sc_fail(err, SC_EINVAL, "store.redis_login_file: store.redis names no server");
     int devices[SC_RANKS_MAX];
     bool given;
     st = sc_config_devices(config, devices, &given, err);

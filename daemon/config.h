@@ -62,7 +62,7 @@ struct sc_config {
 
     uint64_t store_memory_bytes, store_dir_bytes, store_redis_ttl_us;
     char store_dir[SC_CONFIG_PATH_BYTES], store_shared_dir[SC_CONFIG_PATH_BYTES];
-    char store_redis[SC_CONFIG_PATH_BYTES];
+    char store_redis[SC_CONFIG_PATH_BYTES], store_redis_login[SC_CONFIG_PATH_BYTES];
 
     char documents_dir[SC_CONFIG_PATH_BYTES]; /* "": documents are forgotten at the end */
     uint32_t documents_max;

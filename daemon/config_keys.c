@@ -68,6 +68,7 @@ const struct sc_config_key sc_config_keys[] = {
      "16GiB", false},
     {"store.shared_dir", SC_CONFIG_STRING, AT(store_shared_dir), 0, 0, NULL, "", false},
     {"store.redis", SC_CONFIG_STRING, AT(store_redis), 0, 0, NULL, "", false},
+    {"store.redis_login_file", SC_CONFIG_STRING, AT(store_redis_login), 0, 0, NULL, "", false},
     {"store.redis_ttl", SC_CONFIG_DURATION, AT(store_redis_ttl_us), 0, 365 * DAY, NULL, "0s",
      false},
 

@@ -376,7 +376,8 @@ static enum sc_status take_prompt(const struct sc_convert *c,
         st = take_messages(c, request->messages, params, err);
         break;
     case SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS:
-        st = sc_convert_documents(c, request->documents, params, err);
+        st = sc_convert_documents(c, request->documents,
+                                  SC_PB_GET(request, parse_special_tokens, false), params, err);
         break;
     default:
         return sc_fail(err, SC_EINVAL,

@@ -52,7 +52,8 @@ static enum sc_status append_separator(const struct sc_convert *c, struct sc_ids
 
 enum sc_status sc_convert_documents(const struct sc_convert *c,
                                     const Semanticache__V1__DocumentPrompt *prompt,
-                                    struct sc_params *params, struct sc_err *err)
+                                    bool parse_special, struct sc_params *params,
+                                    struct sc_err *err)
 {
     enum sc_status st = SC_OK;
 
@@ -75,8 +76,8 @@ enum sc_status sc_convert_documents(const struct sc_convert *c,
     if (st != SC_OK)
         return st;
     params->opts.breakpoint = (uint32_t)params->prompt.n;
-    return sc_convert_text(c, "documents.question", &prompt->question, false, true, &params->prompt,
-                           err);
+    return sc_convert_text(c, "documents.question", &prompt->question, false, parse_special,
+                           &params->prompt, err);
 }
 
 enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id,

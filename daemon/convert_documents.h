@@ -6,10 +6,12 @@
 
 #define SC_PROMPT_DOCUMENTS_MAX 64u
 
-/* The documents' tokens in order, begin-of-text once, then the question's. Sets the breakpoint. */
+/* The documents' tokens in order, begin-of-text once, then the question's. Sets the breakpoint.
+ * parse_special: what spells a special token in the question becomes it. */
 enum sc_status sc_convert_documents(const struct sc_convert *c,
                                     const Semanticache__V1__DocumentPrompt *prompt,
-                                    struct sc_params *params, struct sc_err *err) SC_MUST_CHECK;
+                                    bool parse_special, struct sc_params *params,
+                                    struct sc_err *err) SC_MUST_CHECK;
 /* The KV options that a document was put with. */
 enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id,
                                       struct sc_request_opts *opts,

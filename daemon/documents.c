@@ -63,7 +63,8 @@ enum sc_status sc_document_check_id(const char *id, struct sc_err *err)
 enum sc_status sc_document_tokenize(const struct sc_model *model, const char *text, size_t len,
                                     struct sc_ids *ids, uint32_t *ret_n_prefix, struct sc_err *err)
 {
-    static const struct sc_encode_opts special = {.add_special_tokens = true}, plain = {0};
+    static const struct sc_encode_opts special = {.add_special_tokens = true}, plain = {0},
+                                       strangers = {.no_special_parsing = true};
     struct sc_ids with = {0}, without = {0}, body = {0};
     size_t n_prefix = 0;
     enum sc_status st = sc_tokenizer_encode(model->tok, "a", 1, &special, &with, err);
@@ -71,7 +72,7 @@ enum sc_status sc_document_tokenize(const struct sc_model *model, const char *te
     if (st == SC_OK)
         st = sc_tokenizer_encode(model->tok, "a", 1, &plain, &without, err);
     if (st == SC_OK)
-        st = sc_tokenizer_encode(model->tok, text, len, &plain, &body, err);
+        st = sc_tokenizer_encode(model->tok, text, len, &strangers, &body, err);
     while (st == SC_OK && n_prefix + without.n < with.n &&
            memcmp(with.ids + n_prefix, without.ids, without.n * sizeof(*with.ids)) != 0)
         n_prefix++;

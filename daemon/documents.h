@@ -81,7 +81,8 @@ size_t sc_documents_walk(struct sc_documents *documents, const char *ns, const c
 /* SC_EINVAL: 1..128 printable ASCII characters without blanks. */
 enum sc_status sc_document_check_id(const char *id, struct sc_err *err) SC_MUST_CHECK;
 /* Begin-of-text (if the tokenizer has one) and the text's tokens: what a prompt of this text and a
- * question behind it begins with. */
+ * question behind it begins with. A document may be a stranger's: what spells a special token in
+ * it, such as the end of a turn, stays text. */
 enum sc_status sc_document_tokenize(const struct sc_model *model, const char *text, size_t len,
                                     struct sc_ids *ids, uint32_t *ret_n_prefix,
                                     struct sc_err *err) SC_MUST_CHECK;

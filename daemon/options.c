@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "daemon/keys.h"
+#include "store/login.h"
 
 const struct sc_option_flag sc_option_flags[] = {
     {"model", "model.dir", "DIR", "model directory in Hugging Face format"},
@@ -146,6 +147,17 @@ static enum sc_status check_keys(const struct sc_config *config, struct sc_err *
     return st;
 }
 
+static enum sc_status check_redis_login(const struct sc_config *config, struct sc_err *err)
+{
+    struct sc_login login;
+    enum sc_status st = sc_login_read(config->store_redis_login, &login, err);
+
+    if (st != SC_OK)
+        return sc_err_prefix(err, st, "store.redis_login_file");
+    sc_login_wipe(&login);
+    return SC_OK;
+}
+
 enum sc_status sc_options_load(const struct sc_options *o, struct sc_config *ret_config,
                                struct sc_err *err)
 {
@@ -167,6 +179,8 @@ enum sc_status sc_options_load(const struct sc_options *o, struct sc_config *ret
     }
     if (st == SC_OK && config.keys_file[0] != '\0')
         st = check_keys(&config, err);
+    if (st == SC_OK && config.store_redis_login[0] != '\0')
+        st = check_redis_login(&config, err);
     if (st == SC_OK)
         *ret_config = config;
     return st;

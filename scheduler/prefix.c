@@ -321,7 +321,10 @@ uint32_t sc_prefix_hold_child(struct sc_prefix *p, const struct sc_prefix_root *
     }
     if (at != SC_NODE_NONE) {
         p->nodes[at].holds++;
-        p->nodes[at].used_us = now_us;
+        if (p->nodes[at].live) /* used again: its place in the list tells so, too */
+            sc_prefix_touch(p, at, now_us);
+        else
+            p->nodes[at].used_us = now_us;
     }
     return at;
 }

@@ -165,8 +165,9 @@ uint32_t sc_prefix_idle(const struct sc_prefix *p, uint64_t before_us)
 {
     for (int l = LIST_TAILS; l <= LIST_DOCUMENTS; l++) {
         uint32_t i = p->lists[l].oldest;
-        if (i != SC_NODE_NONE && p->nodes[i].used_us < before_us && p->nodes[i].locks == 0)
-            return i;
+        for (; i != SC_NODE_NONE && p->nodes[i].used_us < before_us; i = p->nodes[i].lru_next)
+            if (p->nodes[i].locks == 0)
+                return i;
     }
     return SC_NODE_NONE;
 }

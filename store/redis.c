@@ -8,6 +8,7 @@
 #include <sys/time.h>
 
 #include "store/internal.h"
+#include "store/login.h"
 
 #define KEY_BYTES  128u
 #define ARGS_MAX   5
@@ -16,8 +17,9 @@
 #define KEY_PREFIX "semanticache:"
 
 struct sc_redis {
-    char *host; /* or the socket's path */
-    int port;   /* 0: a Unix socket */
+    char *host;       /* or the socket's path */
+    int port;         /* 0: a Unix socket */
+    char *login_file; /* NULL: none */
     uint32_t ttl_s, timeout_ms;
     redisContext *c; /* NULL: not connected */
     uint64_t retry_ns;
@@ -92,19 +94,34 @@ static enum sc_status parse_address(const char *address, struct sc_redis *r, str
     return r->host != NULL ? SC_OK : sc_fail(err, SC_ENOMEM, "redis: no memory");
 }
 
-enum sc_status sc_redis_open(const char *address, uint32_t ttl_s, uint32_t timeout_ms,
-                             struct sc_redis **ret_redis, struct sc_err *err)
+/* Once at the start: what will never work is told there. */
+static enum sc_status check_login(struct sc_redis *r, const char *file, struct sc_err *err)
+{
+    struct sc_login login;
+    enum sc_status st = sc_login_read(file, &login, err);
+
+    if (st != SC_OK)
+        return sc_err_prefix(err, st, "redis login");
+    sc_login_wipe(&login);
+    r->login_file = strdup(file);
+    return r->login_file != NULL ? SC_OK : sc_fail(err, SC_ENOMEM, "redis: no memory");
+}
+
+enum sc_status sc_redis_open(const struct sc_redis_opts *opts, struct sc_redis **ret_redis,
+                             struct sc_err *err)
 {
     struct sc_redis *r;
     enum sc_status st;
 
-    if (timeout_ms == 0)
-        return sc_fail(err, SC_EINVAL, "redis \"%s\": a timeout of 0 ms", address);
+    if (opts->timeout_ms == 0)
+        return sc_fail(err, SC_EINVAL, "redis \"%s\": a timeout of 0 ms", opts->address);
     r = malloc(sizeof(*r));
     if (r == NULL)
         return sc_fail(err, SC_ENOMEM, "redis: no memory");
-    *r = (struct sc_redis){.ttl_s = ttl_s, .timeout_ms = timeout_ms};
-    st = parse_address(address, r, err);
+    *r = (struct sc_redis){.ttl_s = opts->ttl_s, .timeout_ms = opts->timeout_ms};
+    st = parse_address(opts->address, r, err);
+    if (st == SC_OK && opts->login_file != NULL)
+        st = check_login(r, opts->login_file, err);
     if (st != SC_OK) {
         sc_redis_close(r);
         return st;
@@ -120,13 +137,17 @@ void sc_redis_close(struct sc_redis *redis)
     if (redis->c != NULL)
         redisFree(redis->c);
     free(redis->host);
+    free(redis->login_file);
     free(redis);
 }
 
-/* After any failure of the connection: what may still arrive belongs to no question. */
-static enum sc_status lost(struct sc_redis *r, const char *what, struct sc_err *err)
+/* After any failure of the connection: what may still arrive belongs to no question. why: NULL:
+ * what hiredis says. */
+static enum sc_status lost(struct sc_redis *r, const char *what, const char *why,
+                           struct sc_err *err)
 {
-    const char *why = r->c == NULL ? "no memory" : r->c->err != 0 ? r->c->errstr : "no answer";
+    if (why == NULL)
+        why = r->c == NULL ? "no memory" : r->c->err != 0 ? r->c->errstr : "no answer";
     enum sc_status st = sc_fail(err, SC_EUNAVAIL, "%s %s: %s", what, r->host, why);
 
     if (r->c != NULL)
@@ -139,9 +160,38 @@ static enum sc_status lost(struct sc_redis *r, const char *what, struct sc_err *
     return st;
 }
 
+/* Says who we are, if we were told to. */
+static enum sc_status log_in(struct sc_redis *r, struct sc_err *err)
+{
+    struct command cmd = {.n = 0};
+    enum sc_status st = SC_OK;
+    struct sc_login login;
+    redisReply *reply;
+
+    if (r->login_file == NULL)
+        return SC_OK;
+    st = sc_login_read(r->login_file, &login, err);
+    if (st != SC_OK)
+        return st;
+    arg_str(&cmd, "AUTH");
+    if (login.user != NULL)
+        arg_str(&cmd, login.user);
+    arg_str(&cmd, login.password);
+    reply = redisCommandArgv(r->c, cmd.n, cmd.argv, cmd.len);
+    sc_login_wipe(&login);
+    if (reply == NULL)
+        return sc_fail(err, SC_EUNAVAIL, "%s", r->c->err != 0 ? r->c->errstr : "no answer");
+    if (reply->type == REDIS_REPLY_ERROR)
+        st = sc_fail(err, SC_EPERM, "%.*s", (int)reply->len, reply->str);
+    freeReplyObject(reply);
+    return st;
+}
+
 static enum sc_status connect_redis(struct sc_redis *r, struct sc_err *err)
 {
     struct timeval t = {.tv_sec = r->timeout_ms / 1000, .tv_usec = r->timeout_ms % 1000 * 1000};
+    struct sc_err why = SC_ERR_INIT;
+    enum sc_status st;
 
     if (r->c != NULL)
         return SC_OK;
@@ -150,8 +200,9 @@ static enum sc_status connect_redis(struct sc_redis *r, struct sc_err *err)
     r->c = r->port > 0 ? redisConnectWithTimeout(r->host, r->port, t)
                        : redisConnectUnixWithTimeout(r->host, t);
     if (r->c == NULL || r->c->err != 0 || redisSetTimeout(r->c, t) != REDIS_OK)
-        return lost(r, "connect", err);
-    return SC_OK;
+        return lost(r, "connect", NULL, err);
+    st = log_in(r, &why);
+    return st == SC_OK ? SC_OK : lost(r, "log in to", why.text, err);
 }
 
 /* The server closed a connection that was idle or from before its restart. */
@@ -182,7 +233,7 @@ static enum sc_status ask(struct sc_redis *r, struct command *cmd, redisReply **
         reply = redisCommandArgv(r->c, cmd->n, cmd->argv, cmd->len);
     }
     if (reply == NULL)
-        return lost(r, cmd->argv[0], err);
+        return lost(r, cmd->argv[0], NULL, err);
     r->backoff_ms = 0;
     if (reply->type == REDIS_REPLY_ERROR) {
         st = sc_fail(err, SC_EIO, "%s: %.*s", cmd->argv[0], (int)reply->len, reply->str);

@@ -3,7 +3,8 @@
  * Part 0, with the header, has the key "semanticache:<hex>", part i "semanticache:<hex>.<i>"; part
  * 0 is written last. Parts of different writes do not mix unseen: the checksum is over all of them.
  * Every operation ends within the timeout (a name is resolved without one); after a failure nothing
- * is tried for a while, which doubles up to SC_REDIS_BACKOFF_MAX_MS. Threads: one owner.
+ * is tried for a while, which doubles up to SC_REDIS_BACKOFF_MAX_MS. A login that is refused is
+ * such a failure. Nothing is encrypted. Threads: one owner.
  */
 #ifndef SC_STORE_REDIS_H
 #define SC_STORE_REDIS_H
@@ -17,9 +18,15 @@
 
 struct sc_redis;
 
-/* Does not connect. SC_EINVAL: not "host:port" or "unix:/path". */
-enum sc_status sc_redis_open(const char *address, uint32_t ttl_s, uint32_t timeout_ms,
-                             struct sc_redis **ret_redis, struct sc_err *err) SC_MUST_CHECK;
+struct sc_redis_opts {
+    const char *address;    /* "host:port" or "unix:/path" */
+    const char *login_file; /* NULL: none (store/login.h) */
+    uint32_t ttl_s, timeout_ms;
+};
+
+/* Does not connect. SC_EINVAL: the address; the statuses of sc_login_read: the login file. */
+enum sc_status sc_redis_open(const struct sc_redis_opts *opts, struct sc_redis **ret_redis,
+                             struct sc_err *err) SC_MUST_CHECK;
 void sc_redis_close(struct sc_redis *redis); /* NULL is fine */
 
 /* Statuses as in store/internal.h; SC_ECANCELED while waiting before the next try, SC_EUNAVAIL

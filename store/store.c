@@ -42,7 +42,11 @@ static enum sc_status open_tiers(struct sc_store *s, const struct sc_store_opts 
         s->has[SC_TIER_SHARED] = true;
     }
     if (st == SC_OK && opts->redis != NULL) {
-        st = sc_redis_open(opts->redis, opts->redis_ttl_s, opts->io_timeout_ms, &s->redis, err);
+        const struct sc_redis_opts redis = {.address = opts->redis,
+                                            .login_file = opts->redis_login_file,
+                                            .ttl_s = opts->redis_ttl_s,
+                                            .timeout_ms = opts->io_timeout_ms};
+        st = sc_redis_open(&redis, &s->redis, err);
         s->has[SC_TIER_REDIS] = true;
     }
     return st;

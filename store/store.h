@@ -53,11 +53,12 @@ struct sc_store_opts {
     const char *dir;       /* NULL: none. Made if it is missing; one daemon a directory (flock) */
     uint64_t dir_bytes;    /* quota; the least recently used files go first */
     const char
-        *shared_dir;      /* NULL: none. Read and written by several machines, no quota, no lock */
-    const char *redis;    /* NULL: none. "host:port" or "unix:/path" (Redis or Valkey) */
-    uint32_t redis_ttl_s; /* of a blob put there; 0: no end */
-    uint32_t io_timeout_ms; /* of one Redis operation and of connecting */
-    sc_store_log_fn *log;   /* or NULL */
+        *shared_dir;   /* NULL: none. Read and written by several machines, no quota, no lock */
+    const char *redis; /* NULL: none. "host:port" or "unix:/path" (Redis or Valkey) */
+    const char *redis_login_file; /* NULL: none. Its first line is [USER] PASSWORD */
+    uint32_t redis_ttl_s;         /* of a blob put there; 0: no end */
+    uint32_t io_timeout_ms;       /* of one Redis operation and of connecting */
+    sc_store_log_fn *log;         /* or NULL */
     void *log_ctx;
 };
 

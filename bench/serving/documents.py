@@ -4,8 +4,8 @@ from serving.setup import MODES, markdown
 
 MEMORY = "256MiB"
 COMMON = ["--document-len", 8000, "--question-len", 16, "--output-len", 4]
-FILL = ["--documents", 36, "--questions", 8]
-ASK = ["--documents", 16, "--questions", 48]
+FILL = ["--documents", 24, "--questions", 8]
+ASK = ["--documents", 16, "--questions", 32]
 KEPT = {"exact": [], "compressed": ["--target-ratio", 0.2]}
 
 
@@ -32,10 +32,11 @@ def table(result):
                      f["resident"]["after_ingest"]))
         ask.append((name, f"{a['ingest']['ratio']:.3f}", f"{a['qa_per_s']:.2f}", f"{100 * a['hit_rate']:.1f} %",
                     f"{a['warm']['ttft_ms']['p50']:.1f} ms", f"{a['warm']['ttft_ms']['p99']:.1f} ms"))
+    put, turns = (next(iter(result["modes"].values()))[part]["config"] for part in ("fill", "ask"))
     return "\n".join([
-        "36 documents put, 8 questions:\n",
+        f"{put['documents']} documents put, {put['questions']} questions:\n",
         markdown(("mode", "entries kept", "bytes a document", "ready after the puts"), fill),
-        "\n16 documents, 48 questions in turn, which fit compressed and not exact:\n",
+        f"\n{turns['documents']} documents, {turns['questions']} questions in turn, which fit compressed and not exact:\n",
         markdown(("mode", "entries kept", "questions/s", "prompt tokens cached", "TTFT p50", "p99"), ask),
     ])
 
@@ -45,6 +46,7 @@ def plot(result, figure):
     modes = result["modes"]
     names = [m.upper() for m in modes]
     axes[0].bar(names, [m["fill"]["resident"]["after_ingest"] for m in modes.values()], color=["C0", "C1"])
-    axes[0].set(title="of 36 documents, 256 MiB of pages", ylabel="documents ready")
+    put = next(iter(modes.values()))["fill"]["config"]["documents"]
+    axes[0].set(title=f"of {put} documents, 256 MiB of pages", ylabel="documents ready")
     axes[1].bar(names, [m["ask"]["warm"]["ttft_ms"]["p50"] for m in modes.values()], color=["C0", "C1"])
     axes[1].set(title="16 documents, questions in turn", ylabel="median time to first token, ms (log)", yscale="log")

@@ -100,10 +100,18 @@ class Bench:
         version = next((line for line in (said.stderr + said.stdout).splitlines() if "version" in line), "")
         return {"version": version, "options": self.args.llama_options}
 
-    def daemon(self, model=DEMO, **settings):
-        """One with these settings; a__b is the key a.b. It ends with the scenario, or with stop()."""
+    def daemon(self, model=DEMO, heap_log=None, **settings):
+        """One with these settings; a__b is the key a.b. It ends with the scenario, or with stop(). heap_log: a
+        file for bench/heap_log.c to write."""
         args = [arg for key, value in settings.items() for arg in ("--set", f"{key.replace('__', '.')}={value}")]
-        daemon = harness.Daemon(model, args)
+        if heap_log is not None:
+            preload = self.args.build / "lib" / "libbench-heap-log.so"
+            os.environ.update(SC_HEAP_LOG=str(heap_log), LD_PRELOAD=str(preload))
+        try:
+            daemon = harness.Daemon(model, args)
+        finally:
+            if heap_log is not None:
+                del os.environ["LD_PRELOAD"], os.environ["SC_HEAP_LOG"]
         self.exits.callback(daemon.kill)
         return daemon
 

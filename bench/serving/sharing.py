@@ -1,71 +1,73 @@
-"""What sharing costs where nothing is shared: runs in turn on two daemons, one that shares and one that does not."""
+"""What sharing costs where nothing is shared: the scheduler's own time, and snapshots that nobody will ask for."""
 
-from serving.setup import MODES, loads, markdown, median, median_interval, process_cpu_s
+import json
+import subprocess
 
-ROUNDS = 14
-ORDER = (True, False, False, True)  # what drifts hits both alike
+from serving.setup import DEMO, MODES, markdown, median, median_interval
+
+ROUNDS = 5
+# The pool holds a few times as many prompts as run at once: full after the first of them.
 LOADS = {
-    "8 streams, prompts of 1000": ["--streams", 8, "--requests", 64, "--prompt-len", 1000, "--output-len", 8],
-    "1 stream, prompts of 500": ["--streams", 1, "--requests", 64, "--prompt-len", 500, "--output-len", 4],
+    "8 streams, prompts of 1000": ["--streams", 8, "--requests", 64, "--prompt", 1000, "--output", 8, "--pool", 24],
+    "1 stream, prompts of 500": ["--streams", 1, "--requests", 64, "--prompt", 500, "--output", 4, "--pool", 3],
 }
 
 
-def run(bench, daemon, mode, load, seed):
-    before, steps = process_cpu_s(daemon.process.pid), loads(daemon).steps
-    said = bench.semcache(daemon, "bench serve", *LOADS[load], "--kv", mode, "--seed", seed)
-    return {"wall_s": said["wall_s"], "cpu_s": process_cpu_s(daemon.process.pid) - before,
-            "steps": loads(daemon).steps - steps, "tokens_per_s": said["prompt_tokens_per_s"],
-            "hit_rate": said["hit_rate"]}
+def run(bench, load, mode, sharing):
+    command = [bench.bin / "bench-sharing-cost", "--model", DEMO, "--kv", mode, "--sharing", str(sharing).lower(), *LOADS[load]]
+    return json.loads(subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, check=True).stdout)
 
 
 def measure(bench):
-    cases, seed = {load: {mode: {"on": [], "off": []} for mode in MODES} for load in LOADS}, bench.seed * 100000
+    cases = {load: {mode: {"on": [], "off": []} for mode in MODES} for load in LOADS}
     for number in range(ROUNDS):
-        # New ones each round: how fast a process is also depends on the memory it happened to get.
-        order = ORDER if number % 2 else tuple(not on for on in ORDER)
-        daemons = {on: bench.daemon(kv__memory="192MiB", kv__sharing=str(on).lower()) for on in order[:2]}
-        for daemon in daemons.values():  # fills the pool
-            bench.semcache(daemon, "bench serve", "--streams", 8, "--requests", 64, "--prompt-len", 1000,
-                           "--output-len", 1, "--kv", "exact", "--seed", seed)
-        for load in LOADS:
-            for mode in MODES:
-                for on in order:
-                    seed += 1
-                    cases[load][mode]["on" if on else "off"].append(run(bench, daemons[on], mode, load, seed))
-        for daemon in daemons.values():
-            daemon.kill()
+        for load, modes in cases.items():
+            for mode, case in modes.items():
+                for which in ("on", "off") if number % 2 else ("off", "on"):
+                    case[which].append(run(bench, load, mode, which == "on"))
     return {"cases": cases}
 
 
-def ratios(case, key):
-    """With sharing over without, of each round: its two runs of either kind together."""
-    on, off = ([r[key] for r in case[which]] for which in ("on", "off"))
-    return [(on[i] + on[i + 1]) / (off[i] + off[i + 1]) for i in range(0, len(on), 2)]
+def scheduler_share(r):
+    """All that the scheduler's thread does, sharing or not, of all processor time."""
+    return r["scheduler_s"] / r["cpu_s"]
+
+
+def snapshot_share(r):
+    return r["kept"] * r["keep_s"] / r["cpu_s"]
 
 
 def percent(values):
-    low, high = median_interval(values)
-    return f"{100 * (median(values) - 1):+.2f} % ({100 * (low - 1):+.2f} to {100 * (high - 1):+.2f})"
+    return f"{100 * median(values):.2f} %"
 
 
 def table(result):
     rows = []
     for load, modes in result["cases"].items():
         for mode, case in modes.items():
-            rows.append((load, mode.upper(), f"{max(r['hit_rate'] for r in case['on']):.1%}",
-                         f"{median([r['tokens_per_s'] for r in case['on']]):.0f}", percent(ratios(case, "wall_s")),
-                         percent(ratios(case, "cpu_s")), f"{100 * (median(ratios(case, 'steps')) - 1):+.2f} %"))
-    head = ("load", "mode", "hits", "prompt tokens/s", "time: median of rounds (95 % interval)", "processor time", "steps")
+            on, off = case["on"], case["off"]
+            low, high = median_interval([a["cpu_s"] / b["cpu_s"] - 1 for a, b in zip(on, off)])
+            rows.append((load, mode.upper(), sum(r["cached_tokens"] for r in on), f"{on[0]['steps']} / {off[0]['steps']}",
+                         percent(list(map(scheduler_share, off))), percent(list(map(scheduler_share, on))),
+                         percent(list(map(snapshot_share, on))),
+                         percent([scheduler_share(r) + snapshot_share(r) for r in on]),
+                         f"{100 * low:+.1f} to {100 * high:+.1f} %"))
+    head = ("load", "mode", "tokens found", "steps with / without", "whole scheduler without", "with",
+            "snapshots kept and dropped", "the last two: more than sharing costs", "difference of all time, 95 %")
     return markdown(head, rows)
 
 
 def plot(result, figure):
-    axes = figure.subplots(1, 2)
+    axes = figure.subplots(1, 2, sharey=True)
     for ax, (load, modes) in zip(axes, result["cases"].items()):
-        values = [[100 * (v - 1) for v in ratios(case, key)] for case in modes.values() for key in ("wall_s", "cpu_s")]
-        ax.boxplot(values)
-        names = [f"{mode.upper()}\n{what}" for mode in modes for what in ("time", "processor")]
-        ax.set_xticks(range(1, len(names) + 1), names, fontsize="small")
-        ax.axhline(0, color="0.7", linewidth=0.8)
-        ax.axhline(1, color="C3", linewidth=0.8, linestyle="--")
-        ax.set(title=load, ylabel="what sharing adds, %; dashed: the target")
+        for i, case in enumerate(modes.values()):
+            off, on = ([100 * scheduler_share(r) for r in case[which]] for which in ("off", "on"))
+            snapshots = [100 * snapshot_share(r) for r in case["on"]]
+            ax.bar(3 * i, median(off), color="C1", label="scheduler without sharing" if i == 0 else None)
+            ax.bar(3 * i + 1, median(on), color="C0", label="scheduler with sharing" if i == 0 else None)
+            ax.bar(3 * i + 1, median(snapshots), bottom=median(on), color="C2", label="snapshots" if i == 0 else None)
+            ax.plot([3 * i] * len(off) + [3 * i + 1] * len(on), off + on, "k.", markersize=3)
+        ax.axhline(1, color="C3", linewidth=0.8, linestyle="--", label="target for what sharing adds")
+        ax.set_xticks([0.5, 3.5], [m.upper() for m in modes])
+        ax.set(title=load, ylabel="% of all processor time")
+    axes[0].legend(fontsize="small")

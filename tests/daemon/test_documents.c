@@ -1,100 +1,16 @@
-/* The registry, its files, and prompts made of documents; no engine. */
-#include "testing.h"
+/* The registry and its files; no engine. */
+#include "documents_world.h"
 
 #include <dirent.h>
 #include <unistd.h>
 
-#include "daemon/convert_documents.h"
 #include "daemon/document_put.h"
-#include "daemon/documents.h"
-#include "fixture.h"
-#include "proto/optional.h"
-
-struct world {
-    struct fixture *f;
-    struct sc_app app;
-    struct sc_documents *ds;
-    char dir[64];
-};
-
-static void open_registry(struct world *w)
-{
-    struct sc_err err = SC_ERR_INIT;
-
-    assert_ok(sc_documents_open(&w->app, &w->ds, &err));
-}
 
 static void reopen(struct world *w, uint8_t model)
 {
     sc_documents_close(w->ds);
     w->f->model.fingerprint.bytes[0] = model;
     open_registry(w);
-}
-
-static int world_open(void **state)
-{
-    struct world *w = calloc(1, sizeof(*w));
-
-    if (fixture_open((void **)&w->f) != 0)
-        return -1;
-    (void)snprintf(w->dir, sizeof(w->dir), "/tmp/sc-documents-XXXXXX");
-    assert_non_null(mkdtemp(w->dir));
-    (void)snprintf(w->f->config.documents_dir, SC_CONFIG_PATH_BYTES, "%s/made", w->dir);
-    w->f->config.documents_max = 10;
-    w->app.config = &w->f->config;
-    w->app.model = &w->f->model;
-    open_registry(w);
-    *state = w;
-    return 0;
-}
-
-static int world_close(void **state)
-{
-    struct world *w = *state;
-    char command[128];
-
-    sc_documents_close(w->ds);
-    (void)fixture_close((void **)&w->f);
-    (void)snprintf(command, sizeof(command), "rm -r %s", w->dir);
-    free(w);
-    return system(command);
-}
-
-static struct sc_document *make(const struct world *w, const char *ns, const char *id,
-                                const char *text, enum sc_kv_mode mode)
-{
-    struct sc_document *d = calloc(1, sizeof(*d));
-    struct sc_ids ids = {0};
-    struct sc_err err = SC_ERR_INIT;
-
-    atomic_init(&d->refs, 1);
-    (void)snprintf(d->ns, sizeof(d->ns), "%s", ns);
-    (void)snprintf(d->id, sizeof(d->id), "%s", id);
-    (void)snprintf(d->title, sizeof(d->title), "Title \xc3\xa4");
-    assert_ok(sc_document_tokenize(&w->f->model, text, strlen(text), &ids, &d->n_prefix, &err));
-    d->tokens = ids.ids;
-    d->n_tokens = (uint32_t)ids.n;
-    d->bytes = strlen(text);
-    d->model = w->f->model.fingerprint;
-    d->prefix_key.bytes[0] = (uint8_t)strlen(text);
-    d->receipt.mode = mode;
-    d->receipt.kv.cores = 77;
-    d->created_us = 1700000000000000;
-    atomic_store(&d->pinned_until_us, INT64_MAX);
-    return d;
-}
-
-/* The registry's reference is the only one left. */
-static enum sc_status add(struct world *w, struct sc_document *d, bool replace, struct sc_err *err)
-{
-    struct sc_document *old = NULL;
-    enum sc_status st;
-
-    sc_err_clear(err);
-    st = sc_documents_add(w->ds, d, replace, &old, err);
-    sc_document_unref(old);
-    sc_document_unref(d);
-    return st;
 }
 
 static void ids_belong_to_a_namespace_and_are_put_once(void **state)
@@ -345,138 +261,6 @@ static void a_directory_belongs_to_one_daemon(void **state)
     assert_null(second);
 }
 
-/* ---- prompts ---- */
-
-struct prompt {
-    struct sc_convert convert;
-    struct sc_identity identity;
-};
-
-static void prompt_open(struct world *w, struct prompt *p)
-{
-    struct sc_err err = SC_ERR_INIT;
-
-    (void)snprintf(w->f->config.shared_namespace, SC_CONFIG_PATH_BYTES, "common");
-    p->convert = w->f->convert;
-    p->convert.documents = w->ds;
-    p->identity = (struct sc_identity){.ns = "team"};
-    p->convert.identity = &p->identity;
-    assert_ok(add(w, make(w, "team", "land", "the land", SC_KV_EXACT), false, &err));
-    assert_ok(add(w, make(w, "team", "water", "the water", SC_KV_COMPRESSED), false, &err));
-    assert_ok(add(w, make(w, "other", "secret", "the secret", SC_KV_EXACT), false, &err));
-    assert_ok(add(w, make(w, "common", "all", "for all", SC_KV_COMPRESSED), false, &err));
-}
-
-static enum sc_status compose(const struct prompt *w, const char *const *ids, size_t n,
-                              const char *question, const Semanticache__V1__KvOptions *kv,
-                              struct sc_params *p, struct sc_err *err)
-{
-    Semanticache__V1__GenerateRequest m = SEMANTICACHE__V1__GENERATE_REQUEST__INIT;
-    Semanticache__V1__DocumentPrompt d = SEMANTICACHE__V1__DOCUMENT_PROMPT__INIT;
-
-    d.document_ids = (char **)(uintptr_t)ids;
-    d.n_document_ids = n;
-    d.question.data = (uint8_t *)(uintptr_t)question;
-    d.question.len = strlen(question);
-    m.prompt_case = SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS;
-    m.documents = &d;
-    m.kv = (Semanticache__V1__KvOptions *)(uintptr_t)kv;
-    sc_err_clear(err);
-    return sc_convert_generate(&w->convert, &m, p, err);
-}
-
-static void encode(const struct world *w, const char *text, bool special, struct sc_ids *ids)
-{
-    const struct sc_encode_opts opts = {.add_special_tokens = special};
-    struct sc_err err = SC_ERR_INIT;
-
-    assert_ok(sc_tokenizer_encode(w->f->model.tok, text, strlen(text), &opts, ids, &err));
-}
-
-static void a_prompt_is_the_documents_then_the_question(void **state)
-{
-    static const char *const ids[] = {"land", "water"};
-    struct world *w = *state;
-    struct sc_ids want = {0};
-    struct prompt prompt;
-    struct sc_params p;
-    struct sc_err err = SC_ERR_INIT;
-    size_t breakpoint;
-
-    prompt_open(w, &prompt);
-    assert_ok(compose(&prompt, ids, 2, "\n\nwhat?", NULL, &p, &err));
-    encode(w, "the land", true, &want);
-    encode(w, "\n\n", false, &want);
-    encode(w, "the water", false, &want); /* one begin-of-text a prompt */
-    breakpoint = want.n;
-    encode(w, "\n\nwhat?", false, &want);
-    assert_int_equal(p.opts.n_prompt, want.n);
-    assert_memory_equal(p.opts.prompt, want.ids, want.n * sizeof(want.ids[0]));
-    assert_int_equal(p.opts.breakpoint, breakpoint);
-    assert_false(p.opts.retain);
-    assert_string_equal(p.opts.ns, "team");
-    assert_string_equal(p.opts.shared_ns, "common");
-    sc_params_fini(&p);
-    sc_ids_fini(&want);
-}
-
-static void kv_options_are_the_first_documents_unless_the_request_has_some(void **state)
-{
-    static const char *const land[] = {"land", "water"}, *const water[] = {"water"};
-    static const enum sc_kv_default defaults[] = {SC_KV_DEFAULT_AUTO, SC_KV_DEFAULT_EXACT,
-                                                  SC_KV_DEFAULT_COMPRESSED};
-    Semanticache__V1__KvOptions kv = SEMANTICACHE__V1__KV_OPTIONS__INIT;
-    struct world *w = *state;
-    struct prompt prompt;
-    struct sc_params p;
-    struct sc_err err = SC_ERR_INIT;
-
-    prompt_open(w, &prompt);
-    for (size_t i = 0; i < SC_ARRAY_LEN(defaults); i++) { /* whatever the defaults are by now */
-        w->f->config.kv_mode = defaults[i];
-        assert_ok(compose(&prompt, land, 2, "q", NULL, &p, &err));
-        assert_int_equal(p.opts.kv, SC_KV_CHOICE_EXACT);
-        sc_params_fini(&p);
-        assert_ok(compose(&prompt, water, 1, "q", &kv, &p, &err)); /* mode unspecified */
-        assert_int_equal(p.opts.kv, SC_KV_CHOICE_COMPRESSED);
-        assert_int_equal(p.opts.recipe.mode, SC_KV_COMPRESSED);
-        sc_params_fini(&p);
-    }
-    kv.mode = SEMANTICACHE__V1__KV_MODE__KV_MODE_EXACT;
-    assert_ok(compose(&prompt, water, 1, "q", &kv, &p, &err));
-    assert_int_equal(p.opts.kv, SC_KV_CHOICE_EXACT);
-    sc_params_fini(&p);
-}
-
-static void only_documents_one_may_read_are_found(void **state)
-{
-    static const char *const secret[] = {"land", "secret"}, *const all[] = {"all"};
-    static const char *many[SC_PROMPT_DOCUMENTS_MAX + 1];
-    struct world *w = *state;
-    struct prompt prompt;
-    struct sc_params p;
-    struct sc_err err = SC_ERR_INIT;
-
-    prompt_open(w, &prompt);
-    assert_int_equal(compose(&prompt, secret, 2, "q", NULL, &p, &err), SC_ENOENT);
-    assert_text_has(err.text, "no document \"secret\"");
-    assert_ok(compose(&prompt, all, 1, "q", NULL, &p, &err));
-    sc_params_fini(&p);
-    w->f->config.shared_namespace[0] = '\0';
-    assert_int_equal(compose(&prompt, all, 1, "q", NULL, &p, &err), SC_ENOENT);
-    assert_int_equal(compose(&prompt, all, 0, "q", NULL, &p, &err), SC_EINVAL);
-    for (size_t i = 0; i < SC_ARRAY_LEN(many); i++)
-        many[i] = "land";
-    assert_int_equal(compose(&prompt, many, SC_ARRAY_LEN(many), "q", NULL, &p, &err), SC_EINVAL);
-    assert_int_equal(compose(&prompt, many, 1, "\xff", NULL, &p, &err), SC_EINVAL);
-    assert_text_has(err.text, "documents.question");
-    prompt.convert.max_context = 10;
-    assert_int_equal(compose(&prompt, many, 20, "q", NULL, &p, &err), SC_ERANGE);
-    assert_text_has(err.text, "the context holds 10");
-}
-
-#define IN_WORLD(name) cmocka_unit_test_setup_teardown(name, world_open, world_close)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,9 +274,6 @@ int main(void)
         IN_WORLD(a_document_of_another_model_waits_for_it),
         IN_WORLD(a_damaged_file_is_set_aside_and_the_others_are_loaded),
         IN_WORLD(a_directory_belongs_to_one_daemon),
-        IN_WORLD(a_prompt_is_the_documents_then_the_question),
-        IN_WORLD(kv_options_are_the_first_documents_unless_the_request_has_some),
-        IN_WORLD(only_documents_one_may_read_are_found),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -108,19 +108,27 @@ class Auth(Case):
         self.assertEqual(caught.exception.code(), Code.UNAUTHENTICATED)
         self.assertLess(len(sent), 1000)
 
-    def test_check_config_names_the_line_of_a_bad_key(self):
+    def test_check_config_names_what_is_wrong_with_files_of_secrets(self):
         keys = self.dir / "keys"
         keys.write_text("# fine\nshort a user\n")
         keys.chmod(0o600)
         config = self.dir / "check.conf"
-        config.write_text(f'model: {{ dir = "/m"; }}; auth: {{ keys_file = "{keys}"; }};')
-        done = subprocess.run(
-            [h.daemon_binary(), "--config", str(config), "--check-config"],
-            capture_output=True,
-            text=True,
-        )
-        self.assertEqual(done.returncode, 2, done.stdout)
-        self.assertIn(f"{keys}:2: a key of 5 bytes", done.stderr)
+        for settings, words in (
+            (f'auth: {{ keys_file = "{keys}"; }};', f"{keys}:2: a key of 5 bytes"),
+            (
+                f'store: {{ redis = "unix:/r"; redis_login_file = "{keys}"; }};',
+                f"{keys}: more than one line",
+            ),
+            (f'store: {{ redis_login_file = "{keys}"; }};', "store.redis names no server"),
+        ):
+            config.write_text('model: { dir = "/m"; };' + settings)
+            done = subprocess.run(
+                [h.daemon_binary(), "--config", str(config), "--check-config"],
+                capture_output=True,
+                text=True,
+            )
+            self.assertEqual(done.returncode, 2, done.stdout)
+            self.assertIn(words, done.stderr)
 
 
 class Uploads(Case):

@@ -228,15 +228,18 @@ class Documents(Case):
 
     @unittest.skipUnless(shutil.which("redis-server"), "redis-server is not installed")
     def test_two_daemons_share_a_redis(self):
-        path = self.dir / "redis.sock"
+        path, config, login = (self.dir / name for name in ("redis.sock", "redis.conf", "login"))
+        config.write_text(f'port 0\nunixsocket {path}\nsave ""\nrequirepass not-to-be-seen\n')
+        login.write_text("not-to-be-seen\n")
+        login.chmod(0o600)
         redis = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", ""],
+            ["redis-server", str(config)],
             cwd=self.dir,
             stdout=subprocess.DEVNULL,
         )
         try:
             h.wait_until(path.exists, "redis listens")
-            settings = f'store = {{ redis = "unix:{path}"; }};'
+            settings = f'store = {{ redis = "unix:{path}"; redis_login_file = "{login}"; }};'
             first, second = self.start(settings), self.start(settings)
             document, _ = put(first, TEXT, document_id="doc", kv=KV)
             time.sleep(1.0)
@@ -248,6 +251,7 @@ class Documents(Case):
             redis.kill()
             redis.wait()
             put(second, TEXT[:4000], document_id="later", kv=KV)  # goes on without it
+            self.assertNotIn("not-to-be-seen", first.tail() + second.tail())
         finally:
             redis.kill()
 

@@ -97,6 +97,29 @@ static void what_was_dropped_is_found_no_more(void **state)
     assert_int_equal(sc_prefix_find(t->p, &t->root, tokens, LEN, LEN, 4).n, LEN);
 }
 
+/* A request that ends where another did holds that node without looking it up. */
+static void what_was_used_last_goes_last_however_it_was_used(void **state)
+{
+    struct tree *t = *state;
+    int32_t tokens[3][LEN];
+    uint32_t nodes[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        write_prompt(tokens[i], 0, i);
+        nodes[i] = insert(t, tokens[i], LEN);
+    }
+    assert_int_equal(sc_prefix_victim(t->p), nodes[0]);
+    sc_prefix_unhold(t->p, sc_prefix_hold(t->p, &t->root, tokens[0], LEN, 10));
+    assert_int_equal(sc_prefix_victim(t->p), nodes[1]);
+    assert_int_equal(sc_prefix_idle(t->p, 5), nodes[1]);
+    sc_prefix_lock(t->p, nodes[1]); /* one that is in use does not keep the others */
+    assert_int_equal(sc_prefix_idle(t->p, 5), nodes[2]);
+    assert_int_equal(sc_prefix_find(t->p, &t->root, tokens[2], LEN, LEN, 20).n, LEN);
+    assert_int_equal(sc_prefix_idle(t->p, 5), SC_NODE_NONE);
+    assert_int_equal(sc_prefix_idle(t->p, 15), nodes[0]);
+    sc_prefix_unlock(t->p, nodes[1]);
+    assert_int_equal(sc_prefix_idle(t->p, 5), nodes[1]);
+}
+
 static void compressed_blocks_end_where_prompts_are_cut_in_any_case(void **state)
 {
     const struct sc_hash none = {{0}};
@@ -124,6 +147,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_that_begin_alike_give_what_they_have_in_common,
                                         open_tree, close_tree),
         cmocka_unit_test_setup_teardown(what_was_dropped_is_found_no_more, open_tree, close_tree),
+        cmocka_unit_test_setup_teardown(what_was_used_last_goes_last_however_it_was_used, open_tree,
+                                        close_tree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -244,15 +244,21 @@ static void evictions_and_preemptions_change_no_answer(void **state)
 
 /* ---- documents ---- */
 
-static struct sc_hash put(struct server *s, const int32_t *ids, uint32_t n, uint64_t pin_until)
+static struct sc_hash put_as(struct server *s, const int32_t *ids, uint32_t n, uint64_t pin_until,
+                             enum sc_kv_choice kv)
 {
-    struct sc_request_opts o = ask(s, ids, n, SC_KV_CHOICE_COMPRESSED);
+    struct sc_request_opts o = ask(s, ids, n, kv);
     o.prefill_only = true;
     o.max_tokens = 0;
     o.retain = true;
     o.breakpoint = n;
     o.pin_until_us = pin_until;
     return run(s, o).key;
+}
+
+static struct sc_hash put(struct server *s, const int32_t *ids, uint32_t n, uint64_t pin_until)
+{
+    return put_as(s, ids, n, pin_until, SC_KV_CHOICE_COMPRESSED);
 }
 
 static struct sc_prefix_item order(struct server *s, enum sc_prefix_op op,
@@ -380,7 +386,7 @@ static void a_request_waits_for_a_pin_that_will_end(void **state)
 
 /* ---- the store ---- */
 
-static void check_store(uint32_t ranks_before, uint32_t ranks_after)
+static void check_store(enum sc_kv_choice kv, uint32_t ranks_before, uint32_t ranks_after)
 {
     char dir[] = "/tmp/sc-sharing-XXXXXX", command[128];
     struct sc_store *store;
@@ -393,7 +399,7 @@ static void check_store(uint32_t ranks_before, uint32_t ranks_after)
     must(sc_store_open(&opts, &store, &err), &err);
     server_open(&s, ranks_before, true, 0, store);
     prompt_of(ids, 1100, s.rig.model->config.vocab, 1, 1000, 3);
-    struct sc_hash key = put(&s, ids, 1000, 0);
+    struct sc_hash key = put_as(&s, ids, 1000, 0, kv);
     for (int i = 0; i < 5000 && !sc_store_has(store, &key); i++)
         usleep(2000);
     assert_true(sc_store_has(store, &key));
@@ -404,7 +410,7 @@ static void check_store(uint32_t ranks_before, uint32_t ranks_after)
     server_open(&cold, ranks_after, false, 0, NULL);
     server_open(&s, ranks_after, true, 0, store);
     assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_STORED);
-    struct sc_request_opts q = ask(&s, ids, 1100, SC_KV_CHOICE_COMPRESSED);
+    struct sc_request_opts q = ask(&s, ids, 1100, kv);
     q.breakpoint = 1000;
     struct answer want = run(&cold, q);
     struct answer a[3];
@@ -432,10 +438,13 @@ static void check_store(uint32_t ranks_before, uint32_t ranks_after)
 static void documents_come_back_from_the_store(void **state)
 {
     (void)state;
-    check_store(1, 1);
-    check_store(2, 2);
-    check_store(2, 1);
-    check_store(2, 4);
+    for (int i = 0; i < 2; i++) {
+        const enum sc_kv_choice kv = i == 0 ? SC_KV_CHOICE_COMPRESSED : SC_KV_CHOICE_EXACT;
+        check_store(kv, 1, 1);
+        check_store(kv, 2, 2);
+        check_store(kv, 2, 1);
+        check_store(kv, 2, 4);
+    }
 }
 
 int main(void)
