@@ -25,7 +25,7 @@ struct options {
     const char *model, *text, *json;
     uint32_t context, window, epoch, threads, pieces; /* 0: the default */
     float ratio;
-    bool f32;
+    bool f32, scan, merge_outliers;
 };
 
 struct run {
@@ -129,6 +129,8 @@ static enum sc_status open_run(struct run *r, struct sc_err *err)
         struct sc_recipe *recipe = &r->recipes[mode];
         sc_recipe_default(c, (enum sc_kv_mode)mode, recipe);
         recipe->target_ratio = o->ratio;
+        recipe->seed_order = o->scan ? SC_SEED_SCAN : recipe->seed_order;
+        recipe->keep_outliers = !o->merge_outliers;
         recipe->window = o->window > 0 ? o->window : recipe->window;
         recipe->epoch = o->epoch > 0 ? o->epoch : recipe->epoch;
     }
@@ -209,6 +211,8 @@ static int usage(FILE *to, int rc)
                       "  --pieces N        at most so many (all)\n"
                       "  --threads N       (1)\n"
                       "  --f32             weights and cache in f32 instead of bf16\n"
+                      "  --scan            seeds in the order of the text\n"
+                      "  --merge-outliers  tokens far from the mean key are merged as well\n"
                       "  --json FILE       the result, also as JSON\n");
     return rc;
 }
@@ -221,6 +225,7 @@ int main(int argc, char **argv)
         {"window", required_argument, NULL, 'w'},  {"epoch", required_argument, NULL, 'e'},
         {"pieces", required_argument, NULL, 'p'},  {"threads", required_argument, NULL, 'n'},
         {"json", required_argument, NULL, 'j'},    {"f32", no_argument, NULL, 'f'},
+        {"scan", no_argument, NULL, 's'},          {"merge-outliers", no_argument, NULL, 'o'},
         {"help", no_argument, NULL, 'h'},          {0},
     };
     struct options o = {.ratio = 0.25f, .threads = 1};
@@ -245,6 +250,12 @@ int main(int argc, char **argv)
             break;
         case 'f':
             o.f32 = true;
+            break;
+        case 's':
+            o.scan = true;
+            break;
+        case 'o':
+            o.merge_outliers = true;
             break;
         case 'c':
             o.context = (uint32_t)v;
