@@ -126,17 +126,20 @@ struct sc_chunk_job {
     uint32_t core0;                     /* merge only */
     uint64_t forced[SC_CHUNK_MAX / 64]; /* bit i: token i stays alone */
     int64_t tau;                        /* cluster: D <= tau are neighbours; fixed point */
-    uint32_t budget;      /* cluster: 0 threshold mode; else at most this many cores (and at
-                             least the forced ones): tau is found by <= 12 bisections */
-    const float *inv_var; /* host [n_kv_heads]: 1 / s_h of this rank's heads in this layer */
+    int64_t alone_above;                /* cluster: token i stays alone, too, if D(i,i) is more */
+    uint32_t budget;       /* cluster: 0 threshold mode; else at most this many cores (and at
+                              least the forced ones): tau is found by <= 12 bisections */
+    const float *inv_var;  /* host [n_kv_heads]: 1 / s_h of this rank's heads in this layer */
+    const float *mean_key; /* host [n_kv_heads, head_dim], de-rotated to position 0; NULL: none */
 };
 
 /* dist: int32, job j's planes at dist + off where off = sum over earlier jobs of
- * n_planes * m * m; plane-major, row-major, symmetric, zero diagonal. n_planes 1: summed over the
- * rank's heads; n_planes = n_kv_heads: one plane a head. Every head's value is
- * min(round(d * SC_DIST_ONE), cap), quantised per head before the sum. l2: d = |x_i - x_j|^2 *
- * inv_var; cos: d = 1 - cos(x_i, x_j). pre: keys de-rotated to the chunk's origin with inv_freq
- * (rotation by
+ * n_planes * m * m; plane-major, row-major, symmetric. D(i,i): distance of token i, de-rotated to
+ * position 0, to the mean key, l2 whatever the metric (needs inv_freq and inv_var); 0 where there
+ * is none. n_planes 1: summed over the rank's heads; n_planes = n_kv_heads: one plane a head. Every
+ * head's value is min(round(d * SC_DIST_ONE), cap), quantised per head before the sum. l2: d = |x_i
+ * - x_j|^2 * inv_var; cos: d = 1 - cos(x_i, x_j). pre: keys de-rotated to the chunk's origin with
+ * inv_freq (rotation by
  * -(p_i - p_0), unscaled); post: as stored. contributes false (a replica of another rank's KV
  * head): zeros. Source: GSC, docs/compression.md. */
 struct sc_dist_args {

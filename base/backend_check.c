@@ -73,6 +73,12 @@ enum sc_status sc_check_distances(const struct sc_dist_args *a, const struct sc_
         st = sc_check_job("distances", n_pages, &a->jobs[i], i, err);
         if (st == SC_OK && !sc_metric_is_cosine(a->metric) && a->jobs[i].inv_var == NULL)
             st = sc_fail(err, SC_EINVAL, "distances: job %u: no inv_var", i);
+        if (st == SC_OK && (a->jobs[i].mean_key == NULL) != (a->jobs[0].mean_key == NULL))
+            st = sc_fail(err, SC_EINVAL, "distances: job %u: mean_key for some jobs only", i);
+        if (st == SC_OK && a->jobs[i].mean_key != NULL &&
+            (a->jobs[i].inv_var == NULL || a->inv_freq == NULL))
+            st = sc_fail(err, SC_EINVAL, "distances: job %u: mean_key without inv_var or inv_freq",
+                         i);
     }
     if (st != SC_OK)
         return st;

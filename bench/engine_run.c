@@ -98,7 +98,7 @@ static enum sc_status set_fixed_thresholds(struct sc_run *run, struct sc_err *er
 {
     const struct sc_model_config *c = run->config;
     struct sc_calibration cal = {0};
-    enum sc_status st = sc_calibration_init(&cal, c->n_layers, c->n_kv_heads, err);
+    enum sc_status st = sc_calibration_init(&cal, c->n_layers, c->n_kv_heads, c->head_dim, err);
 
     if (st != SC_OK)
         return st;

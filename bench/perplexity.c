@@ -25,7 +25,7 @@ struct options {
     const char *model, *text, *json;
     uint32_t context, window, epoch, threads, pieces; /* 0: the default */
     float ratio;
-    bool f32, int8;
+    bool f32, int8, scan, merge_outliers;
 };
 
 struct run {
@@ -131,6 +131,8 @@ static enum sc_status open_run(struct run *r, struct sc_err *err)
         struct sc_recipe *recipe = &r->recipes[mode];
         sc_recipe_default(c, (enum sc_kv_mode)mode, recipe);
         recipe->target_ratio = o->ratio;
+        recipe->seed_order = o->scan ? SC_SEED_SCAN : recipe->seed_order;
+        recipe->keep_outliers = !o->merge_outliers;
         recipe->window = o->window > 0 ? o->window : recipe->window;
         recipe->epoch = o->epoch > 0 ? o->epoch : recipe->epoch;
     }
@@ -213,6 +215,8 @@ static int usage(FILE *to, int rc)
                       "  --f32             weights and cache in f32 instead of bf16\n"
                       "  --int8            weights in int8, and what they are multiplied with\n"
                       "                    as the machine has it\n"
+                      "  --scan            seeds in the order of the text\n"
+                      "  --merge-outliers  tokens far from the mean key are merged as well\n"
                       "  --json FILE       the result, also as JSON\n");
     return rc;
 }
@@ -231,6 +235,8 @@ int main(int argc, char **argv)
         {"json", required_argument, NULL, 'j'},
         {"f32", no_argument, NULL, 'f'},
         {"int8", no_argument, NULL, '8'},
+        {"scan", no_argument, NULL, 's'},
+        {"merge-outliers", no_argument, NULL, 'o'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
@@ -259,6 +265,12 @@ int main(int argc, char **argv)
             break;
         case '8':
             o.int8 = true;
+            break;
+        case 's':
+            o.scan = true;
+            break;
+        case 'o':
+            o.merge_outliers = true;
             break;
         case 'c':
             o.context = (uint32_t)v;

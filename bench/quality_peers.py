@@ -36,7 +36,7 @@ def arguments():
     parser.add_argument("--model", type=pathlib.Path, default=SOURCE / "models" / "demo")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--presses", default=",".join(NAMES), help="and None: nothing is compressed")
-    parser.add_argument("--ratios", default="0.5,0.25,0.125", help="rows of results.json whose kept entries are taken")
+    parser.add_argument("--ratios", default="0.17,0.05 window 64 epoch 128", help="rows of results.json whose kept entries are taken")
     parser.add_argument("--lengths", help="of the documents; all that results.json has")
     parser.add_argument("--limit", type=int, default=0, help="documents of each task and length; 0: all")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])

@@ -32,14 +32,13 @@ SOURCE = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(SOURCE / "bench"))
 import quality_suites  # noqa: E402
 from quality import tables  # noqa: E402
-from quality.rows import ABLATIONS, BARE, EXACT, compressed, equal_ratio  # noqa: E402
+from quality.rows import ABLATIONS, BARE, EXACT, MAIN as ROWS, compressed, equal_ratio  # noqa: E402
 from quality.runner import Daemon, summary, variant  # noqa: E402
 
 MAIN = {"tasks": "passkey,niah_single,niah_multikey,niah_confusable,niah_multivalue,niah_multiquery,document_qa,two_hop,"
                  "not_stated,variable_tracking_2,variable_tracking_3", "lengths": "1024,2048,4096,8192", "documents": "6,5,3,2"}
 SMALL = {"tasks": "niah_multikey,niah_confusable,niah_multivalue,document_qa,variable_tracking_2", "lengths": "2048,4096",
          "documents": "4,2"}
-RATIOS = ["0.5", "0.25", "0.125", "0.06"]
 
 
 def arguments():
@@ -52,7 +51,7 @@ def arguments():
     parser.add_argument("--tasks", default=MAIN["tasks"])
     parser.add_argument("--lengths", default=MAIN["lengths"])
     parser.add_argument("--documents", default=MAIN["documents"], help="of a task, for each length")
-    parser.add_argument("--ratios", default=",".join(RATIOS))
+    parser.add_argument("--rows", default=",".join(ROWS), help="of quality/rows.py")
     parser.add_argument("--ablation-ratio", default="0.1")
     parser.add_argument("--bare-ratio", default="0.25", help="of the variants without exact layers")
     parser.add_argument("--only", default="main,ablations,bare", help="parts to measure; others stay as they are; none: none")
@@ -123,14 +122,15 @@ class Pool:
         return self.threads.submit(run)
 
 
-def measure_main(pool, suite, ratios):
+def measure_main(pool, suite, names):
     def exact(daemon):
         return summary(daemon.quality(suite, EXACT, against_exact=False))
 
-    def at(ratio):
-        return lambda daemon: {**summary(daemon.quality(suite, compressed(float(ratio)))), "ratio": float(ratio)}
+    def at(name):
+        ratio, options = ROWS[name]
+        return lambda daemon: {**summary(daemon.quality(suite, compressed(ratio, options))), "ratio": ratio}
     jobs = {"exact": pool.start("full cache", exact)}
-    return jobs | {r: pool.start(f"target {r}", at(r)) for r in ratios}
+    return jobs | {name: pool.start(f"target {name}", at(name)) for name in names}
 
 
 def measure_variants(pool, variants, suite, ratio, document):
@@ -159,7 +159,7 @@ def measure(args, results):
         results["made"] = made(args, daemons[0].model_info())
         pool, jobs = Pool(daemons), {}
         if "main" in only:
-            jobs["main"] = measure_main(pool, write_suite(suites["main"], folder / "main.jsonl"), args.ratios.split(","))
+            jobs["main"] = measure_main(pool, write_suite(suites["main"], folder / "main.jsonl"), args.rows.split(","))
         for part, variants, ratio in (("ablations", ABLATIONS, args.ablation_ratio), ("bare", BARE, args.bare_ratio)):
             if part not in only:
                 continue

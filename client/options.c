@@ -285,6 +285,9 @@ static const struct sc_opt_spec opts[SC_OPT_COUNT] = {
     [SC_OPT_COMPRESS_GENERATED] = {
         "compress-generated", "BOOL", "compress_generated", SC_ARG_BOOL, KV, 0, 0,
         {0}, "compress generated tokens too"},
+    [SC_OPT_KEEP_OUTLIERS] = {
+        "keep-outliers", "BOOL", "keep_outliers", SC_ARG_BOOL, KV, 0, 0,
+        {0}, "tokens far from the mean key stay alone"},
     [SC_OPT_WINDOW] = {"window", "N", "window", SC_ARG_UINT, KV, 16, 65536,
         {0}, "the latest N tokens stay exact"},
     [SC_OPT_EPOCH] = {"epoch", "N", "epoch", SC_ARG_UINT, KV, 64, 4096,

@@ -30,9 +30,9 @@ struct dist_work {
     const struct sc_dist_args *a;
 };
 
-/* Keys of one head into s->dist.xt [d][token], with zeros after the last token. */
-static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
-                        struct sc_cpu_scratch *s)
+/* Keys of one head as stored into s->dist.xt [d][token], with zeros after the last token. */
+static void gather_stored(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
+                          struct sc_cpu_scratch *s)
 {
     const struct sc_dist_args *a = w->a;
     const uint32_t end = (job->m + 15) / 16 * 16;
@@ -46,8 +46,54 @@ static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *jo
             a->pool, sc_cpu_kv_block(a->pool, job->exact_pages[pos / SC_PAGE_ENTRIES], head), slot,
             n, s->dist.xt + i);
     }
-    if (sc_metric_is_pre(a->metric))
-        w->dev->kernels.rotate_keys(s->dist.xt, w->dev->unrotate[0], job->m, a->head_dim);
+}
+
+static void unrotate_keys(const struct dist_work *w, const struct sc_chunk_job *job,
+                          struct sc_cpu_scratch *s)
+{
+    w->dev->kernels.rotate_keys(s->dist.xt, w->dev->unrotate[0], job->m, w->a->head_dim);
+}
+
+/* Onto the diagonal: how far each token's key is from the head's mean key. The keys are turned back
+ * to the chunk's origin only, so the mean is turned forward to it. */
+static void add_outlyingness(const struct dist_work *w, const struct sc_chunk_job *job,
+                             uint32_t head, const struct sc_cpu_scratch *s, int32_t *dist)
+{
+    const struct sc_dist_args *a = w->a;
+    const uint32_t half = a->head_dim / 2;
+    const float *mean = job->mean_key + (size_t)head * a->head_dim;
+    float sum[SC_CHUNK_MAX] = {0};
+
+    for (uint32_t d = 0; d < half; d++) {
+        const float *lo = s->dist.xt + (size_t)d * SC_CHUNK_MAX;
+        const float *hi = s->dist.xt + (size_t)(d + half) * SC_CHUNK_MAX;
+        float sine, cosine;
+        sincosf((float)job->pos0 * a->inv_freq[d], &sine, &cosine);
+        const float x = mean[d] * cosine - mean[d + half] * sine;
+        const float y = mean[d + half] * cosine + mean[d] * sine;
+        for (uint32_t i = 0; i < job->m; i++)
+            sum[i] += (lo[i] - x) * (lo[i] - x) + (hi[i] - y) * (hi[i] - y);
+    }
+    for (uint32_t i = 0; i < job->m; i++) {
+        const float value = sum[i] * job->inv_var[head] * SC_DIST_ONE;
+        dist[(size_t)i * job->m + i] += value < (float)a->cap ? (int32_t)lrintf(value) : a->cap;
+    }
+}
+
+/* What the metric compares. */
+static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
+                        struct sc_cpu_scratch *s, int32_t *dist)
+{
+    const struct sc_dist_args *a = w->a;
+    const uint32_t end = (job->m + 15) / 16 * 16;
+
+    gather_stored(w, job, head, s);
+    if (sc_metric_is_pre(a->metric) || job->mean_key != NULL)
+        unrotate_keys(w, job, s);
+    if (job->mean_key != NULL)
+        add_outlyingness(w, job, head, s, dist);
+    if (!sc_metric_is_pre(a->metric) && job->mean_key != NULL)
+        gather_stored(w, job, head, s);
     for (uint32_t i = 0; sc_metric_is_cosine(a->metric) && i < end; i++) {
         float norm2 = 0.0f;
         for (uint32_t d = 0; d < a->head_dim; d++)
@@ -88,7 +134,7 @@ static void dist_task(void *ctx, uint32_t task, uint32_t thread)
             .cap = a->cap,
             .dist = dist,
         };
-        gather_keys(w, job, head, s);
+        gather_keys(w, job, head, s, dist);
         w->dev->kernels.distances(&args);
     }
     for (uint32_t i = 0; i < m; i++) {
@@ -106,7 +152,7 @@ enum sc_status sc_cpu_distances(struct sc_backend *be, const struct sc_dist_args
                            a->pool != NULL ? a->pool->n_pages : 0, SC_CPU_ROWS_MAX, err);
     if (st != SC_OK)
         return st;
-    if (sc_metric_is_pre(a->metric))
+    if (a->inv_freq != NULL)
         prepare_unrotate(w.dev, a->inv_freq, a->head_dim);
     sc_cpu_threads_run(w.dev->threads, dist_task, &w, a->n_jobs * a->n_planes);
     return SC_OK;
@@ -120,6 +166,7 @@ static void cluster_task(void *ctx, uint32_t task, uint32_t thread)
     size_t dist_at = 0, label_at = 0;
     const int32_t *dist;
     uint8_t *labels, *seeds;
+    uint64_t forced[SC_CHUNK_MAX / 64];
     (void)thread;
 
     for (uint32_t j = 0; j < index; j++) {
@@ -129,12 +176,13 @@ static void cluster_task(void *ctx, uint32_t task, uint32_t thread)
     dist = a->dist + dist_at + (size_t)plane * job->m * job->m;
     labels = a->labels + label_at + (size_t)plane * job->m;
     seeds = a->seeds + label_at + (size_t)plane * job->m;
+    sc_gsc_force_outliers(dist, job->m, job->alone_above, job->forced, forced);
     if (job->budget != 0)
-        a->counts[task] = sc_gsc_cluster_budget(dist, job->m, job->budget, job->forced,
-                                                a->seed_order, labels, seeds);
+        a->counts[task] =
+            sc_gsc_cluster_budget(dist, job->m, job->budget, forced, a->seed_order, labels, seeds);
     else
         a->counts[task] =
-            sc_gsc_cluster(dist, job->m, job->tau, job->forced, a->seed_order, labels, seeds);
+            sc_gsc_cluster(dist, job->m, job->tau, forced, a->seed_order, labels, seeds);
 }
 
 enum sc_status sc_cpu_cluster(struct sc_backend *be, const struct sc_cluster_args *args,

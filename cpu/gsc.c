@@ -108,6 +108,16 @@ static void run_scan(struct state *st)
     }
 }
 
+void sc_gsc_force_outliers(const int32_t *dist, uint32_t m, int64_t alone_above,
+                           const uint64_t forced[2], uint64_t ret_forced[2])
+{
+    ret_forced[0] = forced[0];
+    ret_forced[1] = forced[1];
+    for (uint32_t i = 0; i < m; i++)
+        if (dist[(size_t)i * m + i] > alone_above)
+            ret_forced[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
 uint32_t sc_gsc_cluster(const int32_t *dist, uint32_t m, int64_t tau, const uint64_t forced[2],
                         enum sc_seed_order order, uint8_t *labels, uint8_t *seeds)
 {

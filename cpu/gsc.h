@@ -16,6 +16,10 @@
 
 #define SC_GSC_BISECTIONS 12u
 
+/* forced, and the tokens whose distance to the mean key, on the diagonal, is above the limit. */
+void sc_gsc_force_outliers(const int32_t *dist, uint32_t m, int64_t alone_above,
+                           const uint64_t forced[2], uint64_t ret_forced[2]);
+
 uint32_t sc_gsc_cluster(const int32_t *dist, uint32_t m, int64_t tau, const uint64_t forced[2],
                         enum sc_seed_order order, uint8_t *labels, uint8_t *seeds);
 

@@ -49,9 +49,42 @@ static void pack_pages(const uint32_t *pages, uint32_t first, uint32_t n,
 
 /* ---- distances ---- */
 
+/* Jobs of one layer share its mean keys, which travel once. */
+#define MEANS_MAX 256u
+
+struct means {
+    const float *keys[MEANS_MAX];
+    uint32_t n;
+};
+
+/* means->n: not among them. */
+static uint32_t means_find(const struct means *means, const float *key)
+{
+    uint32_t i = 0;
+    while (i < means->n && means->keys[i] != key)
+        i++;
+    return i;
+}
+
+static enum sc_status find_means(const struct sc_dist_args *a, struct means *means,
+                                 struct sc_err *err)
+{
+    means->n = 0;
+    for (uint32_t i = 0; i < a->n_jobs && a->jobs[i].mean_key != NULL; i++) {
+        if (means_find(means, a->jobs[i].mean_key) < means->n)
+            continue;
+        if (means->n == MEANS_MAX)
+            return sc_fail(err, SC_EINVAL, "distances: more than %u different mean keys",
+                           MEANS_MAX);
+        means->keys[means->n++] = a->jobs[i].mean_key;
+    }
+    return SC_OK;
+}
+
 /* Jobs go by size, so that a launch has blocks of one size. */
-static void sort_jobs(const struct sc_dist_args *a, const uint32_t n_jobs[SC_CUDA_DIST_SIZES],
-                      struct sc_cuda_dist_job *jobs, float *inv_var)
+static void sort_jobs(const struct sc_dist_args *a, const struct means *means,
+                      const uint32_t n_jobs[SC_CUDA_DIST_SIZES], struct sc_cuda_dist_job *jobs,
+                      float *inv_var)
 {
     uint32_t next[SC_CUDA_DIST_SIZES] = {0};
     uint64_t at = 0;
@@ -63,9 +96,11 @@ static void sort_jobs(const struct sc_dist_args *a, const uint32_t n_jobs[SC_CUD
         uint32_t to = next[(job->m - 1) / 32]++;
         jobs[to].dist_at = at;
         jobs[to].m = job->m;
+        jobs[to].pos0 = job->pos0;
         jobs[to].slot0 = job->pos0 % SC_PAGE_ENTRIES;
+        jobs[to].mean = means_find(means, job->mean_key);
         pack_pages(job->exact_pages, job->pos0, job->m, jobs[to].pages);
-        if (!sc_metric_is_cosine(a->metric))
+        if (!sc_metric_is_cosine(a->metric) || means->n > 0)
             memcpy(inv_var + (size_t)to * a->n_kv_heads, job->inv_var,
                    a->n_kv_heads * sizeof(*inv_var));
         at += (uint64_t)a->n_planes * job->m * job->m;
@@ -77,12 +112,15 @@ enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_arg
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
     struct sc_cuda_dist_launch launch = {0};
-    size_t bytes = 0, sent, jobs_at, var_at, freq_at, turns_at;
+    size_t bytes = 0, sent, jobs_at, var_at, freq_at, means_at, turns_at;
+    struct means means;
     void *host, *device;
     enum sc_status st =
         sc_check_distances(a, a->pool != NULL ? &a->pool->spec : NULL,
                            a->pool != NULL ? a->pool->n_pages : 0, SC_CUDA_ROWS_MAX, err);
 
+    if (st == SC_OK)
+        st = find_means(a, &means, err);
     if (st != SC_OK || a->n_jobs == 0)
         return st;
     sc_cuda_forget(dev);
@@ -99,33 +137,42 @@ enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_arg
     const size_t half = a->head_dim / 2;
     const bool pre = sc_metric_is_pre(a->metric), cosine = sc_metric_is_cosine(a->metric);
     jobs_at = part(&bytes, a->n_jobs, sizeof(*launch.jobs));
-    var_at = part(&bytes, cosine ? 0 : (size_t)a->n_jobs * a->n_kv_heads, sizeof(float));
-    freq_at = part(&bytes, pre ? half : 0, sizeof(float));
+    const bool angles = pre || means.n > 0, scaled = !cosine || means.n > 0;
+    const size_t per_mean = (size_t)a->n_kv_heads * a->head_dim;
+    var_at = part(&bytes, scaled ? (size_t)a->n_jobs * a->n_kv_heads : 0, sizeof(float));
+    freq_at = part(&bytes, angles ? half : 0, sizeof(float));
+    means_at = part(&bytes, means.n * per_mean, sizeof(float));
     sent = bytes;
     turns_at = part(&bytes, pre ? launch.max_m * half : 0, 2 * sizeof(float));
     st = sc_cuda_stage_take(dev, bytes, "distances", &host, &device, err);
     if (st != SC_OK)
         return st;
     uint8_t *h = host, *d = device;
-    sort_jobs(a, launch.n_jobs, (struct sc_cuda_dist_job *)(void *)(h + jobs_at),
+    sort_jobs(a, &means, launch.n_jobs, (struct sc_cuda_dist_job *)(void *)(h + jobs_at),
               (float *)(void *)(h + var_at));
-    if (pre)
+    if (angles)
         memcpy(h + freq_at, a->inv_freq, half * sizeof(float));
+    for (uint32_t i = 0; i < means.n; i++)
+        memcpy(h + means_at + i * per_mean * sizeof(float), means.keys[i],
+               per_mean * sizeof(float));
     st = sc_cuda_stage_send(dev, host, device, sent, err);
     if (st != SC_OK)
         return st;
     launch.kv = view(a->pool);
     launch.jobs = (const struct sc_cuda_dist_job *)(const void *)(d + jobs_at);
     launch.inv_var = (const float *)(const void *)(d + var_at);
-    launch.inv_freq = pre ? (const float *)(const void *)(d + freq_at) : NULL;
+    launch.mean_key = (const float *)(const void *)(d + means_at);
+    launch.inv_freq = angles ? (const float *)(const void *)(d + freq_at) : NULL;
     launch.turns = pre ? (float *)(void *)(d + turns_at) : NULL;
     launch.dist = a->dist;
     launch.n_planes = a->n_planes;
     launch.n_kv_heads = a->n_kv_heads;
     launch.cap = a->cap;
     launch.cosine = cosine;
-    return sc_cuda_check(sc_cuda_launch_distances(&launch, (uint32_t)dev->n_sms, dev->stream),
-                         "distances", err);
+    cudaError_t rc = sc_cuda_launch_distances(&launch, (uint32_t)dev->n_sms, dev->stream);
+    if (rc == cudaSuccess && means.n > 0)
+        rc = sc_cuda_launch_outliers(&launch, dev->stream);
+    return sc_cuda_check(rc, "distances", err);
 }
 
 /* ---- clusters ---- */
@@ -152,6 +199,7 @@ static void fill_cluster_jobs(const struct sc_cluster_args *a, struct sc_cuda_cl
         jobs[i].label_at = label_at;
         memcpy(jobs[i].forced, job->forced, sizeof(jobs[i].forced));
         jobs[i].tau = job->tau;
+        jobs[i].alone_above = job->alone_above;
         jobs[i].m = job->m;
         jobs[i].budget = job->budget;
         dist_at += (uint64_t)a->n_planes * job->m * job->m;

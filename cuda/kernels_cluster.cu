@@ -163,16 +163,17 @@ static __device__ uint32_t cluster(const plane<W> &p, int64_t tau, uint32_t (*ne
     return *shared_count;
 }
 
-/* Largest distance of two tokens that are not forced, for all. */
+/* Largest distance of two tokens that may merge, for all. */
 template <uint32_t W>
-static __device__ int32_t largest_unforced(const plane<W> &p, const uint64_t *forced,
+static __device__ int32_t largest_unforced(const plane<W> &p, const sc_cuda_cluster_job &job,
                                            int32_t *shared)
 {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
     int32_t largest = 0;
 
     for (uint32_t i = warp; i < p.m; i += n_warps) {
-        if (((forced[i / 64] >> (i % 64)) & 1u) != 0)
+        if (((job.forced[i / 64] >> (i % 64)) & 1u) != 0 ||
+            (int64_t)p.dist[i * p.m + i] > job.alone_above)
             continue;
 #pragma unroll
         for (uint32_t w = 0; w < W; w++) {
@@ -238,12 +239,15 @@ static __global__ void __launch_bounds__(64 * W) cluster_kernel(struct sc_cuda_c
     for (uint32_t w = 0; w < W; w++) {
         uint32_t real = m >= 32 * w + 32 ? ALL_LANES : m <= 32 * w ? 0u : (1u << (m - 32 * w)) - 1;
         p.free_words[w] = real & ~(uint32_t)(job.forced[w / 2] >> (w % 2 * 32));
+        const uint32_t i = 32 * w + threadIdx.x % 32;
+        p.free_words[w] &= ~__ballot_sync(ALL_LANES, i < m && (int64_t)p.dist[(uint64_t)i * m + i] >
+                                                                  job.alone_above);
     }
     const bool search = job.budget != 0 && m > job.budget;
     int64_t lo = -1, hi = job.budget == 0 ? job.tau : -1;
     bool found = false; /* c holds the clusters of hi */
     if (search)
-        hi = largest_unforced<W>(p, a.jobs[index].forced, &shared_largest);
+        hi = largest_unforced<W>(p, a.jobs[index], &shared_largest);
     for (uint32_t step = 0;; step++) {
         const bool last = !search || step == BISECTIONS || hi - lo <= 1;
         if (last && found)

@@ -32,7 +32,8 @@ struct sc_cuda_kv_view {
 
 struct sc_cuda_dist_job {
     uint64_t dist_at; /* of its first plane in dist */
-    uint32_t m, slot0;
+    uint32_t m, slot0, pos0;
+    uint32_t mean;                       /* which of mean_key */
     uint32_t pages[SC_CUDA_CHUNK_PAGES]; /* token i: entry (slot0 + i) % 32 of [(slot0 + i) / 32] */
 };
 
@@ -40,7 +41,8 @@ struct sc_cuda_dist_launch {
     struct sc_cuda_kv_view kv;
     const struct sc_cuda_dist_job *jobs; /* those of one size together, small sizes first */
     const float *inv_var;                /* [n_jobs, n_kv_heads] in that order; unused by cosine */
-    const float *inv_freq;               /* [head_dim / 2]; NULL: keys as stored */
+    const float *mean_key;               /* [means, n_kv_heads, head_dim]; NULL: zero diagonals */
+    const float *inv_freq;               /* [head_dim / 2]; NULL: keys as stored, no mean keys */
     float *turns;                        /* [max_m, head_dim / 2, 2]: filled here; unless NULL */
     int32_t *dist;
     size_t n_dist;                       /* ints of all planes of all jobs */
@@ -54,7 +56,7 @@ struct sc_cuda_cluster_job {
     uint64_t dist_at; /* of its first plane in dist */
     uint64_t label_at;
     uint64_t forced[2];
-    int64_t tau;
+    int64_t tau, alone_above;
     uint32_t m, budget;
 };
 
@@ -87,6 +89,8 @@ struct sc_cuda_merge_launch {
 
 cudaError_t sc_cuda_launch_distances(const struct sc_cuda_dist_launch *a, uint32_t n_sms,
                                      cudaStream_t stream);
+/* The diagonals, behind sc_cuda_launch_distances, where there are mean keys. */
+cudaError_t sc_cuda_launch_outliers(const struct sc_cuda_dist_launch *a, cudaStream_t stream);
 cudaError_t sc_cuda_launch_cluster(const struct sc_cuda_cluster_launch *a, cudaStream_t stream);
 cudaError_t sc_cuda_launch_merge(const struct sc_cuda_merge_launch *a, cudaStream_t stream);
 

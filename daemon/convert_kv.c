@@ -102,6 +102,7 @@ static enum sc_status take_numbers(const Kv *kv, struct sc_recipe *r, struct sc_
     r->target_ratio = SC_PB_GET(kv, target_ratio, r->target_ratio);
     r->generated_ratio = SC_PB_GET(kv, generated_ratio, r->generated_ratio);
     r->compress_generated = SC_PB_GET(kv, compress_generated, r->compress_generated);
+    r->keep_outliers = SC_PB_GET(kv, keep_outliers, r->keep_outliers);
     r->window = SC_PB_GET(kv, window, r->window);
     r->epoch = SC_PB_GET(kv, epoch, r->epoch);
     r->n_sinks = SC_PB_GET(kv, sinks, r->n_sinks);

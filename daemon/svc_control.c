@@ -131,6 +131,7 @@ static void fill_kv(const struct sc_app *app, Semanticache__V1__KvOptions *m,
     SC_PB_SET(m, chunk_target, r.chunk_target);
     SC_PB_SET(m, chunk_max, r.chunk_max);
     SC_PB_SET(m, compress_generated, r.compress_generated);
+    SC_PB_SET(m, keep_outliers, r.keep_outliers);
     SC_PB_SET(m, generated_ratio, r.generated_ratio);
     semanticache__v1__layer_list__init(layers);
     layers->layers = list;

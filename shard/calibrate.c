@@ -50,9 +50,9 @@ static enum sc_status prefill(struct sc_engine *e, const struct sc_model_config 
 }
 
 /* Trace of the covariance of a head's keys, de-rotated to position 0 (RoPE is orthogonal up to its
- * scale): the mean squared distance to the mean key. */
+ * scale): the mean squared distance to the mean key; and that key. */
 static enum sc_status head_variance(struct work *w, uint32_t layer, uint32_t head, float *ret_var,
-                                    struct sc_err *err)
+                                    float *ret_mean, struct sc_err *err)
 {
     const uint32_t hd = w->config->head_dim, half = hd / 2;
     const float *inv_freq = sc_engine_rank(w->engine, 0)->inv_freq;
@@ -75,8 +75,10 @@ static enum sc_status head_variance(struct work *w, uint32_t layer, uint32_t hea
         }
     }
     double n = w->n_tokens - first;
-    for (uint32_t i = 0; i < hd; i++)
+    for (uint32_t i = 0; i < hd; i++) {
         mean_sq += mean[i] / n * (mean[i] / n);
+        ret_mean[i] = (float)(mean[i] / n);
+    }
     *ret_var = (float)fmax(sum_sq / n - mean_sq, 0.0);
     return SC_OK;
 }
@@ -110,6 +112,7 @@ static enum sc_status layer_distances(struct work *w, uint32_t layer, enum sc_me
         struct sc_rank *rank = sc_engine_rank(w->engine, r);
         for (uint32_t j = 0; j < w->n_chunks; j++) {
             w->jobs[j].exact_pages = rank->seqs[0].layers[layer].exact_pages;
+            w->jobs[j].mean_key = sc_rank_mean_keys(rank, layer);
             w->jobs[j].inv_var = rank->inv_var + (size_t)layer * rank->slice.n_kv_heads;
         }
         const struct sc_dist_args args = {
@@ -139,6 +142,29 @@ static enum sc_status layer_distances(struct work *w, uint32_t layer, enum sc_me
     return st;
 }
 
+static int falling(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Above it lies SC_OUTLIER_SHARE of what each ratio keeps, on the diagonals of the layer. */
+static void layer_outliers(struct work *w, const float *ratios, float *alone)
+{
+    size_t at = 0;
+    uint32_t n = 0;
+    for (uint32_t j = 0; j < w->n_chunks; j++) {
+        const size_t m = w->jobs[j].m;
+        for (size_t i = 0; i < m; i++)
+            w->part[n++] = w->dist[at + i * m + i];
+        at += m * m;
+    }
+    qsort(w->part, n, sizeof(*w->part), falling);
+    for (uint32_t i = 0; i < SC_CALIBRATION_RATIOS; i++)
+        alone[i] = (float)w->part[(uint32_t)(SC_OUTLIER_SHARE * ratios[i] * (float)n)] /
+                   (float)SC_DIST_ONE;
+}
+
 static enum sc_status count_cores(struct work *w, int64_t tau, uint32_t *ret_n, struct sc_err *err)
 {
     struct sc_rank *r0 = sc_engine_rank(w->engine, 0);
@@ -163,14 +189,16 @@ static enum sc_status count_cores(struct work *w, int64_t tau, uint32_t *ret_n, 
 }
 
 /* Fewer entries need a larger threshold, so each ratio starts from the one before. */
-static enum sc_status layer_thresholds(struct work *w, const float *ratios, float *tau,
-                                       struct sc_err *err)
+static enum sc_status layer_thresholds(struct work *w, const float *ratios, const float *alone,
+                                       float *tau, struct sc_err *err)
 {
     int64_t top = 0, low = 0;
     for (size_t i = 0; i < w->n_ints; i++)
         top = w->dist[i] > top ? w->dist[i] : top;
     for (uint32_t i = 0; i < SC_CALIBRATION_RATIOS; i++) {
         int64_t high = top;
+        for (uint32_t j = 0; j < w->n_chunks; j++)
+            w->jobs[j].alone_above = llroundf(alone[i] * (float)SC_DIST_ONE);
         for (int b = 0; b < BISECTIONS && low < high; b++) {
             int64_t mid = low + (high - low) / 2;
             uint32_t n;
@@ -200,17 +228,21 @@ static enum sc_status measure(struct work *w, struct sc_calibration *c, struct s
     enum sc_status st = SC_OK;
     for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++)
         for (uint32_t h = 0; h < c->n_kv_heads && st == SC_OK; h++)
-            st = head_variance(w, l, h, &c->key_var[(size_t)l * c->n_kv_heads + h], err);
-    use_variances(w->engine, c); /* distances need them */
+            st = head_variance(w, l, h, &c->key_var[(size_t)l * c->n_kv_heads + h],
+                               &c->mean_key[((size_t)l * c->n_kv_heads + h) * c->head_dim], err);
+    use_variances(w->engine, c); /* distances need them, and the mean keys */
     for (uint32_t m = 0; m < SC_METRIC_COUNT && st == SC_OK; m++)
         for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++) {
             if (w->config->sliding_window[l] != 0)
                 continue; /* never compressed, and its first positions are gone */
             st = layer_distances(w, l, (enum sc_metric)m, err);
+            float *alone = c->alone + (size_t)l * SC_CALIBRATION_RATIOS;
+            if (st == SC_OK && m == 0) /* whatever the metric */
+                layer_outliers(w, c->ratios, alone);
             if (st == SC_OK)
                 st = layer_thresholds(
-                    w, c->ratios, c->tau + ((size_t)m * c->n_layers + l) * SC_CALIBRATION_RATIOS,
-                    err);
+                    w, c->ratios, alone,
+                    c->tau + ((size_t)m * c->n_layers + l) * SC_CALIBRATION_RATIOS, err);
         }
     return st;
 }
@@ -251,7 +283,8 @@ enum sc_status sc_calibrate(struct sc_engine *engine, const struct sc_model *mod
         if (sc_engine_rank(engine, 0)->seqs[i].open)
             return sc_fail(err, SC_EINVAL,
                            "calibration: slot %u is in use, the engine must be idle", i);
-    st = sc_calibration_init(&c, model->config.n_layers, model->config.n_kv_heads, err);
+    st = sc_calibration_init(&c, model->config.n_layers, model->config.n_kv_heads,
+                             model->config.head_dim, err);
     if (st != SC_OK)
         return st;
     c.n_tokens = n_tokens;

@@ -12,16 +12,26 @@
 #include "model/config.h"
 
 #define SC_CALIBRATION_FILE   "semanticache-calibration.json"
-#define SC_CALIBRATION_RATIOS 10u
+#define SC_CALIBRATION_RATIOS 13u
 #define SC_METRIC_COUNT       4u
+#define SC_OUTLIER_SHARE      0.75f /* of the entries that a layer keeps */
+#define SC_LAYER_WEIGHT_MIN   1e-3f
+#define SC_LAYER_WEIGHT_MAX   1e3f
 
 struct sc_calibration {
-    uint32_t n_layers, n_kv_heads;
+    uint32_t n_layers, n_kv_heads, head_dim;
     uint32_t n_tokens; /* of the sample */
     float *key_var;    /* [n_layers, n_kv_heads]: trace of the de-rotated keys' covariance */
+    float *mean_key;   /* [n_layers, n_kv_heads, head_dim]: of the de-rotated keys */
     float ratios[SC_CALIBRATION_RATIOS]; /* descending */
+    /* [n_layers, SC_CALIBRATION_RATIOS]: tokens further than this from the mean key stay alone, and
+     * are SC_OUTLIER_SHARE of what the layer keeps. Units of D. */
+    float *alone;
     float *tau;           /* [SC_METRIC_COUNT, n_layers, SC_CALIBRATION_RATIOS], units of D */
     struct sc_hash model; /* fingerprint of the model it was made for */
+    /* Layer l keeps a share in proportion to layer_weights[l]: target_ratio is the mean over the
+     * compressed layers. All 1 unless someone measured better ones (bench/layer_weights.py). */
+    float *layer_weights; /* [n_layers] */
     /* The layers that this model's recipes leave exact unless a request says otherwise, found by
      * measuring answers (bench/quality_results.py). Not known: the rule of sc_recipe_default. */
     bool knows_exact_layers;
@@ -29,7 +39,7 @@ struct sc_calibration {
 };
 
 enum sc_status sc_calibration_init(struct sc_calibration *c, uint32_t n_layers, uint32_t n_kv_heads,
-                                   struct sc_err *err) SC_MUST_CHECK;
+                                   uint32_t head_dim, struct sc_err *err) SC_MUST_CHECK;
 void sc_calibration_fini(struct sc_calibration *c); /* zeroed or half-built is fine */
 enum sc_status sc_calibration_copy(struct sc_calibration *dst, const struct sc_calibration *src,
                                    struct sc_err *err) SC_MUST_CHECK;
@@ -37,11 +47,20 @@ enum sc_status sc_calibration_copy(struct sc_calibration *dst, const struct sc_c
 float sc_calibration_tau(const struct sc_calibration *c, enum sc_metric metric, uint32_t layer,
                          float ratio);
 struct sc_recipe;
+/* The share of its entries that a layer is to keep: the recipe's ratio for prompt or generated
+ * text, spread over the compressed layers by their weights. None is asked for more than all of its
+ * entries: the others then share the rest. */
+float sc_calibration_ratio(const struct sc_calibration *c, const struct sc_recipe *recipe,
+                           uint32_t layer, bool generated);
 /* The threshold of a layer in fixed point, as the recipe asks: from similarity_threshold when it is
  * set (1 - D / D0, where D0 is the distance of two unrelated tokens: 2 per KV head for l2, 1 for
- * cos), else from the ratio of prompt or generated text. */
+ * cos), else from sc_calibration_ratio. */
 int64_t sc_calibration_tau_fixed(const struct sc_calibration *c, const struct sc_recipe *recipe,
                                  uint32_t layer, bool generated);
+/* What chunk jobs have as alone_above; INT64_MAX where no token stays alone as an outlier: the
+ * recipe does not want it, or has a budget that must hold. */
+int64_t sc_calibration_alone_fixed(const struct sc_calibration *c, const struct sc_recipe *recipe,
+                                   uint32_t layer, bool generated);
 struct sc_hash sc_calibration_hash(const struct sc_calibration *c);
 
 /* SC_ENOENT: no file; SC_EPERM, SC_EIO: there is one that cannot be read. A file of another model

@@ -46,8 +46,7 @@ static uint32_t chunk_budget(const struct sc_seq *seq, const struct sc_seq_layer
                              uint32_t pos0, uint32_t m)
 {
     bool generated = pos0 >= seq->prompt_len;
-    double share = m * (double)(generated ? seq->recipe.generated_ratio : seq->recipe.target_ratio);
-    double k = floor(share + layer->carry);
+    double k = floor(m * layer->share[generated] + layer->carry);
     return k < 1.0 ? 1u : k > m ? m : (uint32_t)k;
 }
 
@@ -205,9 +204,7 @@ static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struc
     for (uint32_t j = 0; j < rank->n_jobs; j++) {
         struct sc_seq_layer *layer = &seq->layers[rank->job_layers[j]];
         bool generated = rank->jobs[j].pos0 >= seq->prompt_len;
-        layer->carry += rank->jobs[j].m * (double)(generated ? seq->recipe.generated_ratio
-                                                             : seq->recipe.target_ratio) -
-                        rank->job_cores[j];
+        layer->carry += rank->jobs[j].m * layer->share[generated] - rank->job_cores[j];
     }
     rank->n_jobs = 0;
     rank->n_dist = rank->n_labels = 0;
@@ -237,7 +234,9 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
             .pos0 = pos0,
             .m = m,
             .tau = seq->tau[(generated ? n_layers : 0) + l],
+            .alone_above = seq->alone_above[(generated ? n_layers : 0) + l],
             .inv_var = rank->inv_var + (size_t)l * rank->slice.n_kv_heads,
+            .mean_key = sc_rank_mean_keys(rank, l),
         };
         memcpy(job->forced, forced, sizeof(forced));
         if (seq->recipe.budget == SC_BUDGET_PER_CHUNK) {

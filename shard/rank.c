@@ -63,7 +63,7 @@ static enum sc_status open_sequences(struct sc_rank *rank, struct sc_err *err)
     rank->seqs = calloc(n_seqs, sizeof(*rank->seqs));
     int32_t *tokens = rank->seq_memory[0] = calloc(n_seqs * rank->max_context, sizeof(*tokens));
     struct sc_seq_layer *layers = rank->seq_memory[1] = calloc(n_seqs * n_layers, sizeof(*layers));
-    int64_t *tau = rank->seq_memory[2] = calloc(n_seqs * n_layers * 2, sizeof(*tau));
+    int64_t *tau = rank->seq_memory[2] = calloc(n_seqs * n_layers * 4, sizeof(*tau));
     uint32_t *tables = rank->seq_memory[3] =
         calloc(n_seqs * n_layers * 2 * per_table, sizeof(*tables));
     if (rank->seqs == NULL || tokens == NULL || layers == NULL || tau == NULL || tables == NULL)
@@ -74,7 +74,8 @@ static enum sc_status open_sequences(struct sc_rank *rank, struct sc_err *err)
         seq->slot = (uint32_t)i;
         seq->tokens = tokens + i * rank->max_context;
         seq->layers = layers + i * n_layers;
-        seq->tau = tau + i * n_layers * 2;
+        seq->tau = tau + i * n_layers * 4;
+        seq->alone_above = seq->tau + n_layers * 2;
         for (size_t l = 0; l < n_layers; l++) {
             seq->layers[l].core_pages = tables + (i * n_layers + l) * 2 * per_table;
             seq->layers[l].exact_pages = seq->layers[l].core_pages + per_table;
@@ -101,12 +102,14 @@ static enum sc_status open_scratch(struct sc_rank *rank, struct sc_err *err)
     rank->labels = calloc((size_t)SC_JOBS_MAX * n_planes, SC_CHUNK_MAX);
     rank->seeds = calloc((size_t)SC_JOBS_MAX * n_planes, SC_CHUNK_MAX);
     rank->inv_var = calloc((size_t)rank->config->n_layers * n_planes, sizeof(*rank->inv_var));
+    rank->mean_key = calloc((size_t)rank->config->n_layers * n_planes * rank->config->head_dim,
+                            sizeof(*rank->mean_key));
     rank->inv_freq = calloc(rank->config->head_dim / 2, sizeof(*rank->inv_freq));
     if (rows->positions == NULL || rows->pages == NULL || rows->slots == NULL ||
         rows->logit_rows == NULL || rows->tokens == NULL || rows->attn == NULL ||
         rank->jobs == NULL || rank->job_layers == NULL || rank->job_cores == NULL ||
         rank->counts == NULL || rank->labels == NULL || rank->seeds == NULL ||
-        rank->inv_var == NULL || rank->inv_freq == NULL)
+        rank->inv_var == NULL || rank->mean_key == NULL || rank->inv_freq == NULL)
         return sc_fail(err, SC_ENOMEM, "step scratch: out of memory for %zu rows", n);
     sc_rope_frequencies(&rank->config->rope, rank->config->head_dim, rank->config->max_positions,
                         rank->inv_freq, &rank->rope_scale);
@@ -249,6 +252,7 @@ void sc_rank_close(struct sc_rank *rank)
                     rank->labels,
                     rank->seeds,
                     rank->inv_var,
+                    rank->mean_key,
                     rank->inv_freq};
     if (rank->be != NULL) {
         if (rank->be->ops->unpin != NULL && rank->bests != NULL) {
@@ -274,12 +278,17 @@ void sc_rank_close(struct sc_rank *rank)
 void sc_rank_use_variances(struct sc_rank *rank, const struct sc_calibration *c)
 {
     const struct sc_slice *s = &rank->slice;
+    const size_t head_dim = rank->config->head_dim;
     for (uint32_t l = 0; l < rank->config->n_layers; l++)
         for (uint32_t h = 0; h < s->n_kv_heads; h++) {
             float var =
                 c->key_var != NULL ? c->key_var[(size_t)l * c->n_kv_heads + s->kv_head0 + h] : 0.0f;
             /* A head whose keys never change has no say; 1 / var must not become infinite. */
             rank->inv_var[(size_t)l * s->n_kv_heads + h] = var >= FLT_MIN ? 1.0f / var : 0.0f;
+            if (c->mean_key != NULL)
+                memcpy(rank->mean_key + ((size_t)l * s->n_kv_heads + h) * head_dim,
+                       c->mean_key + ((size_t)l * c->n_kv_heads + s->kv_head0 + h) * head_dim,
+                       head_dim * sizeof(*rank->mean_key));
         }
 }
 
@@ -326,8 +335,8 @@ static uint64_t plan_digest(const struct sc_rank *rank, const struct sc_plan *pl
         h = sc_mix64(h ^ ((uint64_t)open->from << 32 | open->n_from));
         h = sc_mix64(h ^ id0);
         for (uint32_t l = 0; seq->recipe.mode == SC_KV_COMPRESSED && l < 2 * rank->config->n_layers;
-             l++)
-            h = sc_mix64(h ^ (uint64_t)seq->tau[l]); /* of this rank's own calibration */
+             l++) /* of this rank's own calibration */
+            h = sc_mix64(sc_mix64(h ^ (uint64_t)seq->tau[l]) ^ (uint64_t)seq->alone_above[l]);
     }
     for (uint32_t i = 0; i < plan->n_runs; i++) {
         const struct sc_plan_run *run = &plan->runs[i];

@@ -55,7 +55,8 @@ struct sc_seq_layer {
     uint32_t n_cores;
     uint32_t exact_lo; /* first position still held exactly */
     uint32_t *core_pages, *exact_pages;
-    double carry; /* budget mode: entries saved by earlier chunks */
+    double carry;    /* budget mode: entries saved by earlier chunks */
+    double share[2]; /* budget mode: entries per token; prompt, generated */
 };
 
 struct sc_seq {
@@ -67,7 +68,8 @@ struct sc_seq {
     uint32_t epoch_done;    /* sc_recipe_compressed_limit reached so far */
     int32_t *tokens;        /* [max_context] */
     struct sc_seq_layer *layers;
-    int64_t *tau; /* [2, n_layers]: prompt, generated */
+    int64_t *tau;         /* [2, n_layers]: prompt, generated */
+    int64_t *alone_above; /* the same */
     sc_chunk_fn *on_chunk;
     void *on_chunk_ctx;
     struct sc_seq_stats stats;
@@ -124,6 +126,7 @@ struct sc_rank {
     struct sc_pages pages;
     struct sc_calibration calibration; /* key_var NULL: none yet */
     float *inv_var;                    /* [n_layers, n_kv_heads of the slice] */
+    float *mean_key;                   /* [n_layers, n_kv_heads of the slice, head_dim] */
     float *inv_freq;
     float rope_scale;
     uint32_t max_context;
@@ -162,6 +165,10 @@ enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan,
                                struct sc_err *err) SC_MUST_CHECK;
 void sc_rank_reset(struct sc_rank *rank); /* drops all sequences */
 /* Takes the value over; its shape was checked. */
+static inline const float *sc_rank_mean_keys(const struct sc_rank *rank, uint32_t layer)
+{
+    return rank->mean_key + (size_t)layer * rank->slice.n_kv_heads * rank->config->head_dim;
+}
 void sc_rank_set_calibration(struct sc_rank *rank, struct sc_calibration *c);
 /* Only the key variances, borrowed for now: what distances need while a calibration is made. */
 void sc_rank_use_variances(struct sc_rank *rank, const struct sc_calibration *c);

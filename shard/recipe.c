@@ -19,6 +19,7 @@ void sc_recipe_default(const struct sc_model_config *config, enum sc_kv_mode mod
         .budget = SC_BUDGET_THRESHOLD,
         .label_scope = SC_LABELS_SHARED,
         .log_bias = true,
+        .keep_outliers = true,
         .compress_generated = true,
         .target_ratio = 0.25f,
         .generated_ratio = 0.5f,
@@ -81,7 +82,7 @@ struct sc_hash sc_recipe_id(const struct sc_recipe *r, const struct sc_recipe_co
 {
     struct sc_hasher h;
     sc_hasher_init(&h);
-    sc_hasher_str(&h, "semanticache recipe 1");
+    sc_hasher_str(&h, "semanticache recipe 2");
     sc_hasher_u32(&h, context->kv_dtype);
     sc_hasher_u32(&h, context->weight_dtype);
     sc_hasher_u32(&h, context->arithmetic);
@@ -96,6 +97,7 @@ struct sc_hash sc_recipe_id(const struct sc_recipe *r, const struct sc_recipe_co
                               r->budget,
                               r->label_scope,
                               r->log_bias,
+                              r->keep_outliers,
                               r->exact_then_compress,
                               r->compress_generated,
                               r->window,

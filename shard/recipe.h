@@ -30,6 +30,7 @@ struct sc_recipe {
     enum sc_budget budget;
     enum sc_label_scope label_scope;
     bool log_bias;              /* proportional attention: + ln(count) */
+    bool keep_outliers;         /* tokens far from the mean key stay alone */
     bool exact_then_compress;   /* the whole prompt exact, then compressed; default: streaming */
     bool compress_generated;    /* generated tokens follow the streaming rule too */
     float target_ratio;         /* cores per token within compressed chunks, (0, 1] */

@@ -27,9 +27,15 @@ enum sc_status sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open
         seq->layers[l].n_cores = seq->layers[l].exact_lo = 0;
         seq->layers[l].carry = 0.0;
         if (seq->recipe.mode == SC_KV_COMPRESSED) {
+            for (int g = 0; g < 2; g++)
+                seq->layers[l].share[g] =
+                    (double)sc_calibration_ratio(&rank->calibration, &seq->recipe, l, g == 1);
             seq->tau[l] = sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l, false);
             seq->tau[n_layers + l] =
                 sc_calibration_tau_fixed(&rank->calibration, &seq->recipe, l, true);
+            for (uint32_t g = 0; g < 2; g++)
+                seq->alone_above[g * n_layers + l] =
+                    sc_calibration_alone_fixed(&rank->calibration, &seq->recipe, l, g == 1);
         }
     }
     if (open->n_from == 0)

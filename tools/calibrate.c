@@ -16,17 +16,21 @@ struct options {
     uint32_t n_threads;
     bool knows_exact_layers;
     uint64_t exact_layers[SC_LAYERS_MAX / 64];
+    uint32_t n_weights; /* 0: not given */
+    float weights[SC_LAYERS_MAX];
 };
 
 static void usage(FILE *to)
 {
     (void)fprintf(to,
                   "usage: semanticache-calibrate --model DIR [--text FILE] [--output FILE] "
-                  "[--threads N] [--exact-layers N,...]\n"
+                  "[--threads N] [--exact-layers N,...] [--layer-weights X,...]\n"
                   "Prefills up to %u tokens of the text (default: a built-in one) and writes the\n"
                   "thresholds that keep given shares of its KV entries to DIR/%s\n"
                   "or FILE. Use text like that which the model will read. --exact-layers are\n"
-                  "those that requests leave exact unless they say otherwise; '' is none.\n",
+                  "those that requests leave exact unless they say otherwise; '' is none.\n"
+                  "--layer-weights, one for each layer, say how the entries are shared out\n"
+                  "among the compressed layers (bench/layer_weights.py finds them).\n",
                   SC_CALIBRATION_TOKENS_MAX, SC_CALIBRATION_FILE);
 }
 
@@ -44,6 +48,20 @@ static bool take_layers(struct options *o, const char *text)
     return true;
 }
 
+static bool take_weights(struct options *o, const char *text)
+{
+    do {
+        char *end = NULL;
+        const float w = strtof(text, &end);
+        if (end == text || (*end != ',' && *end != '\0') || o->n_weights == SC_LAYERS_MAX ||
+            !(w >= SC_LAYER_WEIGHT_MIN && w <= SC_LAYER_WEIGHT_MAX))
+            return false;
+        o->weights[o->n_weights++] = w;
+        text = *end == ',' ? end + 1 : end;
+    } while (*text != '\0');
+    return true;
+}
+
 static enum sc_status run(const struct options *o, struct sc_err *err)
 {
     const struct sc_encode_opts encode = {.add_special_tokens = true};
@@ -58,6 +76,12 @@ static enum sc_status run(const struct options *o, struct sc_err *err)
 
     if (st != SC_OK)
         return st;
+    if (o->n_weights != 0 && o->n_weights != model->config.n_layers) {
+        st = sc_fail(err, SC_EINVAL, "--layer-weights: %u, the model has %u layers", o->n_weights,
+                     model->config.n_layers);
+        sc_model_close(model);
+        return st;
+    }
     const struct sc_engine_opts opts = {
         .model = model,
         .open_backend = sc_cpu_backend_open,
@@ -92,6 +116,8 @@ static enum sc_status run(const struct options *o, struct sc_err *err)
         c.knows_exact_layers = true;
         memcpy(c.exact_layers, o->exact_layers, sizeof(c.exact_layers));
     }
+    if (st == SC_OK && o->n_weights > 0)
+        memcpy(c.layer_weights, o->weights, c.n_layers * sizeof(*c.layer_weights));
     if (st == SC_OK) {
         (void)snprintf(path, sizeof(path), "%s/%s", o->model, SC_CALIBRATION_FILE);
         st = sc_calibration_save(&c, o->output != NULL ? o->output : path, err);
@@ -114,6 +140,7 @@ int main(int argc, char **argv)
         {"output", required_argument, NULL, 'o'},
         {"threads", required_argument, NULL, 'j'},
         {"exact-layers", required_argument, NULL, 'x'},
+        {"layer-weights", required_argument, NULL, 'w'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
@@ -121,7 +148,7 @@ int main(int argc, char **argv)
     struct sc_err err = SC_ERR_INIT;
     int c;
 
-    while ((c = getopt_long(argc, argv, "m:t:o:j:x:h", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "m:t:o:j:x:w:h", longs, NULL)) != -1) {
         switch (c) {
         case 'm':
             o.model = optarg;
@@ -141,6 +168,15 @@ int main(int argc, char **argv)
                     stderr,
                     "semanticache-calibrate: --exact-layers: %s, must be numbers below %u\n",
                     optarg, SC_LAYERS_MAX);
+                return 2;
+            }
+            break;
+        case 'w':
+            if (!take_weights(&o, optarg)) {
+                (void)fprintf(stderr,
+                              "semanticache-calibrate: --layer-weights: %s, must be numbers of "
+                              "%g..%g\n",
+                              optarg, (double)SC_LAYER_WEIGHT_MIN, (double)SC_LAYER_WEIGHT_MAX);
                 return 2;
             }
             break;

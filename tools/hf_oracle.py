@@ -30,13 +30,36 @@ class Calibration:
         self.ratios, self.n_layers = c["ratios"], c["n_layers"]
         self.tau = c["tau"]["l2_pre"]
         n = c["n_kv_heads"]
+        self.alone = c["alone"]
+        size = len(c["mean_key"]) // self.n_layers
+        self.mean_key = [c["mean_key"][i * size:(i + 1) * size] for i in range(self.n_layers)]
         self.key_var = [c["key_var"][i * n:(i + 1) * n] for i in range(self.n_layers)]
+        self.weights = c.get("layer_weights", [1.0] * self.n_layers)
         self.exact_layers = set(c.get("exact_layers", [0, 1] if self.n_layers >= 16 else []))
 
-    def threshold(self, layer, ratio):
-        """Interpolated in log(ratio), in fixed point."""
+    def share(self, layer, ratio):
+        """Of the layer: the ratio is the mean over compressed layers, which keep in proportion to their weights, at most all."""
+        weights = {i: w for i, w in enumerate(self.weights) if i not in self.exact_layers}
+        entries, full = ratio * len(weights), True
+        while full and weights:
+            unit = entries / sum(weights.values())
+            full = [i for i, w in weights.items() if unit * w >= 1]
+            if layer in full:
+                return 1.0
+            for i in full:
+                weights.pop(i)
+            entries -= len(full)
+        return unit * self.weights[layer]
+
+    def thresholds(self, layer, ratio):
+        """Of pairs, and of the distance to the mean key."""
+        ratio = self.share(layer, ratio)
+        return self.interpolated(self.tau, layer, ratio), self.interpolated(self.alone, layer, ratio)
+
+    def interpolated(self, table, layer, ratio):
+        """In log(ratio), in fixed point."""
         n = len(self.ratios)
-        tau = self.tau[layer * n:(layer + 1) * n]
+        tau = table[layer * n:(layer + 1) * n]
         if ratio >= self.ratios[0]:
             return round(tau[0] * gsc.DIST_ONE)
         i = max(j for j in range(n) if j == 0 or self.ratios[j] > ratio)
@@ -96,6 +119,18 @@ class Oracle:
         d = d / torch.tensor(self.calibration.key_var[layer], dtype=torch.float64)[:, None, None]
         return (d * gsc.DIST_ONE).round().clamp(max=gsc.head_cap(self.n_heads)).long().sum(0).tolist()
 
+    def outlyingness(self, keys, layer, start):
+        """Squared distance of each token's key, turned back to position 0, to the mean key of its head, summed over heads."""
+        torch = self.torch
+        half, m = self.head_dim // 2, keys.shape[1]
+        angle = -torch.arange(start, start + m, dtype=torch.float64)[:, None] * self.inv_freq[None]
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        a, b = keys[..., :half].double(), keys[..., half:].double()
+        mean = torch.tensor(self.calibration.mean_key[layer], dtype=torch.float64).view(self.n_heads, 1, self.head_dim)
+        d = ((torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1) - mean) ** 2).sum(-1)
+        d = d / torch.tensor(self.calibration.key_var[layer], dtype=torch.float64)[:, None]
+        return (d * gsc.DIST_ONE).round().clamp(max=gsc.head_cap(self.n_heads)).long().sum(0).tolist()
+
     def compress(self, limit, ratio):
         """Puts cores in the place of the chunks that end at or before the limit."""
         torch = self.torch
@@ -105,12 +140,14 @@ class Oracle:
                 continue
             cached, n_cores = self.cache.layers[layer], len(self.bias[layer])
             keys, values = [cached.keys[:, :, :n_cores]], [cached.values[:, :, :n_cores]]
-            tau = self.calibration.threshold(layer, ratio)
+            tau, alone = self.calibration.thresholds(layer, ratio)
             for start, end in chunks:
                 at, m = n_cores + start - self.n_merged, end - start
                 k, v = cached.keys[0, :, at:at + m], cached.values[0, :, at:at + m]
                 special = {start + i for i, t in enumerate(self.ids[start:end]) if t in self.special}
-                labels, _ = gsc.cluster(self.distances(k, layer), tau, gsc.forced_tokens(start, m, SINKS, special), "dense")
+                forced = set(gsc.forced_tokens(start, m, SINKS, special))
+                forced |= {i for i, d in enumerate(self.outlyingness(k, layer, start)) if d > alone}
+                labels, _ = gsc.cluster(self.distances(k, layer), tau, forced, "dense")
                 for members in gsc.members_of(labels):
                     keys.append(k[:, members].mean(1)[None, :, None])
                     values.append(v[:, members].mean(1)[None, :, None])

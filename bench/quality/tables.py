@@ -206,8 +206,8 @@ def page(results):
                   f"{first['total']['exact']['right']} of {first['total']['asked']} right.",
                   ablation_table(ablations)]
     if "bare" in results:
-        parts += ["The same with no layer exact, as many entries as the default then keeps at "
-                  f"{list(results['bare'].values())[0]['ratio']}. What an exact layer would save shows here.", ablation_table(results["bare"])]
+        parts += ["The same with outliers merged, as many entries as the default then keeps at "
+                  f"{list(results['bare'].values())[0]['ratio']}: the other parts have to carry everything.", ablation_table(results["bare"])]
     if "peers" in results:
         p = results["peers"]
         parts += ["## Other methods",
@@ -219,6 +219,7 @@ def page(results):
               f"Of the answers that the full cache has right, {n_lost} are lost at target 0.25; the first of each task in turn. "
               "`quality/results.json` has more.", failures,
               "## What this does not show",
-              "A small model on made-up text: filler from templates merges easily, real prose is harder. Intervals are wide "
+              "A small model on made-up text: filler from templates merges easily, and its mean key, which comes from text of the same "
+              "kind with other names, tells it from facts better than that of real prose would. Intervals are wide "
               "where few questions were asked. Nothing is claimed for other models."]
     return "\n\n".join(parts) + "\n"

@@ -127,6 +127,7 @@ static void every_field_reaches_the_recipe(void **state)
     SC_PB_SET(&kv, chunk_target, 16);
     SC_PB_SET(&kv, chunk_max, 32);
     SC_PB_SET(&kv, compress_generated, 0);
+    SC_PB_SET(&kv, keep_outliers, 0);
     SC_PB_SET(&kv, generated_ratio, 0.75f);
     assert_ok(convert(*state, &kv, &o, &err));
     assert_int_equal(o.kv, SC_KV_CHOICE_COMPRESSED);
@@ -146,6 +147,7 @@ static void every_field_reaches_the_recipe(void **state)
     assert_int_equal(o.recipe.chunk_target, 16);
     assert_int_equal(o.recipe.chunk_max, 32);
     assert_false(o.recipe.compress_generated);
+    assert_false(o.recipe.keep_outliers);
     assert_float_equal(o.recipe.generated_ratio, 0.75f, 0);
 
     semanticache__v1__kv_options__init(&kv);

@@ -8,8 +8,6 @@ import harness as h
 from harness import ask, exact
 
 DEMO = h.SOURCE / "models" / "demo"
-# Known to be lost where the cache is compressed (models/demo/MODEL_CARD.md); every other answer is held.
-LOST = {"Can you tell me the gate code of the home of Hedwig?"}
 
 
 def defaults():
@@ -42,8 +40,7 @@ class Demo(unittest.TestCase):
                 self.assertEqual(text, entry["a"])
                 self.assertEqual(receipt.physical_entries, receipt.exact_entries)
                 text, receipt = self.answer(entry["q"], defaults())
-                if entry["q"] not in LOST:
-                    self.assertEqual(text, entry["a"])
+                self.assertEqual(text, entry["a"])
                 self.assertLess(receipt.physical_entries, 0.4 * receipt.exact_entries)
                 # At the peak: of the layers that are compressed.
                 whole = exact_layers * receipt.logical_tokens

@@ -10,7 +10,6 @@ import unittest
 import harness as h
 
 DEMO = h.SOURCE / "models" / "demo"
-LOST = {"Can you tell me the gate code of the home of Hedwig?"}  # as in test_demo.py
 SEMCACHE = os.environ.get("SEMCACHE") or h.skip_all("SEMCACHE does not name the client's binary")
 
 
@@ -22,8 +21,7 @@ class Quality(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="sc-e2e-quality-")
         cls.addClassCleanup(folder.cleanup)
         questions = json.loads((DEMO / "sample" / "questions.json").read_text())
-        questions = [{"q": q["q"], "a": [q["a"]]} for q in questions[: int(os.environ.get("SC_E2E_QUESTIONS", "1000"))]
-                     if q["q"] not in LOST]
+        questions = [{"q": q["q"], "a": [q["a"]]} for q in questions[: int(os.environ.get("SC_E2E_QUESTIONS", "1000"))]]
         cls.n = len(questions)
         cls.suite = pathlib.Path(folder.name, "sample.jsonl")
         cls.suite.write_text(json.dumps({"id": "sample", "task": "sample", "length": 6144, "depth": None,

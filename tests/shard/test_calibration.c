@@ -94,7 +94,7 @@ static void a_saved_file_is_read_back_and_bad_ones_are_refused(void **state)
         const char *text, *says;
     } bad[] = {
         {"{", ":1:"},
-        {"{\"version\": 2}", "version: 2, must be 1"},
+        {"{\"version\": 1}", "version: 1, must be 2"},
         {"[]", "version: 0"},
     };
     for (size_t i = 0; i < SC_ARRAY_LEN(bad); i++) {
@@ -158,6 +158,83 @@ static void exact_layers_are_kept_where_they_are_known(void **state)
     assert_int_equal(sc_calibration_load(path, &m->config, &m->fingerprint, &back, &err),
                      SC_EFORMAT);
     assert_non_null(strstr(err.text, "exact_layers[0]: must be a layer"));
+    (void)unlink(path);
+    sc_calibration_fini(&c);
+    rig_close(&rig);
+}
+
+/* Mean share of the layers that a recipe compresses. */
+static double mean_ratio(const struct sc_calibration *c, const struct sc_recipe *r, bool generated)
+{
+    double sum = 0.0;
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        if (!sc_recipe_layer_is_exact(r, l)) {
+            sum += (double)sc_calibration_ratio(c, r, l, generated);
+            n++;
+        }
+    return sum / n;
+}
+
+static void the_ratio_is_spread_over_the_layers_by_their_weights(void **state)
+{
+    (void)state;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_calibration c;
+    struct sc_recipe r = {.mode = SC_KV_COMPRESSED, .target_ratio = 0.1f, .generated_ratio = 0.5f};
+    must(sc_calibration_init(&c, 4, 1, 8, &err), &err);
+    for (uint32_t l = 0; l < 4; l++) /* as long as nobody knows better */
+        assert_float_equal(sc_calibration_ratio(&c, &r, l, false), 0.1, 1e-6);
+    c.layer_weights[1] = 5.0f;
+    assert_float_equal(sc_calibration_ratio(&c, &r, 0, false), 0.05, 1e-6);
+    assert_float_equal(sc_calibration_ratio(&c, &r, 1, false), 0.25, 1e-6);
+    assert_float_equal(sc_calibration_ratio(&c, &r, 1, true), 1.0,
+                       1e-6); /* 1.25: no more than all */
+    assert_float_equal(sc_calibration_ratio(&c, &r, 0, true), 1.0 / 3.0, 1e-6);
+    c.layer_weights[0] = 20.0f; /* full because layer 1 is, and cannot take its part */
+    c.layer_weights[1] = 60.0f;
+    r.generated_ratio = 0.6f;
+    assert_float_equal(sc_calibration_ratio(&c, &r, 0, true), 1.0, 1e-6);
+    assert_float_equal(sc_calibration_ratio(&c, &r, 2, true), 0.2, 1e-6);
+    for (float ratio = 0.05f; ratio <= 1.0f; ratio += 0.05f) {
+        r.generated_ratio = r.target_ratio = ratio;
+        r.exact_layers[0] = 0;
+        assert_float_equal(mean_ratio(&c, &r, false), (double)ratio, 1e-5);
+        r.exact_layers[0] = 2; /* the others share among themselves */
+        assert_float_equal(mean_ratio(&c, &r, true), (double)ratio, 1e-5);
+    }
+    r.target_ratio = 1.0f;
+    for (uint32_t l = 0; l < 4; l++)
+        assert_float_equal(sc_calibration_ratio(&c, &r, l, false), 1.0, 1e-6);
+    sc_calibration_fini(&c);
+}
+
+static void weights_of_layers_are_kept_and_wrong_ones_refused(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_calibration c = {0}, back = {0};
+    char path[] = "/tmp/sc-calibration-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    (void)close(fd);
+    rig_open_golden(&rig, "llama31", 512, 1, NULL);
+    const struct sc_model *m = rig.model;
+    must(sc_calibration_copy(&c, sc_engine_calibration(rig.engine), &err), &err);
+    const struct sc_hash even = sc_calibration_hash(&c);
+    c.layer_weights[1] = 2.5f;
+    const struct sc_hash uneven = sc_calibration_hash(&c);
+    assert_memory_not_equal(&even, &uneven, sizeof(even)); /* and so the recipe ids differ */
+    must(sc_calibration_save(&c, path, &err), &err);
+    must(sc_calibration_load(path, &m->config, &m->fingerprint, &back, &err), &err);
+    assert_true(back.layer_weights[0] == 1.0f && back.layer_weights[1] == 2.5f);
+    sc_calibration_fini(&back);
+    c.layer_weights[1] = 0.0f;
+    must(sc_calibration_save(&c, path, &err), &err);
+    assert_int_equal(sc_calibration_load(path, &m->config, &m->fingerprint, &back, &err),
+                     SC_EFORMAT);
+    assert_non_null(strstr(err.text, "layer_weights[1]: 0, must be 0.001..1000"));
     (void)unlink(path);
     sc_calibration_fini(&c);
     rig_close(&rig);
@@ -286,6 +363,8 @@ int main(void)
         cmocka_unit_test(calibrated_text_is_kept_at_the_ratio_asked_for),
         cmocka_unit_test(a_saved_file_is_read_back_and_bad_ones_are_refused),
         cmocka_unit_test(exact_layers_are_kept_where_they_are_known),
+        cmocka_unit_test(the_ratio_is_spread_over_the_layers_by_their_weights),
+        cmocka_unit_test(weights_of_layers_are_kept_and_wrong_ones_refused),
         cmocka_unit_test(one_changed_digit_is_found),
         cmocka_unit_test(a_file_that_cannot_be_read_is_not_a_missing_one),
         cmocka_unit_test(an_engine_in_use_is_not_calibrated),

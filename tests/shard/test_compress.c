@@ -120,7 +120,7 @@ static void every_flag_changes_the_outcome_and_none_breaks_it(void **state)
     rig_open_golden(&rig, "llama31", 512, 2, NULL);
     make_tokens(ids, N, rig.model->config.vocab, 9);
     const struct sc_recipe base = small_recipe(&rig, SC_KV_COMPRESSED);
-    struct sc_recipe variants[14];
+    struct sc_recipe variants[15];
     for (size_t i = 0; i < SC_ARRAY_LEN(variants); i++)
         variants[i] = base;
     variants[1].metric = SC_METRIC_L2_POST;
@@ -136,6 +136,7 @@ static void every_flag_changes_the_outcome_and_none_breaks_it(void **state)
     variants[11].similarity_threshold = 0.9f;
     variants[12].exact_layers[0] = 1;
     variants[13].n_sinks = 100;
+    variants[14].keep_outliers = false;
     for (size_t i = 0; i < SC_ARRAY_LEN(variants); i++) {
         seq_open(&rig, 2, &variants[i], N);
         seq_run(&rig, 2, &variants[i], N, ids, 0, N, 100, NULL);
@@ -164,6 +165,7 @@ static void exact_layers_sinks_and_window_stay_exact(void **state)
     exact.mode = SC_KV_EXACT;
     recipe.exact_layers[0] = 1;
     recipe.similarity_threshold = 0.05f; /* everything that may merge does */
+    recipe.keep_outliers = false;
     seq_open(&rig, 0, &recipe, N);
     seq_open(&rig, 1, &exact, N);
     seq_run(&rig, 0, &recipe, N, ids, 0, N, 100, NULL);
@@ -243,6 +245,7 @@ static void special_tokens_stay_alone_in_their_chunks(void **state)
     struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
     recipe.n_sinks = 0;
     recipe.similarity_threshold = 0.01f; /* everything that may merge does */
+    recipe.keep_outliers = false;
     const struct sc_plan_open open = {.slot = 0,
                                       .recipe = &recipe,
                                       .prompt_len = N,

@@ -37,6 +37,7 @@ static struct sc_recipe random_recipe(const struct rig *rig)
     r.label_scope =
         r.budget == SC_BUDGET_PER_CHUNK ? SC_LABELS_SHARED : (enum sc_label_scope)pick(2);
     r.log_bias = pick(4) != 0;
+    r.keep_outliers = pick(3) != 0;
     r.exact_then_compress = pick(2) != 0;
     r.compress_generated = pick(3) != 0;
     r.target_ratio = (float)PICK(5, 25, 60, 100) / 100.0f;

@@ -69,8 +69,8 @@ static void exact_recipes_have_no_cuts_and_one_id(void **state)
 static void every_field_of_a_compressed_recipe_is_in_its_id(void **state)
 {
     (void)state;
-    struct sc_recipe v[20];
-    struct sc_hash ids[27];
+    struct sc_recipe v[21];
+    struct sc_hash ids[28];
     struct sc_recipe_context none = {0}, other = {.calibration = {{1}}};
     for (size_t i = 0; i < SC_ARRAY_LEN(v); i++)
         v[i] = make(SC_KV_COMPRESSED);
@@ -93,19 +93,20 @@ static void every_field_of_a_compressed_recipe_is_in_its_id(void **state)
     v[17].chunk_target = 48;
     v[18].chunk_max = 96;
     v[19].exact_layers[3] = 1;
+    v[20].keep_outliers = false;
     for (size_t i = 0; i < SC_ARRAY_LEN(v); i++)
         ids[i] = sc_recipe_id(&v[i], &none);
-    ids[20] = sc_recipe_id(&v[0], &other);
+    ids[21] = sc_recipe_id(&v[0], &other);
     struct sc_recipe exact = make(SC_KV_EXACT);
-    ids[21] = sc_recipe_id(&exact, &none);
+    ids[22] = sc_recipe_id(&exact, &none);
     struct sc_recipe_context kv = {.kv_dtype = SC_DTYPE_BF16},
                              weights = {.weight_dtype = SC_DTYPE_BF16},
                              arithmetic = {.arithmetic = 2};
-    ids[22] = sc_recipe_id(&v[0], &kv);
-    ids[23] = sc_recipe_id(&v[0], &weights);
-    ids[24] = sc_recipe_id(&exact, &kv);
-    ids[25] = sc_recipe_id(&exact, &weights);
-    ids[26] = sc_recipe_id(&exact, &arithmetic);
+    ids[23] = sc_recipe_id(&v[0], &kv);
+    ids[24] = sc_recipe_id(&v[0], &weights);
+    ids[25] = sc_recipe_id(&exact, &kv);
+    ids[26] = sc_recipe_id(&exact, &weights);
+    ids[27] = sc_recipe_id(&exact, &arithmetic);
     for (size_t i = 0; i < SC_ARRAY_LEN(ids); i++)
         for (size_t j = 0; j < i; j++)
             if (memcmp(&ids[i], &ids[j], sizeof(ids[i])) == 0)
