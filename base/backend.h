@@ -127,8 +127,9 @@ struct sc_chunk_job {
     uint64_t forced[SC_CHUNK_MAX / 64]; /* bit i: token i stays alone */
     int64_t tau;                        /* cluster: D <= tau are neighbours; fixed point */
     int64_t alone_above;                /* cluster: token i stays alone, too, if D(i,i) is more */
-    uint32_t budget;       /* cluster: 0 threshold mode; else at most this many cores (and at
-                              least the forced ones): tau is found by <= 12 bisections */
+    uint32_t most_alone; /* of these, those with the largest D(i,i), of equals the lowest; 0: all */
+    uint32_t budget;     /* cluster: 0 threshold mode; else at most this many cores (and at
+                            least the forced ones): tau is found by <= 12 bisections */
     const float *inv_var;  /* host [n_kv_heads]: 1 / s_h of this rank's heads in this layer */
     const float *mean_key; /* host [n_kv_heads, head_dim], de-rotated to position 0; NULL: none */
 };

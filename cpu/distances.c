@@ -176,7 +176,7 @@ static void cluster_task(void *ctx, uint32_t task, uint32_t thread)
     dist = a->dist + dist_at + (size_t)plane * job->m * job->m;
     labels = a->labels + label_at + (size_t)plane * job->m;
     seeds = a->seeds + label_at + (size_t)plane * job->m;
-    sc_gsc_force_outliers(dist, job->m, job->alone_above, job->forced, forced);
+    sc_gsc_force_outliers(dist, job->m, job->alone_above, job->most_alone, job->forced, forced);
     if (job->budget != 0)
         a->counts[task] =
             sc_gsc_cluster_budget(dist, job->m, job->budget, forced, a->seed_order, labels, seeds);

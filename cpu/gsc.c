@@ -108,14 +108,29 @@ static void run_scan(struct state *st)
     }
 }
 
-void sc_gsc_force_outliers(const int32_t *dist, uint32_t m, int64_t alone_above,
+void sc_gsc_force_outliers(const int32_t *dist, uint32_t m, int64_t alone_above, uint32_t most,
                            const uint64_t forced[2], uint64_t ret_forced[2])
 {
+    int32_t far[SC_CHUNK_MAX];
+    uint8_t who[SC_CHUNK_MAX];
+    uint32_t n = 0;
+
     ret_forced[0] = forced[0];
     ret_forced[1] = forced[1];
-    for (uint32_t i = 0; i < m; i++)
-        if (dist[(size_t)i * m + i] > alone_above)
-            ret_forced[i / 64] |= (uint64_t)1 << (i % 64);
+    for (uint32_t i = 0; i < m; i++) {
+        int32_t d = dist[(size_t)i * m + i];
+        if (d > alone_above && (forced[i / 64] >> (i % 64) & 1) == 0) {
+            far[n] = d;
+            who[n++] = (uint8_t)i;
+        }
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t before = 0;
+        for (uint32_t j = 0; most != 0 && most < n && j < n; j++)
+            before += far[j] > far[i] || (far[j] == far[i] && j < i);
+        if (most == 0 || before < most)
+            ret_forced[who[i] / 64] |= (uint64_t)1 << (who[i] % 64);
+    }
 }
 
 uint32_t sc_gsc_cluster(const int32_t *dist, uint32_t m, int64_t tau, const uint64_t forced[2],

@@ -16,8 +16,9 @@
 
 #define SC_GSC_BISECTIONS 12u
 
-/* forced, and the tokens whose distance to the mean key, on the diagonal, is above the limit. */
-void sc_gsc_force_outliers(const int32_t *dist, uint32_t m, int64_t alone_above,
+/* forced, and the other tokens whose distance to the mean key, on the diagonal, is above the limit:
+ * the `most` farthest of them, of equals those with the lowest index; 0: all. */
+void sc_gsc_force_outliers(const int32_t *dist, uint32_t m, int64_t alone_above, uint32_t most,
                            const uint64_t forced[2], uint64_t ret_forced[2]);
 
 uint32_t sc_gsc_cluster(const int32_t *dist, uint32_t m, int64_t tau, const uint64_t forced[2],

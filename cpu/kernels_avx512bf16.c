@@ -67,7 +67,8 @@ INLINE void mm_any_rows(uint32_t rows, const int lines, const uint8_t *ahead,
         mm_rows(m, lines, ahead, mm, x, y, ys);                                                    \
         break;
         CASE(1)
-        CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+        CASE(2)
+        CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
             default : break;
     }

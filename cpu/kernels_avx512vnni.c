@@ -102,7 +102,8 @@ INLINE void mm_any_rows(uint32_t n, const int lines, const uint8_t *ahead,
         mm_rows(m, COLS / 2, lines, second, mm, rows, r0, 16 * COLS / 2, y, ys);                   \
         break;
         FEW_CASE(1)
-        FEW_CASE(2) FEW_CASE(3) CASE(4) CASE(5) CASE(6)
+        FEW_CASE(2)
+        FEW_CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
 #undef FEW_CASE
             default : break;

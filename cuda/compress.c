@@ -200,6 +200,7 @@ static void fill_cluster_jobs(const struct sc_cluster_args *a, struct sc_cuda_cl
         memcpy(jobs[i].forced, job->forced, sizeof(jobs[i].forced));
         jobs[i].tau = job->tau;
         jobs[i].alone_above = job->alone_above;
+        jobs[i].most_alone = job->most_alone;
         jobs[i].m = job->m;
         jobs[i].budget = job->budget;
         dist_at += (uint64_t)a->n_planes * job->m * job->m;

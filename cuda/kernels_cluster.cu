@@ -165,15 +165,17 @@ static __device__ uint32_t cluster(const plane<W> &p, int64_t tau, uint32_t (*ne
 
 /* Largest distance of two tokens that may merge, for all. */
 template <uint32_t W>
-static __device__ int32_t largest_unforced(const plane<W> &p, const sc_cuda_cluster_job &job,
-                                           int32_t *shared)
+static __device__ int32_t largest_unforced(const plane<W> &p, int32_t *shared)
 {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
     int32_t largest = 0;
 
     for (uint32_t i = warp; i < p.m; i += n_warps) {
-        if (((job.forced[i / 64] >> (i % 64)) & 1u) != 0 ||
-            (int64_t)p.dist[i * p.m + i] > job.alone_above)
+        uint32_t free = 0;
+#pragma unroll
+        for (uint32_t w = 0; w < W; w++)
+            free |= i / 32 == w ? p.free_words[w] >> (i % 32) : 0;
+        if ((free & 1u) == 0)
             continue;
 #pragma unroll
         for (uint32_t w = 0; w < W; w++) {
@@ -219,6 +221,43 @@ static __device__ void write_clusters(const plane<W> &p, const clusters<W> &c, u
     }
 }
 
+/* Tokens far from the mean key are no longer free: all of them, or the most_alone farthest. Every
+ * warp finds the same. Twin and reference: sc_gsc_force_outliers in cpu/gsc.c. */
+template <uint32_t W>
+static __device__ void take_outliers(plane<W> &p, const sc_cuda_cluster_job &job)
+{
+    uint32_t above[W], before[W], n = 0;
+    int32_t far[W];
+
+#pragma unroll
+    for (uint32_t w = 0; w < W; w++) {
+        const uint32_t i = 32 * w + threadIdx.x % 32;
+        far[w] = i < p.m ? p.dist[(uint64_t)i * p.m + i] : 0;
+        above[w] = p.free_words[w] & __ballot_sync(ALL_LANES, (int64_t)far[w] > job.alone_above);
+        n += (uint32_t)__popc(above[w]);
+        before[w] = 0;
+    }
+    if (job.most_alone != 0 && n > job.most_alone) {
+#pragma unroll
+        for (uint32_t k = 0; k < W; k++) {
+            for (uint32_t left = above[k]; left != 0; left &= left - 1) {
+                const uint32_t j = 32 * k + (uint32_t)__ffs((int)left) - 1;
+                const int32_t other = p.dist[(uint64_t)j * p.m + j];
+#pragma unroll
+                for (uint32_t w = 0; w < W; w++)
+                    before[w] += other > far[w] ||
+                                 (other == far[w] && j < 32 * w + threadIdx.x % 32);
+            }
+        }
+#pragma unroll
+        for (uint32_t w = 0; w < W; w++)
+            above[w] &= __ballot_sync(ALL_LANES, before[w] < job.most_alone);
+    }
+#pragma unroll
+    for (uint32_t w = 0; w < W; w++)
+        p.free_words[w] &= ~above[w];
+}
+
 template <uint32_t W>
 static __global__ void __launch_bounds__(64 * W) cluster_kernel(struct sc_cuda_cluster_launch a)
 {
@@ -239,15 +278,13 @@ static __global__ void __launch_bounds__(64 * W) cluster_kernel(struct sc_cuda_c
     for (uint32_t w = 0; w < W; w++) {
         uint32_t real = m >= 32 * w + 32 ? ALL_LANES : m <= 32 * w ? 0u : (1u << (m - 32 * w)) - 1;
         p.free_words[w] = real & ~(uint32_t)(job.forced[w / 2] >> (w % 2 * 32));
-        const uint32_t i = 32 * w + threadIdx.x % 32;
-        p.free_words[w] &= ~__ballot_sync(ALL_LANES, i < m && (int64_t)p.dist[(uint64_t)i * m + i] >
-                                                                  job.alone_above);
     }
+    take_outliers<W>(p, job);
     const bool search = job.budget != 0 && m > job.budget;
     int64_t lo = -1, hi = job.budget == 0 ? job.tau : -1;
     bool found = false; /* c holds the clusters of hi */
     if (search)
-        hi = largest_unforced<W>(p, a.jobs[index], &shared_largest);
+        hi = largest_unforced<W>(p, &shared_largest);
     for (uint32_t step = 0;; step++) {
         const bool last = !search || step == BISECTIONS || hi - lo <= 1;
         if (last && found)

@@ -57,7 +57,7 @@ struct sc_cuda_cluster_job {
     uint64_t label_at;
     uint64_t forced[2];
     int64_t tau, alone_above;
-    uint32_t m, budget;
+    uint32_t m, budget, most_alone;
 };
 
 struct sc_cuda_cluster_launch {

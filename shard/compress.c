@@ -41,6 +41,27 @@ static uint32_t mark_forced(const struct sc_rank *rank, const struct sc_seq *seq
     return n;
 }
 
+/* Outliers, in threshold mode: a layer may keep so many times its share of entries in the long run,
+ * so that a text unlike that of the calibration, all of which is far from the mean key, is
+ * compressed as well. What is not used is saved, a first credit with it, and each chunk of an epoch
+ * may use an eighth of what was saved before the epoch: a passage full of facts keeps them. */
+#define OUTLIERS_SHARE  1.5
+#define OUTLIERS_CREDIT 256.0
+#define OUTLIERS_SPREAD 8.0
+
+double sc_seq_first_carry(const struct sc_recipe *recipe)
+{
+    return recipe->budget == SC_BUDGET_THRESHOLD ? OUTLIERS_CREDIT : 0.0;
+}
+
+/* Outliers that a chunk may keep. The same for all chunks of an epoch, which are made together. */
+static uint32_t most_outliers(const struct sc_seq_layer *layer, bool generated, uint32_t m)
+{
+    double k =
+        floor(m * OUTLIERS_SHARE * layer->share[generated] + layer->epoch_carry / OUTLIERS_SPREAD);
+    return k < 0.0 ? 0 : k > m ? m : (uint32_t)k;
+}
+
 /* Entries this chunk may keep: its share plus what earlier chunks of the layer did not use. */
 static uint32_t chunk_budget(const struct sc_seq *seq, const struct sc_seq_layer *layer,
                              uint32_t pos0, uint32_t m)
@@ -204,7 +225,9 @@ static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struc
     for (uint32_t j = 0; j < rank->n_jobs; j++) {
         struct sc_seq_layer *layer = &seq->layers[rank->job_layers[j]];
         bool generated = rank->jobs[j].pos0 >= seq->prompt_len;
-        layer->carry += rank->jobs[j].m * layer->share[generated] - rank->job_cores[j];
+        double share = layer->share[generated] *
+                       (seq->recipe.budget == SC_BUDGET_THRESHOLD ? OUTLIERS_SHARE : 1.0);
+        layer->carry += rank->jobs[j].m * share - rank->job_cores[j];
     }
     rank->n_jobs = 0;
     rank->n_dist = rank->n_labels = 0;
@@ -242,6 +265,10 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
         if (seq->recipe.budget == SC_BUDGET_PER_CHUNK) {
             uint32_t k = chunk_budget(seq, &seq->layers[l], pos0, m);
             job->budget = k > n_forced ? k : n_forced + (n_forced < m);
+        } else {
+            job->most_alone = most_outliers(&seq->layers[l], generated, m);
+            if (job->most_alone == 0)
+                job->alone_above = INT64_MAX;
         }
         rank->job_layers[rank->n_jobs++] = l;
         rank->n_dist += ints;
@@ -263,6 +290,8 @@ static enum sc_status compress_epoch(struct sc_rank *rank, struct sc_seq *seq, u
 
     if (visible > seq->n_logical)
         visible = seq->n_logical;
+    for (uint32_t l = 0; l < rank->config->n_layers; l++)
+        seq->layers[l].epoch_carry = seq->layers[l].carry;
     while (st == SC_OK && seq->compressed_to < limit) {
         uint32_t start = seq->compressed_to;
         if (start >= seq->prompt_len && !seq->recipe.compress_generated)

@@ -55,8 +55,9 @@ struct sc_seq_layer {
     uint32_t n_cores;
     uint32_t exact_lo; /* first position still held exactly */
     uint32_t *core_pages, *exact_pages;
-    double carry;    /* budget mode: entries saved by earlier chunks */
-    double share[2]; /* budget mode: entries per token; prompt, generated */
+    double carry;       /* entries that earlier chunks did not use of what they were allowed */
+    double epoch_carry; /* the same as this epoch began */
+    double share[2];    /* entries per token that are wanted; prompt, generated */
 };
 
 struct sc_seq {
@@ -216,6 +217,8 @@ uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *se
 uint32_t sc_seq_pages_to_open(const struct sc_rank *rank, const struct sc_plan_open *open,
                               uint32_t n_tokens);
 
+/* compress.c: the credit that a layer begins with. */
+double sc_seq_first_carry(const struct sc_recipe *recipe);
 /* compress.c: brings a sequence to the state that a query at its next position must see. */
 enum sc_status sc_seq_compress(struct sc_rank *rank, struct sc_seq *seq,
                                struct sc_err *err) SC_MUST_CHECK;

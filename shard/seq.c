@@ -25,7 +25,7 @@ enum sc_status sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open
     seq->stats = (struct sc_seq_stats){0};
     for (uint32_t l = 0; l < n_layers; l++) {
         seq->layers[l].n_cores = seq->layers[l].exact_lo = 0;
-        seq->layers[l].carry = 0.0;
+        seq->layers[l].carry = sc_seq_first_carry(&seq->recipe);
         if (seq->recipe.mode == SC_KV_COMPRESSED) {
             for (int g = 0; g < 2; g++)
                 seq->layers[l].share[g] =

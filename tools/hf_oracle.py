@@ -22,6 +22,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import gsc_oracle as gsc  # noqa: E402
 
 WINDOW, EPOCH, SINKS = 256, 512, 16
+# A layer may keep so many times its share in the long run; a first credit; the part of it for a chunk.
+OUTLIERS_SHARE, OUTLIERS_CREDIT, OUTLIERS_SPREAD = 1.5, 256, 8
 
 
 class Calibration:
@@ -141,13 +143,17 @@ class Oracle:
             cached, n_cores = self.cache.layers[layer], len(self.bias[layer])
             keys, values = [cached.keys[:, :, :n_cores]], [cached.values[:, :, :n_cores]]
             tau, alone = self.calibration.thresholds(layer, ratio)
+            share, saved = OUTLIERS_SHARE * self.calibration.share(layer, ratio), self.saved[layer]
             for start, end in chunks:
                 at, m = n_cores + start - self.n_merged, end - start
                 k, v = cached.keys[0, :, at:at + m], cached.values[0, :, at:at + m]
                 special = {start + i for i, t in enumerate(self.ids[start:end]) if t in self.special}
                 forced = set(gsc.forced_tokens(start, m, SINKS, special))
-                forced |= {i for i, d in enumerate(self.outlyingness(k, layer, start)) if d > alone}
+                far = [(-d, i) for i, d in enumerate(self.outlyingness(k, layer, start)) if d > alone and i not in forced]
+                most = min(m, max(0, math.floor(m * share + saved / OUTLIERS_SPREAD)))
+                forced |= {i for _, i in sorted(far)[:most]}
                 labels, _ = gsc.cluster(self.distances(k, layer), tau, forced, "dense")
+                self.saved[layer] += m * share - len(gsc.members_of(labels))
                 for members in gsc.members_of(labels):
                     keys.append(k[:, members].mean(1)[None, :, None])
                     values.append(v[:, members].mean(1)[None, :, None])
@@ -167,6 +173,7 @@ class Oracle:
         self.ends = gsc.chunk(classes, turns, len(ids), len(ids))
         self.cache, self.bias = self.new_cache(), [[] for _ in range(self.n_layers)]
         self.n_read = self.n_merged = 0
+        self.saved = [OUTLIERS_CREDIT] * self.n_layers
         logits, out = None, []
 
         def limit(t):

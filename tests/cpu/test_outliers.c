@@ -1,6 +1,8 @@
 /* Outliers: the distance to the mean key on the diagonal, and what clusters make of it. */
 #include "tests/cpu/support.h"
 
+#include "cpu/gsc.h"
+
 #define HEADS    3u
 #define HEAD_DIM 48u
 #define POS0     1037u /* the mean key is turned far */
@@ -149,6 +151,44 @@ static void tokens_above_the_limit_are_as_good_as_forced(void **state)
     scene_close(&s);
 }
 
+/* Ties, too: of equals the one with the lowest index. */
+static void of_many_outliers_the_farthest_stay_alone(void **state)
+{
+    enum { N = 128 };
+    static int32_t dist[N][N];
+    struct rng r = {21};
+    (void)state;
+    for (uint32_t turn = 0; turn < 200; turn++) {
+        uint32_t m = 1 + rng_below(&r, N), most = rng_below(&r, m + 2),
+                 spread = 1 + rng_below(&r, 40);
+        uint64_t forced[2] = {0}, got[2];
+        int64_t limit = rng_below(&r, spread);
+        int32_t *d = &dist[0][0];
+        uint32_t n_above = 0, n_alone = 0;
+        for (uint32_t i = 0; i < m; i++) {
+            d[(size_t)i * m + i] = (int32_t)rng_below(&r, spread + 1);
+            if (rng_below(&r, 10) == 0)
+                forced[i / 64] |= 1ull << (i % 64);
+        }
+        sc_gsc_force_outliers(d, m, limit, most, forced, got);
+        for (uint32_t i = 0; i < m; i++) {
+            int32_t x = d[(size_t)i * m + i];
+            bool was = forced[i / 64] >> (i % 64) & 1, is = got[i / 64] >> (i % 64) & 1;
+            assert_true(is || !was);
+            n_above += !was && x > limit;
+            n_alone += !was && is;
+            assert_true(was || !is || x > limit);
+            for (uint32_t j = 0; j < m; j++) { /* whoever is not alone gives way to nobody nearer */
+                int32_t y = d[(size_t)j * m + j];
+                bool other = got[j / 64] >> (j % 64) & 1, free = !(forced[j / 64] >> (j % 64) & 1);
+                if (!was && is && free && !other)
+                    assert_true(x > y || (x == y && i < j));
+            }
+        }
+        assert_int_equal(n_alone, most == 0 || n_above < most ? n_above : most);
+    }
+}
+
 static void mean_keys_need_angles_and_scales(void **state)
 {
     static int32_t dist[M][M];
@@ -166,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_diagonal_is_the_distance_to_the_mean_key_whatever_the_metric),
         cmocka_unit_test(tokens_above_the_limit_are_as_good_as_forced),
+        cmocka_unit_test(of_many_outliers_the_farthest_stay_alone),
         cmocka_unit_test(mean_keys_need_angles_and_scales),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

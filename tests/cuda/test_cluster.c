@@ -105,7 +105,9 @@ static void labels_are_the_twins_for_any_integers(void **state)
                 jobs[j].budget = 1 + rng_below(&r, m + 3);
             for (uint32_t i = 0; j % 4 < 2 && i < n_planes * m; i++) /* outliers */
                 dist[n_dist - (size_t)n_planes * m * m + (size_t)(i / m) * m * m +
-                     i % m * (m + 1)] = rng_below(&r, odds) == 0;
+                     i % m * (m + 1)] =
+                    rng_below(&r, odds) == 0 ? 1 + (int32_t)rng_below(&r, 3) : 0;
+            jobs[j].most_alone = j % 8 < 4 ? 0 : 1 + rng_below(&r, 8);
         }
         const struct sc_cluster_args a = {.jobs = jobs,
                                           .n_jobs = JOBS,

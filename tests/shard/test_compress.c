@@ -290,6 +290,39 @@ static void generated_text_is_kept_at_its_own_ratio(void **state)
     rig_close(&rig);
 }
 
+/* A text all of which is far from the mean keys of the calibration would be all outliers. */
+static void a_strange_text_is_compressed_as_well(void **state)
+{
+    (void)state;
+    enum { LONG = 6000, CREDIT = 256 };
+    struct rig rig;
+    static int32_t ids[LONG];
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_calibration strange = {0};
+    rig_open_golden(&rig, "llama31", LONG, 2, NULL);
+    const struct sc_model_config *c = &rig.model->config;
+    make_tokens(ids, LONG, c->vocab, 9);
+    must(sc_calibration_copy(&strange, sc_engine_calibration(rig.engine), &err), &err);
+    for (size_t i = 0; i < (size_t)c->n_layers * c->n_kv_heads * c->head_dim; i++)
+        strange.mean_key[i] += 1e3f;
+    must(sc_engine_set_calibration(rig.engine, &strange, &err), &err);
+    struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
+    for (int i = 0; i < 2; i++) {
+        recipe.target_ratio = i == 0 ? 0.1f : 0.3f;
+        seq_open(&rig, 0, &recipe, LONG);
+        seq_run(&rig, 0, &recipe, LONG, ids, 0, LONG, 500, NULL);
+        for (uint32_t l = 0; l < c->n_layers; l++) {
+            uint32_t n_cores = sc_engine_layer_cores(rig.engine, 0, l);
+            assert_true(n_cores <= 1.5 * (double)recipe.target_ratio * LONG + CREDIT);
+            /* and they are outliers, not nothing */
+            assert_true(n_cores >= 1.4 * (double)recipe.target_ratio * LONG);
+        }
+        seq_close(&rig, 0);
+    }
+    sc_calibration_fini(&strange);
+    rig_close(&rig);
+}
+
 /* A rank that clusters differently must be found before any shape is taken from its labels. */
 static struct sc_backend_ops wrong_ops;
 static const struct sc_backend_ops *right_ops;
@@ -364,6 +397,7 @@ int main(void)
         cmocka_unit_test(chunks_end_at_the_prompt_and_generated_text_is_its_own),
         cmocka_unit_test(special_tokens_stay_alone_in_their_chunks),
         cmocka_unit_test(generated_text_is_kept_at_its_own_ratio),
+        cmocka_unit_test(a_strange_text_is_compressed_as_well),
         cmocka_unit_test(disagreeing_labels_stop_the_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
