@@ -77,8 +77,12 @@ static enum sc_status head_variance(struct work *w, uint32_t layer, uint32_t hea
     double n = w->n_tokens - first;
     for (uint32_t i = 0; i < hd; i++) {
         mean_sq += mean[i] / n * (mean[i] / n);
-        ret_mean[i] = (float)(mean[i] / n);
     }
+    /* Rounded, so that the last bits of the keys, which depend on the number of ranks, change
+     * nothing: the calibration is part of every cache key. */
+    const double step = ldexp(1.0, ilogb(fmax(sqrt((sum_sq / n - mean_sq) / hd), 1e-30)) - 8);
+    for (uint32_t i = 0; i < hd; i++)
+        ret_mean[i] = (float)(nearbyint(mean[i] / n / step) * step);
     *ret_var = (float)fmax(sum_sq / n - mean_sq, 0.0);
     return SC_OK;
 }
@@ -160,9 +164,10 @@ static void layer_outliers(struct work *w, const float *ratios, float *alone)
         at += m * m;
     }
     qsort(w->part, n, sizeof(*w->part), falling);
-    for (uint32_t i = 0; i < SC_CALIBRATION_RATIOS; i++)
-        alone[i] = (float)w->part[(uint32_t)(SC_OUTLIER_SHARE * ratios[i] * (float)n)] /
-                   (float)SC_DIST_ONE;
+    for (uint32_t i = 0; i < SC_CALIBRATION_RATIOS; i++) { /* rounded as the mean keys are */
+        const int32_t limit = w->part[(uint32_t)(SC_OUTLIER_SHARE * ratios[i] * (float)n)];
+        alone[i] = roundf((float)limit / SC_DIST_ONE * 64.0f) / 64.0f;
+    }
 }
 
 static enum sc_status count_cores(struct work *w, int64_t tau, uint32_t *ret_n, struct sc_err *err)
