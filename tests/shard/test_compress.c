@@ -313,7 +313,8 @@ static void a_strange_text_is_compressed_as_well(void **state)
         seq_run(&rig, 0, &recipe, LONG, ids, 0, LONG, 500, NULL);
         for (uint32_t l = 0; l < c->n_layers; l++) {
             uint32_t n_cores = sc_engine_layer_cores(rig.engine, 0, l);
-            assert_true(n_cores <= 1.5 * (double)recipe.target_ratio * LONG + CREDIT);
+            /* The sinks, and what one epoch's chunks have besides outliers, come on top. */
+            assert_true(n_cores <= 1.5 * (double)recipe.target_ratio * LONG + CREDIT + 100);
             /* and they are outliers, not nothing */
             assert_true(n_cores >= 1.4 * (double)recipe.target_ratio * LONG);
         }
