@@ -164,24 +164,23 @@ static __device__ uint32_t cluster(const plane<W> &p, int64_t tau, uint32_t (*ne
 }
 
 /* Largest distance of two tokens that may merge, for all. */
-template <uint32_t W>
-static __device__ int32_t largest_unforced(const plane<W> &p, int32_t *shared)
+template <uint32_t W> static __device__ int32_t largest_unforced(const plane<W> &p, int32_t *shared)
 {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
     int32_t largest = 0;
 
-    for (uint32_t i = warp; i < p.m; i += n_warps) {
-        uint32_t free = 0;
 #pragma unroll
-        for (uint32_t w = 0; w < W; w++)
-            free |= i / 32 == w ? p.free_words[w] >> (i % 32) : 0;
-        if ((free & 1u) == 0)
-            continue;
+    for (uint32_t k = 0; k < W; k++) {
+        for (uint32_t bit = warp; bit < 32; bit += n_warps) {
+            const uint32_t i = 32 * k + bit;
+            if (((p.free_words[k] >> bit) & 1u) == 0)
+                continue;
 #pragma unroll
-        for (uint32_t w = 0; w < W; w++) {
-            const uint32_t j = 32 * w + lane;
-            if (((p.free_words[w] >> lane) & 1u) != 0 && i != j)
-                largest = max(largest, p.dist[i * p.m + j]);
+            for (uint32_t w = 0; w < W; w++) {
+                const uint32_t j = 32 * w + lane;
+                if (((p.free_words[w] >> lane) & 1u) != 0 && i != j)
+                    largest = max(largest, p.dist[i * p.m + j]);
+            }
         }
     }
     largest = __reduce_max_sync(ALL_LANES, largest);
@@ -226,36 +225,35 @@ static __device__ void write_clusters(const plane<W> &p, const clusters<W> &c, u
 template <uint32_t W>
 static __device__ void take_outliers(plane<W> &p, const sc_cuda_cluster_job &job)
 {
-    uint32_t above[W], before[W], n = 0;
-    int32_t far[W];
+    const uint32_t lane = threadIdx.x % 32;
+    uint32_t n = 0;
+    int32_t far[W]; /* of those that are not, the least there is */
 
 #pragma unroll
     for (uint32_t w = 0; w < W; w++) {
-        const uint32_t i = 32 * w + threadIdx.x % 32;
-        far[w] = i < p.m ? p.dist[(uint64_t)i * p.m + i] : 0;
-        above[w] = p.free_words[w] & __ballot_sync(ALL_LANES, (int64_t)far[w] > job.alone_above);
-        n += (uint32_t)__popc(above[w]);
-        before[w] = 0;
+        const uint32_t i = 32 * w + lane;
+        const bool is_free = ((p.free_words[w] >> lane) & 1u) != 0;
+        const int32_t d = is_free ? p.dist[(uint64_t)i * p.m + i] : INT32_MIN;
+        const bool above = is_free && (int64_t)d > job.alone_above;
+        far[w] = above ? d : INT32_MIN;
+        n += (uint32_t)__popc(__ballot_sync(ALL_LANES, above));
     }
-    if (job.most_alone != 0 && n > job.most_alone) {
+    const uint32_t most = job.most_alone != 0 ? job.most_alone : n;
 #pragma unroll
-        for (uint32_t k = 0; k < W; k++) {
-            for (uint32_t left = above[k]; left != 0; left &= left - 1) {
-                const uint32_t j = 32 * k + (uint32_t)__ffs((int)left) - 1;
-                const int32_t other = p.dist[(uint64_t)j * p.m + j];
+    for (uint32_t w = 0; w < W; w++) {
+        uint32_t before = 0;
+        if (n > most) {
 #pragma unroll
-                for (uint32_t w = 0; w < W; w++)
-                    before[w] += other > far[w] ||
-                                 (other == far[w] && j < 32 * w + threadIdx.x % 32);
+            for (uint32_t k = 0; k < W; k++) {
+#pragma unroll 1
+                for (uint32_t j = 0; j < 32; j++) {
+                    const int32_t other = __shfl_sync(ALL_LANES, far[k], (int)j);
+                    before += other > far[w] || (other == far[w] && 32 * k + j < 32 * w + lane);
+                }
             }
         }
-#pragma unroll
-        for (uint32_t w = 0; w < W; w++)
-            above[w] &= __ballot_sync(ALL_LANES, before[w] < job.most_alone);
+        p.free_words[w] &= ~__ballot_sync(ALL_LANES, far[w] != INT32_MIN && before < most);
     }
-#pragma unroll
-    for (uint32_t w = 0; w < W; w++)
-        p.free_words[w] &= ~above[w];
 }
 
 template <uint32_t W>
