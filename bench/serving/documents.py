@@ -6,7 +6,9 @@ MEMORY = "256MiB"
 COMMON = ["--document-len", 8000, "--question-len", 16, "--output-len", 4]
 FILL = ["--documents", 24, "--questions", 8]
 ASK = ["--documents", 16, "--questions", 32]
-KEPT = {"exact": [], "compressed": ["--target-ratio", 0.2]}
+# The documents are random words, all unlike the text that the thresholds are from, so that a layer keeps 1.5 times its
+# share (docs/compression.md, outliers); with the window, about a quarter of the entries.
+KEPT = {"exact": [], "compressed": ["--target-ratio", 0.1]}
 
 
 def measure(bench):
