@@ -54,6 +54,12 @@ double sc_seq_first_carry(const struct sc_recipe *recipe)
     return recipe->budget == SC_BUDGET_THRESHOLD ? OUTLIERS_CREDIT : 0.0;
 }
 
+/* Where none are kept, nobody measures how far tokens are from the mean key. */
+static bool has_outliers(const struct sc_recipe *recipe)
+{
+    return recipe->keep_outliers && recipe->budget == SC_BUDGET_THRESHOLD;
+}
+
 /* Outliers that a chunk may keep. The same for all chunks of an epoch, which are made together. */
 static uint32_t most_outliers(const struct sc_seq_layer *layer, bool generated, uint32_t m)
 {
@@ -259,7 +265,7 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
             .tau = seq->tau[(generated ? n_layers : 0) + l],
             .alone_above = seq->alone_above[(generated ? n_layers : 0) + l],
             .inv_var = rank->inv_var + (size_t)l * rank->slice.n_kv_heads,
-            .mean_key = sc_rank_mean_keys(rank, l),
+            .mean_key = has_outliers(&seq->recipe) ? sc_rank_mean_keys(rank, l) : NULL,
         };
         memcpy(job->forced, forced, sizeof(forced));
         if (seq->recipe.budget == SC_BUDGET_PER_CHUNK) {

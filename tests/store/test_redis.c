@@ -1,11 +1,9 @@
 /* The Redis tier against a real server on a Unix socket: what one store puts another gets; a server
  * that dies, hangs or comes back costs misses, not waiting. Without redis-server: skipped. */
-#include "tests/store/rig.h"
+#include "tests/store/redis_socket.h"
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -24,22 +22,9 @@ static uint64_t now_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-static int connect_socket(struct rig *rig)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/r", rig->root);
-    if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
 static void start_server(struct rig *rig)
 {
     char path[128];
-    int fd = -1;
 
     (void)snprintf(path, sizeof(path), "%s/r", rig->root);
     (void)snprintf(address, sizeof(address), "unix:%s", path);
@@ -52,10 +37,7 @@ static void start_server(struct rig *rig)
                "--appendonly", "no", "--dir", rig->root, (char *)NULL);
         _exit(127);
     }
-    for (unsigned i = 0; i < 500 && (fd = connect_socket(rig)) < 0; i++)
-        usleep(20000);
-    assert_true(fd >= 0);
-    close(fd);
+    redis_await(rig);
 }
 
 static void stop_server(void)
@@ -90,7 +72,7 @@ static struct sc_store *open_redis(struct rig *rig, uint32_t ttl_s)
 static const char *raw(struct rig *rig, const char *command)
 {
     static char answer[256];
-    int fd = connect_socket(rig);
+    int fd = redis_connect(rig);
 
     assert_true(fd >= 0);
     assert_int_equal(write(fd, command, strlen(command)), strlen(command));

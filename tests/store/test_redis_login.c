@@ -1,11 +1,9 @@
 /* Redis that wants a password: a real server with requirepass and a user of its own. Without
  * redis-server: skipped. */
-#include "tests/store/rig.h"
+#include "tests/store/redis_socket.h"
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "store/login.h"
@@ -16,23 +14,10 @@
 static char address[300];
 static pid_t server;
 
-static int connect_socket(struct rig *rig)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/r", rig->root);
-    if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
 static int setup(void **state)
 {
     (void)rig_setup(state);
     struct rig *rig = *state;
-    int fd = -1;
 
     const char *path = rig_path(rig, "r"), *config = rig_path(rig, "redis.conf");
     (void)snprintf(address, sizeof(address), "unix:%s", path);
@@ -51,10 +36,7 @@ static int setup(void **state)
         execlp("redis-server", "redis-server", config, (char *)NULL);
         _exit(127);
     }
-    for (unsigned i = 0; i < 500 && (fd = connect_socket(rig)) < 0; i++)
-        usleep(20000);
-    assert_true(fd >= 0);
-    close(fd);
+    redis_await(rig);
     return 0;
 }
 
@@ -131,7 +113,7 @@ static void no_login_or_a_wrong_one_costs_misses_and_a_line_without_it(void **st
 static void tell_server(struct rig *rig, const char *command)
 {
     char text[256], answer[256];
-    int fd = connect_socket(rig);
+    int fd = redis_connect(rig);
 
     (void)snprintf(text, sizeof(text), "AUTH " SECRET "\r\n%s\r\n", command);
     assert_true(fd >= 0);
