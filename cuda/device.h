@@ -151,6 +151,7 @@ enum sc_status sc_cuda_matrix_open(struct sc_backend *be, const struct sc_matrix
                                    struct sc_err *err);
 void sc_cuda_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
 void sc_cuda_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
+uint64_t sc_cuda_matrix_bytes(const struct sc_matrix *matrix);
 /* matmul.c */
 enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
                               uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,

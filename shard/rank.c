@@ -188,6 +188,7 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
                                             .device = opts->devices != NULL ? opts->devices[rank_no]
                                                                             : (int)rank_no,
                                             .pin_threads = opts->pin_threads,
+                                            .plain_weights = opts->plain_weights,
                                             .math = opts->math,
                                             .strict = opts->strict};
     enum sc_status st;

@@ -39,6 +39,7 @@ struct sc_weights {
     float *final_norm;
     struct sc_matrix *lm_head;
     uint64_t source_bytes; /* of this slice in the checkpoint */
+    uint64_t kept_bytes;   /* of all matrices, see matrix_bytes */
     double error2, norm2;  /* sums over all matrices, see matrix_error */
     double worst;          /* largest error2 / norm2 of one matrix */
 };
