@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/draw.h"
 #include "base/dtype.h"
 #include "base/status.h"
 
@@ -315,6 +316,13 @@ struct sc_backend_ops {
      * the caller looks at the rows itself. */
     enum sc_status (*row_max)(struct sc_backend *be, const float *x, uint32_t n_rows,
                               uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
+    /* After row_max, whose best this is: puts a column drawn from the row, as base/draw.h says, in
+     * the place of the largest's. draws: host [n_rows]; rows of scale 0 and those whose largest is
+     * not finite stay as they are. A row that cannot be decided here gets SC_DRAW_UNDECIDED: the
+     * caller draws itself. NULL: it always does. */
+    enum sc_status (*draw)(struct sc_backend *be, const float *x, uint32_t n_rows, uint32_t width,
+                           uint32_t n_cols, const struct sc_draw *draws, float *best,
+                           struct sc_err *err);
     enum sc_status (*distances)(struct sc_backend *be, const struct sc_dist_args *args,
                                 struct sc_err *err);
     enum sc_status (*cluster)(struct sc_backend *be, const struct sc_cluster_args *args,

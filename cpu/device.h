@@ -134,6 +134,13 @@ enum sc_status sc_cpu_swiglu(struct sc_backend *be, const float *gate_up, float 
 enum sc_status sc_cpu_gather_rows(struct sc_backend *be, const float *src, const uint32_t *rows,
                                   uint32_t n, uint32_t dim, float *dst, struct sc_err *err);
 
+/* draw.c */
+enum sc_status sc_cpu_row_max(struct sc_backend *be, const float *x, uint32_t n_rows,
+                              uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
+enum sc_status sc_cpu_draw(struct sc_backend *be, const float *x, uint32_t n_rows, uint32_t width,
+                           uint32_t n_cols, const struct sc_draw *draws, float *best,
+                           struct sc_err *err);
+
 /* qkv.c */
 enum sc_status sc_cpu_rope_angles(struct sc_backend *be, const uint32_t *positions, uint32_t n,
                                   const float *inv_freq, uint32_t head_dim, float scale,

@@ -1,12 +1,13 @@
 /* cpu/kernels.h - the table of inner loops that each instruction set fills. Private to cpu/.
  *
- * Written once in matmul_impl.h, int8_c_impl.h, attention_impl.h, rows_impl.h and distance_impl.h
- * over the sixteen logical lanes of simd.h, and compiled once per instruction set. Kernels check
- * nothing.
+ * Written once in matmul_impl.h, int8_c_impl.h, attention_impl.h, rows_impl.h, draw_impl.h and
+ * distance_impl.h over the sixteen logical lanes of simd.h, and compiled once per instruction set.
+ * Kernels check nothing.
  */
 #ifndef SC_CPU_KERNELS_H
 #define SC_CPU_KERNELS_H
 
+#include "base/draw.h"
 #include "cpu/cpu.h"
 #include "cpu/kv.h"
 
@@ -198,6 +199,7 @@ struct sc_cpu_kernels {
     void (*rotate)(float *x, const float *angles, uint32_t head_dim);
     void (*swiglu_row)(const float *gate, const float *up, float *y, uint32_t n);
     void (*distances)(const struct sc_cpu_dist *args);
+    struct sc_draw_loops draw;
     /* xt [head_dim][SC_CHUNK_MAX]: pairs of dimensions times angles [head_dim][SC_CHUNK_MAX], cos
      * in the first half, sin in the second; columns below m. */
     void (*rotate_keys)(float *xt, const float *angles, uint32_t m, uint32_t head_dim);

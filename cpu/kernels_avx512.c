@@ -8,6 +8,7 @@
 #include "cpu/packed_impl.h"
 #include "cpu/attention_impl.h"
 #include "cpu/rows_impl.h"
+#include "cpu/draw_impl.h"
 #include "cpu/distance_impl.h"
 #include "cpu/entry_impl.h"
 
@@ -29,6 +30,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void)
         .rotate = rotate,
         .swiglu_row = swiglu_row,
         .distances = distances,
+        .draw = {draw_masses, draw_largest},
         .rotate_keys = rotate_keys,
         .keys_to_columns = keys_to_columns,
         .entries_to_rows = entries_to_rows,
