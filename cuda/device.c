@@ -269,6 +269,7 @@ static const struct sc_backend_ops cuda_ops = {
     .matmul_swiglu = sc_cuda_matmul_swiglu,
     .gather_rows = sc_cuda_gather_rows,
     .row_max = sc_cuda_row_max,
+    .draw = sc_cuda_draw,
     .distances = sc_cuda_distances,
     .cluster = sc_cuda_cluster,
     .merge = sc_cuda_merge,

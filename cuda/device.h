@@ -211,6 +211,10 @@ enum sc_status sc_cuda_qkv(struct sc_backend *be, const struct sc_qkv_args *args
 /* best.c */
 enum sc_status sc_cuda_row_max(struct sc_backend *be, const float *x, uint32_t n_rows,
                                uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
+/* draw.c */
+enum sc_status sc_cuda_draw(struct sc_backend *be, const float *x, uint32_t n_rows, uint32_t width,
+                            uint32_t n_cols, const struct sc_draw *draws, float *best,
+                            struct sc_err *err);
 /* attention.c */
 enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *args,
                                  struct sc_err *err);
