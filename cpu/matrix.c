@@ -9,8 +9,8 @@
 /* Rows of one task: enough that a panel slice, read from the second-level cache or unpacked into
  * it, is paid for, and so few that a slice of them stays there too; multiples of SC_CPU_ROUND_ROWS.
  */
-#define TASK_ROWS         192u
-#define TASK_ROWS_ROUNDED 256u
+#define TASK_ROWS      192u
+#define TASK_ROWS_MORE 256u /* where rows are rounded, or weights unpacked */
 /* So few rows read every weight once: bf16 and f32 panels are not sliced for them. */
 #define FEW_ROWS 6u
 /* int8 weights of few rows: a slice, widened, stays in the first-level cache. */
@@ -411,7 +411,7 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
         return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows, x stride %u, y stride %u",
                        w->n_out, w->n_in, n, x_stride, y_stride);
     p.i8 = w->store == SC_DTYPE_I8 && dev->i8;
-    p.task_rows = rounds || p.i8 ? TASK_ROWS_ROUNDED : TASK_ROWS;
+    p.task_rows = rounds || p.i8 || w->exponents != NULL ? TASK_ROWS_MORE : TASK_ROWS;
     if (rounds || p.i8) {
         p.block_words = (p.i8 ? dev->kernels.i8_words : dev->kernels.round_words)(w->n_in);
         p.rounded = dev->rounded;
