@@ -172,6 +172,7 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
         .n_threads = b->group.n_threads,
         .pin_threads = o->pin,
         .plain_weights = o->plain_weights,
+        .one_document = o->one_document,
         .exact_layers = o->exact_layers,
         .budget = o->budget,
         .fixed_thresholds = o->fixed_thresholds,

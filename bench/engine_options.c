@@ -43,6 +43,7 @@ static void usage(FILE *to)
         "  --prefill LIST      tokens, or none (512,4096)\n"
         "  --decode-depth LIST tokens in the cache, or none (0,2048,8192)\n"
         "  --seqs LIST         sequences of one decode step (1)\n"
+        "  --one-document      of which all read the same cache\n"
         "  --kv LIST           of exact,compressed (both)\n"
         "  --ratio R           cores per token of a compressed chunk (0.25)\n"
         "  --exact-layers      keep exact what the default recipe does\n"
@@ -194,6 +195,9 @@ static bool read_option(struct sc_bench_options *o, int c, const char *arg)
     case 'P':
         o->pin = true;
         return true;
+    case 'D':
+        o->one_document = true;
+        return true;
     case 'W':
         o->plain_weights = true;
         return true;
@@ -243,6 +247,7 @@ int sc_bench_options_read(int argc, char **argv, struct sc_bench_options *o)
         {"json", required_argument, NULL, 'j'},
         {"ops", no_argument, NULL, 'o'},
         {"pin", no_argument, NULL, 'P'},
+        {"one-document", no_argument, NULL, 'D'},
         {"plain-weights", no_argument, NULL, 'W'},
         {"exact-layers", no_argument, NULL, 'x'},
         {"fixed-thresholds", no_argument, NULL, 'f'},

@@ -358,28 +358,34 @@ static enum sc_status deep_init(struct sc_run *run, const struct sc_recipe *reci
     return SC_OK;
 }
 
+/* Sequences from `slot` on, all from one snapshot. */
 static enum sc_status begin_deep(struct sc_run *run, const struct sc_recipe *recipe, uint32_t slot,
-                                 const struct deep *d, struct sc_err *err)
+                                 uint32_t n, const struct deep *d, struct sc_err *err)
 {
     const uint32_t depth = d->shape.n_logical, snap = 0;
     const struct sc_plan_make make = {.snap = snap, .recipe = recipe, .shape = &d->shape};
-    const struct sc_plan_open open = {.slot = slot,
-                                      .recipe = recipe,
-                                      .prompt_len = depth,
-                                      .from = snap,
-                                      .n_from = depth,
-                                      .from_tokens = run->tokens};
+    struct sc_plan_open *opens = calloc(n, sizeof(*opens));
+    if (opens == NULL)
+        return sc_fail(err, SC_ENOMEM, "bench: out of memory for %u sequences", n);
+    for (uint32_t i = 0; i < n; i++)
+        opens[i] = (struct sc_plan_open){.slot = slot + i,
+                                         .recipe = recipe,
+                                         .prompt_len = depth,
+                                         .from = snap,
+                                         .n_from = depth,
+                                         .from_tokens = run->tokens};
     const struct sc_plan plans[] = {
         {.makes = &make,
          .n_makes = 1,
          .moves = d->moves,
          .n_moves = run->config->n_layers * run->config->n_kv_heads},
-        {.opens = &open, .n_opens = 1},
+        {.opens = opens, .n_opens = n},
         {.drops = &snap, .n_drops = 1},
     };
     enum sc_status st = SC_OK;
     for (size_t i = 0; i < SC_ARRAY_LEN(plans) && st == SC_OK; i++)
         st = sc_engine_step(run->engine, &plans[i], NULL, err);
+    free(opens);
     return st;
 }
 
@@ -391,10 +397,11 @@ static enum sc_status open_sequences(struct sc_run *run, const struct sc_recipe 
 
     if (depth > 0)
         st = deep_init(run, recipe, depth, &d, err);
-    for (uint32_t slot = 0; slot < n_seqs && st == SC_OK; slot++) {
+    const uint32_t together = depth > 0 && run->opts.one_document ? n_seqs : 1;
+    for (uint32_t slot = 0; slot < n_seqs && st == SC_OK; slot += together) {
         const struct sc_plan_open open = {.slot = slot, .recipe = recipe, .prompt_len = 1};
         const struct sc_plan plan = {.opens = &open, .n_opens = 1};
-        st = depth > 0 ? begin_deep(run, recipe, slot, &d, err)
+        st = depth > 0 ? begin_deep(run, recipe, slot, together, &d, err)
                        : sc_engine_step(run->engine, &plan, NULL, err);
     }
     deep_fini(&d);
@@ -453,7 +460,7 @@ enum sc_status sc_run_decode(struct sc_run *run, enum sc_kv_mode kv, uint32_t de
     if (st != SC_OK)
         return st;
     row.tokens_per_s = n_seqs / row.median_s;
-    row.bytes = (double)run->info.kept_bytes + n_seqs * row.kv_bytes;
+    row.bytes = (double)run->info.kept_bytes + (run->opts.one_document ? 1 : n_seqs) * row.kv_bytes;
     row.flop = n_seqs * (2.0 * weights + attention_flop(run, row.kv_bytes / entry_bytes(run)));
     *ret_row = row;
     return SC_OK;

@@ -18,6 +18,7 @@ struct sc_run_opts {
     uint32_t n_ranks, n_threads;
     bool pin_threads;
     bool plain_weights;
+    bool one_document; /* deep sequences begin from one snapshot */
     bool exact_layers; /* keep the layers that the default recipe keeps exact */
     bool
         budget; /* each chunk is held to the ratio, instead of thresholds that give it on average */
