@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  5u
+#define SC_BACKEND_ABI  6u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -58,11 +58,22 @@ struct sc_matrix_part {
     uint64_t n_rows, row_stride, col0;
 };
 
+/* How entries are kept. I8: K and V of an entry and KV head each as round(x / scale), ties to even,
+ * -127 .. 127, the scale (f32) being the largest |x| / 127: a function of the row alone. A scale of
+ * 0: all of the row is zero; a row that is not finite has the scale NaN. What reads such entries
+ * multiplies the whole numbers and applies the scale to the sum. A device need not have I8. */
 struct sc_kv_spec {
     uint32_t n_kv_heads; /* of this rank */
     uint32_t head_dim;
-    enum sc_dtype dtype; /* F32 or BF16 */
+    enum sc_dtype dtype; /* F32, BF16 or I8 */
 };
+
+/* Bytes of one entry's K or V of one head outside of pages, in core files: head_dim elements, I8
+ * with the row's scale behind them. */
+static inline size_t sc_kv_row_bytes(enum sc_dtype dtype, uint32_t head_dim)
+{
+    return head_dim * sc_dtype_bytes(dtype) + (dtype == SC_DTYPE_I8 ? sizeof(float) : 0);
+}
 
 /* resid += delta (delta NULL: nothing is added), then y = resid * rsqrt(mean(resid^2) + eps) * w.
  * y NULL: only the sum. All [n_rows, dim] dense; w [dim]. */
@@ -264,7 +275,9 @@ struct sc_backend_ops {
                                float bias, struct sc_err *err);
 
     /* Entries slot0 .. slot0 + n - 1 of a page, one KV head, from or to host memory as they are
-     * kept: k, v [n, head_dim] in the pool's dtype, bias [n]. For core files. */
+     * kept: k, v [n, sc_kv_row_bytes] in the pool's dtype, I8 in two's complement with each row's
+     * scale (unaligned) behind it; bias [n]. What was packed comes back bit for bit. For core
+     * files. */
     enum sc_status (*kv_pack)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                               uint32_t slot0, uint32_t n, uint32_t head, void *k, void *v,
                               float *bias, struct sc_err *err);

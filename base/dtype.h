@@ -12,7 +12,7 @@
 enum sc_dtype {
     SC_DTYPE_F32,
     SC_DTYPE_BF16,
-    SC_DTYPE_I8, /* weights: with one scale a row */
+    SC_DTYPE_I8, /* weights, KV entries: with one scale a row */
     SC_DTYPE_F16,
     SC_DTYPE_I32,
     SC_DTYPE_COUNT

@@ -152,7 +152,7 @@ static void bench_attention(struct bench *b, enum sc_dtype dtype)
     double s = best_of(call_attention, b);
     printf("%-11s decode attention %-4s %5d entries %7.2f ms %7.1f GB/s of K and V\n",
            sc_cpu_isa_name(b->isa), sc_dtype_name(dtype), CONTEXT, s * 1e3,
-           2e-9 * CONTEXT * KV_HEADS * HEAD_DIM * (double)sc_dtype_bytes(dtype) / s);
+           2e-9 * CONTEXT * KV_HEADS * (double)sc_kv_row_bytes(dtype, HEAD_DIM) / s);
     for (uint32_t pos0 = 0; pos0 < CONTEXT; pos0 = pos0 == 0 ? 3584 : CONTEXT) {
         double seen = ROWS * (pos0 + (ROWS + 1) / 2.0);
         b->seq.n_rows = ROWS;
@@ -204,6 +204,7 @@ int main(int argc, char **argv)
         bench_matmul(&b, SC_DTYPE_BF16, "bf16");
         bench_matmul(&b, SC_DTYPE_I8, "int8");
         bench_attention(&b, SC_DTYPE_BF16);
+        bench_attention(&b, SC_DTYPE_I8);
         if (!rounds)
             bench_attention(&b, SC_DTYPE_F32);
         b.be->ops->close(b.be);

@@ -73,7 +73,7 @@ uint64_t sc_run_kv_bytes(const struct sc_model_config *c, enum sc_dtype kv_dtype
                          uint32_t n_seqs, uint32_t n_tokens)
 {
     uint64_t heads = c->n_kv_heads > n_ranks ? c->n_kv_heads : n_ranks;
-    uint64_t entry = heads * (2ull * c->head_dim * sc_dtype_bytes(kv_dtype) + 8);
+    uint64_t entry = heads * (2ull * sc_kv_row_bytes(kv_dtype, c->head_dim) + 8);
     return (uint64_t)n_seqs * c->n_layers * entry * (n_tokens + SLACK_TOKENS);
 }
 
@@ -202,8 +202,8 @@ const char *sc_run_backend(const struct sc_run *run)
 
 static double entry_bytes(const struct sc_run *run)
 {
-    return 2.0 * run->config->n_kv_heads * run->config->head_dim *
-           (double)sc_dtype_bytes(run->opts.kv_dtype);
+    return 2.0 * run->config->n_kv_heads *
+           (double)sc_kv_row_bytes(run->opts.kv_dtype, run->config->head_dim);
 }
 
 static double attention_flop(const struct sc_run *run, double entries_seen)
@@ -306,20 +306,30 @@ static void deep_fini(struct deep *d)
     free(d->buffers[1]);
 }
 
-/* K, V of +-[0.5, 1) and the biases of n entries, the first n_cores of which are cores. */
+/* Bits of elements of a row, two of +-[0.5, 1) or one; int8: four whole numbers. */
+static uint32_t random_element(enum sc_dtype dtype, uint32_t r)
+{
+    return dtype == SC_DTYPE_BF16  ? (r & 0x807f807fu) | 0x3f003f00u
+           : dtype == SC_DTYPE_F32 ? (r & 0x807fffffu) | 0x3f000000u
+                                   : r;
+}
+
+/* K, V of up to 1 and the biases of n entries, the first n_cores of which are cores. */
 static uint8_t *random_entries(const struct sc_run *run, uint32_t n, uint32_t n_cores)
 {
-    const size_t row = run->config->head_dim * sc_dtype_bytes(run->opts.kv_dtype);
+    const size_t row = sc_kv_row_bytes(run->opts.kv_dtype, run->config->head_dim);
+    const float scale = 1.0f / 127.0f;
     uint8_t *mem = malloc(sc_engine_move_bytes(run->engine, n));
     uint64_t state = 1;
     if (mem == NULL)
         return NULL;
     for (size_t i = 0; i < 2 * n * row; i += 4) {
         uint32_t r = (uint32_t)(sc_mix64(state++) >> 32);
-        uint32_t bits = run->opts.kv_dtype == SC_DTYPE_BF16 ? (r & 0x807f807fu) | 0x3f003f00u
-                                                            : (r & 0x807fffffu) | 0x3f000000u;
+        uint32_t bits = random_element(run->opts.kv_dtype, r);
         memcpy(mem + i, &bits, sizeof(bits));
     }
+    for (size_t i = 1; run->opts.kv_dtype == SC_DTYPE_I8 && i <= 2 * n; i++)
+        memcpy(mem + i * row - sizeof(scale), &scale, sizeof(scale));
     for (uint32_t i = 0; i < n; i++) {
         float bias = i < n_cores ? -logf(run->opts.ratio) : 0.0f;
         memcpy(mem + 2 * n * row + i * sizeof(bias), &bias, sizeof(bias));

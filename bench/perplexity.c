@@ -25,7 +25,7 @@ struct options {
     const char *model, *text, *json;
     uint32_t context, window, epoch, threads, pieces; /* 0: the default */
     float ratio;
-    bool f32, int8, scan, merge_outliers;
+    bool f32, int8, kv_int8, scan, merge_outliers;
 };
 
 struct run {
@@ -114,7 +114,9 @@ static enum sc_status open_run(struct run *r, struct sc_err *err)
                                                                      : c->max_positions,
         .kv_bytes = (uint64_t)c->n_layers * c->n_kv_heads * (2ull * c->head_dim + 64) * 4 *
                     (2ull * context + 4096),
-        .kv_dtype = o->f32 ? SC_DTYPE_F32 : SC_DTYPE_BF16,
+        .kv_dtype = o->kv_int8 ? SC_DTYPE_I8
+                    : o->f32   ? SC_DTYPE_F32
+                               : SC_DTYPE_BF16,
         .weight_dtype = o->int8  ? SC_DTYPE_I8
                         : o->f32 ? SC_DTYPE_F32
                                  : SC_DTYPE_BF16,
@@ -215,6 +217,7 @@ static int usage(FILE *to, int rc)
                       "  --f32             weights and cache in f32 instead of bf16\n"
                       "  --int8            weights in int8, and what they are multiplied with\n"
                       "                    as the machine has it\n"
+                      "  --kv-int8         the cache in int8\n"
                       "  --scan            seeds in the order of the text\n"
                       "  --merge-outliers  tokens far from the mean key are merged as well\n"
                       "  --json FILE       the result, also as JSON\n");
@@ -224,21 +227,14 @@ static int usage(FILE *to, int rc)
 int main(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"model", required_argument, NULL, 'm'},
-        {"text", required_argument, NULL, 't'},
-        {"context", required_argument, NULL, 'c'},
-        {"target-ratio", required_argument, NULL, 'r'},
-        {"window", required_argument, NULL, 'w'},
-        {"epoch", required_argument, NULL, 'e'},
-        {"pieces", required_argument, NULL, 'p'},
-        {"threads", required_argument, NULL, 'n'},
-        {"json", required_argument, NULL, 'j'},
-        {"f32", no_argument, NULL, 'f'},
-        {"int8", no_argument, NULL, '8'},
-        {"scan", no_argument, NULL, 's'},
-        {"merge-outliers", no_argument, NULL, 'o'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
+        {"model", required_argument, NULL, 'm'},   {"text", required_argument, NULL, 't'},
+        {"context", required_argument, NULL, 'c'}, {"target-ratio", required_argument, NULL, 'r'},
+        {"window", required_argument, NULL, 'w'},  {"epoch", required_argument, NULL, 'e'},
+        {"pieces", required_argument, NULL, 'p'},  {"threads", required_argument, NULL, 'n'},
+        {"json", required_argument, NULL, 'j'},    {"f32", no_argument, NULL, 'f'},
+        {"int8", no_argument, NULL, '8'},          {"kv-int8", no_argument, NULL, 'k'},
+        {"scan", no_argument, NULL, 's'},          {"merge-outliers", no_argument, NULL, 'o'},
+        {"help", no_argument, NULL, 'h'},          {0},
     };
     struct options o = {.ratio = 0.25f, .threads = 1};
     struct run r = {.o = &o};
@@ -265,6 +261,9 @@ int main(int argc, char **argv)
             break;
         case '8':
             o.int8 = true;
+            break;
+        case 'k':
+            o.kv_int8 = true;
             break;
         case 's':
             o.scan = true;

@@ -63,8 +63,10 @@ static void find_item(const struct attn_work *w, uint32_t item, struct sc_cpu_at
 static void run_kernel(const struct attn_work *w, const struct sc_cpu_attn *attn, uint32_t thread)
 {
     const struct sc_cpu_kernels *k = &w->dev->kernels;
-    bool bf16 = attn->pool->spec.dtype == SC_DTYPE_BF16;
-    (bf16 ? k->attention_bf16 : k->attention_f32)(attn, &w->dev->scratch[thread]);
+    const enum sc_dtype dtype = attn->pool->spec.dtype;
+    (dtype == SC_DTYPE_BF16 ? k->attention_bf16
+     : dtype == SC_DTYPE_I8 ? k->attention_i8
+                            : k->attention_f32)(attn, &w->dev->scratch[thread]);
 }
 
 static void item_task(void *ctx, uint32_t task, uint32_t thread)
@@ -110,8 +112,10 @@ static void combine_task(void *ctx, uint32_t task, uint32_t thread)
     find_item(w, 0, &attn);
     for (uint32_t item = 0; item < task; find_item(w, ++item, &attn))
         parts += attn.n_spans * part_floats(&attn);
-    (attn.pool->spec.dtype == SC_DTYPE_BF16 ? k->combine_bf16 : k->combine_f32)(
-        &attn, parts, &w->dev->scratch[thread]);
+    const enum sc_dtype dtype = attn.pool->spec.dtype;
+    (dtype == SC_DTYPE_BF16 ? k->combine_bf16
+     : dtype == SC_DTYPE_I8 ? k->combine_i8
+                            : k->combine_f32)(&attn, parts, &w->dev->scratch[thread]);
 }
 
 /* Fewer items than keep the threads busy: the spans are what they share. How the work is spread

@@ -5,9 +5,10 @@
  * then the weighted sum of the values. The including file has the two products:
  *
  *   at_begin(rows)   once a tile of `rows` queries
- *   qk_pages(rows, q, head_dim, pages, n, bias, scores, ahead)
- *       scores [rows][SC_CPU_STRETCH], page p at 32 p: bias + q k
- *   pv_pages(rows, p16, pages, n, dim_pad, o, o_stride, ahead)
+ *   qk_pages(i8, rows, q, head_dim, pages, n, bias, scales, scores, ahead)
+ *       scores [rows][SC_CPU_STRETCH], page p at 32 p: bias + q k, or with scales (NULL: none; by
+ *       page) (q k) scale + bias, rounded once; i8: pages are int8
+ *   pv_pages(i8, rows, p16, pages, n, dim_pad, o, o_stride, ahead)
  *       o [rows] += p V
  *   ahead: NULL, or per page what is read after it, to be brought near.
  *
@@ -16,6 +17,11 @@
  * number of an entry. Entries that nobody in the tile sees are replaced by zeros, because their
  * memory may hold anything; those that only others see are added with weight zero, which changes no
  * bit as long as the sequence's own values are finite.
+ *
+ * int8 pages are multiplied as whole numbers, which bf16 is exact for; the scale of K goes to the
+ * score, that of V to the weight before it is rounded. Their bytes are always finite, and the scale
+ * of an entry that a query does not see counts as zero. Many queries use a copy that was widened
+ * once a stretch.
  */
 #define SLACK2 11.0f
 #define LOG2E  1.44269504f
@@ -92,21 +98,26 @@ static struct seen seen_by(const struct sc_cpu_attn *a, const struct stretch *st
     return r;
 }
 
+/* Entries e .. e + 16 of x, and `other` where they are not seen. */
+INLINE vf keep_seen(vf x, struct seen r, uint32_t e, vf other)
+{
+    uint32_t lo = r.lo <= e ? 0 : r.lo - e < 16 ? r.lo - e : 16;
+    uint32_t hi = r.hi <= e ? 0 : r.hi - e < 16 ? r.hi - e : 16;
+    return v_keep(x, lo, hi, other);
+}
+
 /* Scores of one query, pages pa .. pb, into bf16 weights; page p goes to weights + (p - pa) tiles.
- */
-static void weigh(float *scores, struct seen r, uint32_t pa, uint32_t pb, float *top, float *sum,
-                  float *o, uint32_t dim_pad, uint16_t *weights)
+ * scales: by page, of int8 pages, else NULL. */
+static void weigh(float *scores, const float *const *scales, struct seen r, uint32_t pa,
+                  uint32_t pb, float *top, float *sum, float *o, uint32_t dim_pad,
+                  uint16_t *weights)
 {
     uint32_t first = pa * SC_PAGE_ENTRIES, end = pb * SC_PAGE_ENTRIES;
     vf none = v_set1(-INFINITY), highest = none, lanes;
+    const bool cut = r.lo > first || r.hi < end;
 
-    if (r.lo > first || r.hi < end) {
-        for (uint32_t e = first; e < end; e += 16) {
-            uint32_t lo = r.lo <= e ? 0 : r.lo - e < 16 ? r.lo - e : 16;
-            uint32_t hi = r.hi <= e ? 0 : r.hi - e < 16 ? r.hi - e : 16;
-            v_store(scores + e, v_keep(v_load(scores + e), lo, hi, none));
-        }
-    }
+    for (uint32_t e = first; cut && e < end; e += 16)
+        v_store(scores + e, keep_seen(v_load(scores + e), r, e, none));
     for (uint32_t e = first; e < end; e += 32)
         highest = v_max(highest, v_max(v_load(scores + e), v_load(scores + e + 16)));
     if (v_any_above(highest, highest, v_set1(*top + SLACK2))) {
@@ -125,6 +136,12 @@ static void weigh(float *scores, struct seen r, uint32_t pa, uint32_t pb, float 
         vf x = v_exp2(v_sub(v_load(scores + e), ref));
         vf y = v_exp2(v_sub(v_load(scores + e + 16), ref));
         lanes = v_add(lanes, v_add(x, y));
+        if (scales != NULL) {
+            const float *of_v = scales[e / SC_PAGE_ENTRIES] + SC_PAGE_ENTRIES;
+            vf sx = v_load(of_v), sy = v_load(of_v + 16);
+            x = v_mul(x, cut ? keep_seen(sx, r, e, v_zero()) : sx);
+            y = v_mul(y, cut ? keep_seen(sy, r, e + 16, v_zero()) : sy);
+        }
         _mm512_storeu_si512(weights, (__m512i)_mm512_cvtne2ps_pbh(y, x));
     }
     v_store(sum, lanes);
@@ -150,9 +167,16 @@ INLINE uint32_t row_words(uint32_t row)
     return row / TILE_ROWS * SC_CPU_STRETCH_PAGES * TILE_WORDS + row % TILE_ROWS * 16;
 }
 
+/* The blocks of one head in a stretch. */
+struct blocks {
+    const uint8_t *k[SC_CPU_STRETCH_PAGES], *v[SC_CPU_STRETCH_PAGES]; /* int8: widened */
+    const float *scales[SC_CPU_STRETCH_PAGES];                        /* int8 */
+};
+
 /* Queries q0 .. q0 + nq of one head; base: the head's first query in scratch. */
 static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
-                        const struct stretch *st, uint32_t head, uint32_t q0, uint32_t nq)
+                        const struct stretch *st, const struct blocks *blocks, uint32_t head,
+                        uint32_t q0, uint32_t nq)
 {
     const struct sc_kv_pool *pool = a->pool;
     const uint32_t n = a->n_tokens * a->group, base = head * n + q0,
@@ -162,24 +186,27 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     struct sc_cpu_attn_state *state = &s->attn.span;
     struct seen low = seen_by(a, st, q0 / a->group),
                 high = seen_by(a, st, (q0 + nq - 1) / a->group);
-    const uint8_t *k[SC_CPU_STRETCH_PAGES], *v[SC_CPU_STRETCH_PAGES];
+    const uint8_t *v[SC_CPU_STRETCH_PAGES];
+    const bool i8 = pool->spec.dtype == SC_DTYPE_I8;
     uint32_t pa = low.lo / SC_PAGE_ENTRIES, pb = (high.hi + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
 
     if (high.hi == 0 || low.lo == SC_CPU_STRETCH)
         return;
-    for (uint32_t p = pa; p < pb; p++) {
-        uint8_t *block = sc_cpu_kv_block(pool, st->pages[p], a->head0 + head);
-        k[p - pa] = block;
-        v[p - pa] = block + pool->v_offset;
-    }
     at_begin(nq);
-    qk_pages(nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words, pool->spec.head_dim, k,
-             pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES, s->attn.scores + pa * SC_PAGE_ENTRIES,
-             NULL);
+    qk_pages(false, nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words,
+             pool->spec.head_dim, blocks->k + pa, pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES,
+             i8 ? blocks->scales + pa : NULL, s->attn.scores + pa * SC_PAGE_ENTRIES, NULL);
     for (uint32_t i = 0; i < nq; i++)
-        weigh(s->attn.scores + i * SC_CPU_STRETCH, seen_by(a, st, (q0 + i) / a->group), pa, pb,
-              &state->top[base + i], state->sum + (base + i) * 16, state->o + (base + i) * stride,
-              pool->dim_pad, s->attn.p16 + 2 * row_words(i));
+        weigh(s->attn.scores + i * SC_CPU_STRETCH, i8 ? blocks->scales : NULL,
+              seen_by(a, st, (q0 + i) / a->group), pa, pb, &state->top[base + i],
+              state->sum + (base + i) * 16, state->o + (base + i) * stride, pool->dim_pad,
+              s->attn.p16 + 2 * row_words(i));
+    memcpy(v, blocks->v + pa, (pb - pa) * sizeof(v[0]));
+    if (i8) {
+        pv_pages(false, nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
+                 state->o + base * stride, stride, NULL);
+        return;
+    }
     if (low.lo % SC_PAGE_ENTRIES != 0 || (pb - pa == 1 && high.hi % SC_PAGE_ENTRIES != 0)) {
         uint32_t end = high.hi - pa * SC_PAGE_ENTRIES;
         mask_v(v[0], pool->dim_pad, low.lo % SC_PAGE_ENTRIES,
@@ -190,7 +217,7 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         mask_v(v[pb - pa - 1], pool->dim_pad, 0, high.hi % SC_PAGE_ENTRIES, s->attn.v[1]);
         v[pb - pa - 1] = (const uint8_t *)s->attn.v[1];
     }
-    pv_pages(nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
+    pv_pages(false, nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
              state->o + base * stride, stride, NULL);
 }
 
@@ -200,6 +227,13 @@ INLINE void scale_bias(const struct sc_kv_pool *pool, uint8_t *block, float *to)
     const float *bias = sc_cpu_kv_bias(pool, block);
     for (uint32_t e = 0; e < SC_PAGE_ENTRIES; e += 16)
         v_store(to + e, v_mul(v_load(bias + e), v_set1(LOG2E)));
+}
+
+/* Those of V, which weigh reads later, too. */
+INLINE void fetch_scales(const float *scales)
+{
+    for (uint32_t e = 0; e < 2 * SC_PAGE_ENTRIES; e += 16)
+        _mm_prefetch(scales + e, _MM_HINT_T0);
 }
 
 /* The same for so few queries that attention waits for memory: n_heads heads together, page after
@@ -218,6 +252,7 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     const uint32_t *q = (const uint32_t *)(const void *)s->attn.q16;
     uint32_t *weights = (uint32_t *)(void *)s->attn.p16;
     struct sc_cpu_attn_state *state = &s->attn.span;
+    const bool i8 = pool->spec.dtype == SC_DTYPE_I8;
 
     if (high.hi == 0 || low.lo == SC_CPU_STRETCH)
         return;
@@ -226,18 +261,26 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         for (uint32_t h = 0; h < n_heads; h++) {
             uint8_t *k = sc_cpu_kv_block(pool, st->pages[p], a->head0 + head0 + h);
             const uint8_t *v = k + pool->v_offset;
+            const float *scales = sc_cpu_kv_scales(pool, k);
+            if (i8)
+                fetch_scales(scales);
             scale_bias(pool, k, s->attn.bias);
-            qk_pages(n, q + (head0 + h) * words, pool->spec.head_dim, (const uint8_t *const *)&k, 1,
-                     s->attn.bias, s->attn.scores + h * rows * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES,
-                     &v);
+            qk_pages(i8, n, q + (head0 + h) * words, pool->spec.head_dim,
+                     (const uint8_t *const *)&k, 1, s->attn.bias, i8 ? &scales : NULL,
+                     s->attn.scores + h * rows * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES, &v);
         }
     }
     for (uint32_t h = 0; h < n_heads; h++) {
+        const float *scales[SC_CPU_STRETCH_PAGES];
+        for (uint32_t p = pa; i8 && p < pb; p++)
+            scales[p] =
+                sc_cpu_kv_scales(pool, sc_cpu_kv_block(pool, st->pages[p], a->head0 + head0 + h));
         for (uint32_t i = 0; i < n; i++) {
             uint32_t row = h * rows + i, query = (head0 + h) * n + i;
-            weigh(s->attn.scores + row * SC_CPU_STRETCH, seen_by(a, st, i / a->group), pa, pb,
-                  &state->top[query], state->sum + query * 16, state->o + query * stride,
-                  pool->dim_pad, (uint16_t *)(void *)(weights + row_words(row)));
+            weigh(s->attn.scores + row * SC_CPU_STRETCH, i8 ? scales : NULL,
+                  seen_by(a, st, i / a->group), pa, pb, &state->top[query], state->sum + query * 16,
+                  state->o + query * stride, pool->dim_pad,
+                  (uint16_t *)(void *)(weights + row_words(row)));
         }
     }
     for (uint32_t p = pa; p < pb; p++) {
@@ -249,14 +292,34 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
             const uint8_t *next =
                 p < st->n_next ? sc_cpu_kv_block(pool, st->next[p], a->head0 + head0 + h) : NULL;
             v += pool->v_offset;
-            if (lo != 0 || hi != SC_PAGE_ENTRIES) {
+            if (!i8 && (lo != 0 || hi != SC_PAGE_ENTRIES)) {
                 mask_v(v, pool->dim_pad, lo, hi, s->attn.v[0]);
                 v = (const uint8_t *)s->attn.v[0];
             }
-            pv_pages(n, weights + row_words(h * rows) + (p - pa) * TILE_WORDS, &v, 1, pool->dim_pad,
-                     state->o + (head0 + h) * n * stride, stride, next != NULL ? &next : NULL);
+            pv_pages(i8, n, weights + row_words(h * rows) + (p - pa) * TILE_WORDS, &v, 1,
+                     pool->dim_pad, state->o + (head0 + h) * n * stride, stride,
+                     next != NULL ? &next : NULL);
         }
     }
+}
+
+/* For attend_tile: the block of page p of the stretch, and what its scores begin as. */
+static void find_block(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s, uint8_t *block,
+                       uint32_t p, struct blocks *blocks)
+{
+    const struct sc_kv_pool *pool = a->pool;
+    uint16_t *wide = s->attn.pages[p];
+
+    blocks->k[p] = block;
+    blocks->v[p] = block + pool->v_offset;
+    scale_bias(pool, block, s->attn.bias + p * SC_PAGE_ENTRIES);
+    if (pool->spec.dtype != SC_DTYPE_I8)
+        return;
+    for (uint32_t line = 0; line < sc_cpu_kv_lines(pool); line++)
+        v_widen(block + line * SC_CPU_LINE, wide + line * SC_CPU_LINE);
+    blocks->k[p] = (const uint8_t *)wide;
+    blocks->v[p] = blocks->k[p] + 2 * pool->v_offset;
+    blocks->scales[p] = sc_cpu_kv_scales(pool, block);
 }
 
 static void attend_stretch(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
@@ -273,11 +336,12 @@ static void attend_stretch(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s
         return;
     }
     for (uint32_t h = 0; h < a->n_heads; h++) {
+        struct blocks blocks;
         for (uint32_t p = st->page0; p < st->n_pages; p++)
-            scale_bias(a->pool, sc_cpu_kv_block(a->pool, st->pages[p], a->head0 + h),
-                       s->attn.bias + p * SC_PAGE_ENTRIES);
+            find_block(a, s, sc_cpu_kv_block(a->pool, st->pages[p], a->head0 + h), p, &blocks);
         for (uint32_t q0 = 0; q0 < n; q0 += SC_CPU_BF16_TILE)
-            attend_tile(a, s, st, h, q0, n - q0 < SC_CPU_BF16_TILE ? n - q0 : SC_CPU_BF16_TILE);
+            attend_tile(a, s, st, &blocks, h, q0,
+                        n - q0 < SC_CPU_BF16_TILE ? n - q0 : SC_CPU_BF16_TILE);
     }
 }
 

@@ -6,6 +6,9 @@
  * by more than SLACK; weights then stay below e^SLACK, and most pages need no rescaling. What a
  * query reads and the order of its sums follow from its own entries alone: entries that it does not
  * see are never added, not even with weight zero, because their memory may hold anything.
+ *
+ * int8 pages are widened to bf16, which whole numbers are exactly: the scale of K goes to the
+ * score, that of V to the weight.
  */
 #define SLACK  8.0f
 #define AT_EXP v_exp
@@ -157,10 +160,16 @@ static void pv(uint32_t nq, bool bf16, const uint8_t *v, uint32_t dim_pad, struc
     }
 }
 
-/* Turns the scores p [32] of one query into weights, 0 outside r. */
-static void weigh(float *p, struct range r, float *top, float *sum, float *o, uint32_t dim_pad)
+/* Turns the scores p [32] of one query into weights, 0 outside r; int8: times the scale of V, and
+ * outside r anything. */
+static void weigh(float *p, struct range r, const float *scales, float *top, float *sum, float *o,
+                  uint32_t dim_pad)
 {
     vf none = v_set1(-INFINITY), a = v_load(p), b = v_load(p + 16);
+    if (scales != NULL) { /* int8: of K, of V, biases */
+        a = v_fma(a, v_load(scales), v_load(scales + 2 * SC_PAGE_ENTRIES));
+        b = v_fma(b, v_load(scales + 16), v_load(scales + 2 * SC_PAGE_ENTRIES + 16));
+    }
     if (r.lo != 0 || r.hi != SC_PAGE_ENTRIES) {
         a = v_keep(a, r.lo < 16 ? r.lo : 16, r.hi < 16 ? r.hi : 16, none);
         b = v_keep(b, r.lo > 16 ? r.lo - 16 : 0, r.hi > 16 ? r.hi - 16 : 0, none);
@@ -179,9 +188,13 @@ static void weigh(float *p, struct range r, float *top, float *sum, float *o, ui
     vf ref = v_set1(*top > -INFINITY ? *top : 0.0f);
     a = v_exp(v_sub(a, ref));
     b = v_exp(v_sub(b, ref));
+    v_store(sum, v_add(v_load(sum), v_add(a, b)));
+    if (scales != NULL) {
+        a = v_mul(a, v_load(scales + SC_PAGE_ENTRIES));
+        b = v_mul(b, v_load(scales + SC_PAGE_ENTRIES + 16));
+    }
     v_store(p, a);
     v_store(p + 16, b);
-    v_store(sum, v_add(v_load(sum), v_add(a, b)));
 }
 
 /* Entries of exact page `page` that token t of the block sees. */
@@ -204,8 +217,10 @@ static struct range exact_range(const struct sc_cpu_attn *a, uint32_t page, uint
 }
 
 struct page_ref {
-    uint8_t *block;      /* of one KV head */
-    uint32_t exact_page; /* absolute number */
+    const uint8_t *k, *v; /* of one KV head; int8: widened */
+    const float *bias;    /* of the entries; int8: zeros, weigh adds them */
+    const float *scales;  /* int8, else NULL */
+    uint32_t exact_page;  /* absolute number */
     bool is_core;
     struct range cores; /* when is_core: the same for all */
 };
@@ -221,15 +236,15 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
                         const struct page_ref *pg, uint32_t base, uint32_t q0, uint32_t nq)
 {
     const struct sc_kv_pool *pool = a->pool;
-    bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
+    bool bf16 = pool->spec.dtype != SC_DTYPE_F32;
     uint32_t stride = query_stride(pool->dim_pad);
     uint32_t t = q0 / a->group, t_last = (q0 + nq - 1) / a->group, end = q0 + nq;
     struct range r = page_range(a, pg, t), last = page_range(a, pg, t_last);
 
     if (last.hi == 0 || r.lo == SC_PAGE_ENTRIES)
         return; /* ranges only move upwards from token to token: nobody sees this page */
-    qk(nq, bf16, pg->block, sc_cpu_kv_bias(pool, pg->block), s->attn.q + (base + q0) * stride,
-       stride, pool->spec.head_dim, s->attn.p);
+    qk(nq, bf16, pg->k, pg->bias, s->attn.q + (base + q0) * stride, stride, pool->spec.head_dim,
+       s->attn.p);
     for (uint32_t i = q0; i < end;) {
         bool same = r.lo == last.lo && r.hi == last.hi;
         uint32_t stop = same || (t + 1) * a->group > end ? end : (t + 1) * a->group;
@@ -237,14 +252,33 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         float *o = s->attn.span.o + (base + i) * stride;
         if (r.lo < r.hi) {
             for (uint32_t j = i; j < stop; j++)
-                weigh(p + (j - i) * SC_PAGE_ENTRIES, r, &s->attn.span.top[base + j],
+                weigh(p + (j - i) * SC_PAGE_ENTRIES, r, pg->scales, &s->attn.span.top[base + j],
                       s->attn.span.sum + (base + j) * 16, o + (j - i) * stride, pool->dim_pad);
-            pv(stop - i, bf16, pg->block + pool->v_offset, pool->dim_pad, r, p, o);
+            pv(stop - i, bf16, pg->v, pool->dim_pad, r, p, o);
         }
         i = stop;
         if (i < end)
             r = page_range(a, pg, ++t);
     }
+}
+
+static void find_block(const struct sc_kv_pool *pool, struct sc_cpu_scratch *s, uint8_t *block,
+                       struct page_ref *pg)
+{
+    static const float zeros[SC_PAGE_ENTRIES];
+    if (pool->spec.dtype != SC_DTYPE_I8) {
+        pg->k = block;
+        pg->v = block + pool->v_offset;
+        pg->bias = sc_cpu_kv_bias(pool, block);
+        pg->scales = NULL;
+        return;
+    }
+    for (uint32_t line = 0; line < sc_cpu_kv_lines(pool); line++)
+        v_widen(block + line * SC_CPU_LINE, s->attn.page + line * SC_CPU_LINE);
+    pg->k = (const uint8_t *)s->attn.page;
+    pg->v = pg->k + 2 * pool->v_offset;
+    pg->bias = zeros;
+    pg->scales = sc_cpu_kv_scales(pool, block);
 }
 
 /* The heads' blocks of one page lie one after the other, and are read in that order. */
@@ -253,7 +287,7 @@ static void attend_page(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s, u
 {
     uint32_t n_queries = a->n_tokens * a->group;
     for (uint32_t h = 0; h < a->n_heads; h++) {
-        pg->block = sc_cpu_kv_block(a->pool, page, a->head0 + h);
+        find_block(a->pool, s, sc_cpu_kv_block(a->pool, page, a->head0 + h), pg);
         for (uint32_t q0 = 0; q0 < n_queries; q0 += AT_TILE)
             attend_tile(a, s, pg, h * n_queries, q0,
                         n_queries - q0 < AT_TILE ? n_queries - q0 : AT_TILE);

@@ -148,6 +148,16 @@ static bool slow_dot(void)
 #endif
 }
 
+/* int8 pages are widened with it. */
+static bool has_vbmi(void)
+{
+#if defined(SC_CPU_X86)
+    return __builtin_cpu_supports("avx512vbmi");
+#else
+    return false;
+#endif
+}
+
 static bool has_vnni(void)
 {
 #if defined(SC_CPU_X86)
@@ -192,6 +202,8 @@ static void choose_kernels(struct sc_cpu_device *dev)
         dev->kernels = *sc_cpu_kernels_avx512();
         if (dev->isa == SC_CPU_ISA_AVX512BF16)
             sc_cpu_kernels_avx512bf16(&dev->kernels), sc_cpu_kernels_avx512pack(&dev->kernels);
+        if (dev->isa == SC_CPU_ISA_AVX512BF16 && has_vbmi())
+            sc_cpu_kernels_avx512vbmi(&dev->kernels);
         if (dev->isa == SC_CPU_ISA_AMX)
             sc_cpu_kernels_amx(&dev->kernels);
         if (has_vnni())

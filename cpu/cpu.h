@@ -12,6 +12,7 @@
  * and then results depend on the machine in their last bits. What is stored as f32 is never
  * rounded. INT8, and AUTO where there is VNNI and no matrix unit, multiplies int8 weights with
  * activations of int8, one scale for 64 of a row; AVX2 and up give the same bits there too.
+ * int8 pages are widened to bf16, exactly, and go the way of bf16 pages.
  *
  * Memory: all scratch is taken at open: 0.7 MiB a thread, 4 MiB more with several threads, and 32
  * MiB (touched as far as needed) for AVX512BF16, AMX and INT8. Weights and pages from 1 MiB on lie

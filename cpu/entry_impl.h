@@ -2,10 +2,42 @@
  *
  * Reads whole vectors: up to 15 entries behind the last one asked for, which lie in the block. */
 
+/* I8: a line as bf16, with room for a whole vector behind its last pair. */
+struct wide_line {
+    uint16_t pairs[64 + 32];
+};
+
+INLINE struct wide_line widen_line(const uint8_t *line)
+{
+    struct wide_line w = {0};
+    v_widen(line, w.pairs);
+    return w;
+}
+
+static void keys_to_columns_i8(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
+                               uint32_t n, float *xt)
+{
+    const float *scales = sc_cpu_kv_scales(pool, (uint8_t *)(uintptr_t)block) + slot0;
+    for (uint32_t d = 0; d < pool->spec.head_dim; d += 2) {
+        const struct wide_line w = widen_line(block + d / 2 * SC_CPU_LINE);
+        for (uint32_t t = 0; t < n; t += 16) {
+            uint32_t count = n - t < 16 ? n - t : 16;
+            vf scale = v_loadn(scales + t, count);
+            const uint16_t *pairs = w.pairs + 2 * (slot0 + t);
+            v_storen(xt + d * SC_CHUNK_MAX + t, v_mul(v_low(pairs), scale), count);
+            v_storen(xt + (d + 1) * SC_CHUNK_MAX + t, v_mul(v_high(pairs), scale), count);
+        }
+    }
+}
+
 static void keys_to_columns(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
                             uint32_t n, float *xt)
 {
     const bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
+    if (pool->spec.dtype == SC_DTYPE_I8) {
+        keys_to_columns_i8(pool, block, slot0, n, xt);
+        return;
+    }
     for (uint32_t d = 0; d < pool->spec.head_dim; d++) {
         const uint8_t *row = block + ((bf16 ? d / 2 : d) * SC_PAGE_ENTRIES + slot0) * 4;
         for (uint32_t t = 0; t < n; t += 16) {
@@ -35,12 +67,42 @@ static void rotate_keys(float *xt, const float *angles, uint32_t m, uint32_t hea
     }
 }
 
+static void entries_to_rows_i8(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
+                               uint32_t n, float *k, float *v)
+{
+    const uint32_t hd = pool->spec.head_dim;
+    const float *scales = sc_cpu_kv_scales(pool, (uint8_t *)(uintptr_t)block) + slot0;
+
+    for (uint32_t d = 0; d < hd; d += 2) {
+        const struct wide_line w = widen_line(block + d / 2 * SC_CPU_LINE);
+        for (uint32_t i = 0; i < n; i++) {
+            k[i * hd + d] = sc_bf16_to_f32(w.pairs[2 * (slot0 + i)]) * scales[i];
+            k[i * hd + d + 1] = sc_bf16_to_f32(w.pairs[2 * (slot0 + i) + 1]) * scales[i];
+        }
+    }
+    scales += SC_PAGE_ENTRIES;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t slot = slot0 + i;
+        const uint8_t *row = block + pool->v_offset + (size_t)(slot / 2) * 2 * pool->dim_pad;
+        for (uint32_t d = 0; d < hd; d += 16) {
+            const struct wide_line w = widen_line(row + d / 32 * SC_CPU_LINE);
+            const uint16_t *pairs = w.pairs + d % 32 * 2;
+            vf x = slot % 2 == 0 ? v_low(pairs) : v_high(pairs);
+            v_storen(v + i * hd + d, v_mul(x, v_set1(scales[i])), hd - d < 16 ? hd - d : 16);
+        }
+    }
+}
+
 static void entries_to_rows(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
                             uint32_t n, float *k, float *v)
 {
     const uint32_t hd = pool->spec.head_dim, dim_pad = pool->dim_pad;
     const uint8_t *base = block + pool->v_offset;
 
+    if (pool->spec.dtype == SC_DTYPE_I8) {
+        entries_to_rows_i8(pool, block, slot0, n, k, v);
+        return;
+    }
     if (pool->spec.dtype == SC_DTYPE_F32) {
         for (uint32_t i = 0; i < n; i++) {
             sc_cpu_kv_get_k(pool, block, slot0 + i, k + i * hd);
@@ -65,6 +127,24 @@ static void entries_to_rows(const struct sc_kv_pool *pool, const uint8_t *block,
     }
 }
 
+/* The two dimensions of a pair lie side by side in K, those of one entry two apart in V. */
+static void put_entry_i8(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot,
+                         const float *k, const float *v)
+{
+    const uint32_t hd = pool->spec.head_dim;
+    float *scales = sc_cpu_kv_scales(pool, block) + slot;
+    uint8_t bytes[SC_CPU_HEAD_DIM_MAX];
+    uint8_t *to = block + sc_cpu_i8_at(sc_cpu_kv_k_at(slot, 0));
+
+    *scales = sc_cpu_i8_round(k, hd, bytes);
+    for (uint32_t d = 0; d < hd; d += 2)
+        memcpy(to + d / 2 * SC_CPU_LINE, bytes + d, 2);
+    scales[SC_PAGE_ENTRIES] = sc_cpu_i8_round(v, hd, bytes);
+    to = block + pool->v_offset + sc_cpu_kv_v_at(pool, slot, 0);
+    for (uint32_t d = 0; d < hd; d++)
+        to[sc_cpu_i8_at(2 * (size_t)d)] = bytes[d];
+}
+
 /* Other threads may write the neighbours of the entry at the same time: elements, never words. */
 static void put_entry(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot, const float *k,
                       const float *v)
@@ -72,6 +152,10 @@ static void put_entry(const struct sc_kv_pool *pool, uint8_t *block, uint32_t sl
     const uint32_t hd = pool->spec.head_dim;
     uint16_t half[SC_CPU_HEAD_DIM_MAX];
 
+    if (pool->spec.dtype == SC_DTYPE_I8) {
+        put_entry_i8(pool, block, slot, k, v);
+        return;
+    }
     if (pool->spec.dtype == SC_DTYPE_F32) {
         sc_cpu_kv_put_k(pool, block, slot, k);
         sc_cpu_kv_put_v(pool, block, slot, v);

@@ -48,6 +48,7 @@ struct sc_cpu_scratch {
                 struct {
                     float q[SC_CPU_QUERIES * (SC_CPU_HEAD_DIM_MAX + 16)]; /* scaled */
                     float p[SC_CPU_TILE_MAX * SC_PAGE_ENTRIES];           /* scores, then weights */
+                    uint16_t page[2 * SC_PAGE_ENTRIES * SC_CPU_HEAD_DIM_MAX]; /* I8, widened */
                 };
                 struct {
                     /* Tiles of 16 queries x 32 dimensions: [tile][head_dim up to 32s / 32][16][32].
@@ -57,7 +58,12 @@ struct sc_cpu_scratch {
                     /* Tiles of 16 queries x 32 entries: [tile][page][16][32]. */
                     uint16_t p16[SC_CPU_BF16_TILE * SC_CPU_STRETCH];
                     float bias[SC_CPU_STRETCH];
-                    uint16_t v[2][SC_PAGE_ENTRIES * SC_CPU_HEAD_DIM_MAX]; /* unseen entries zero */
+                    union {
+                        uint16_t v[2][SC_PAGE_ENTRIES * SC_CPU_HEAD_DIM_MAX]; /* unseen: zero */
+                        /* I8: blocks of one head, widened */
+                        uint16_t pages[SC_CPU_STRETCH_PAGES]
+                                      [2 * SC_PAGE_ENTRIES * SC_CPU_HEAD_DIM_MAX];
+                    };
                 };
             };
         } attn;
@@ -190,10 +196,13 @@ struct sc_cpu_kernels {
     /* By the pool's dtype. `combine` puts the parts of all spans together, in order, into out. */
     void (*attention_f32)(const struct sc_cpu_attn *attn, struct sc_cpu_scratch *scratch);
     void (*attention_bf16)(const struct sc_cpu_attn *attn, struct sc_cpu_scratch *scratch);
+    void (*attention_i8)(const struct sc_cpu_attn *attn, struct sc_cpu_scratch *scratch);
     void (*combine_f32)(const struct sc_cpu_attn *attn, const float *parts,
                         struct sc_cpu_scratch *scratch);
     void (*combine_bf16)(const struct sc_cpu_attn *attn, const float *parts,
                          struct sc_cpu_scratch *scratch);
+    void (*combine_i8)(const struct sc_cpu_attn *attn, const float *parts,
+                       struct sc_cpu_scratch *scratch);
     void (*norm_row)(float *resid, const float *delta, const float *w, float *y, uint32_t dim,
                      float eps);
     void (*rotate)(float *x, const float *angles, uint32_t head_dim);
@@ -219,6 +228,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void);
 /* Those that round to bf16 or int8, into a table that holds the AVX-512 ones. */
 void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_avx512pack(struct sc_cpu_kernels *kernels);
+void sc_cpu_kernels_avx512vbmi(struct sc_cpu_kernels *kernels); /* into those of avx512bf16 */
 void sc_cpu_kernels_avx512vnni(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels);
 

@@ -239,13 +239,12 @@ INLINE void qk_steps(const bool two, const uint32_t *q, const uint32_t *q2, uint
 
 /* Whole steps first; dimensions that fill no step go through smaller tiles, because what lies
  * behind the keys may be anything. */
-static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const uint8_t *const *pages,
-                     uint32_t n, const float *bias, float *scores, const uint8_t *const *ahead)
+static void qk_bf16(uint32_t nq, const uint32_t *q, uint32_t head_dim, const uint8_t *const *pages,
+                    uint32_t n, const float *bias, float *scores)
 {
     const uint32_t *q2 = q + round_words(head_dim);
     const uint32_t n_steps = head_dim / TILE_COLS, rest = head_dim % TILE_COLS;
     const bool two = nq > TILE_ROWS;
-    (void)ahead;
 
     for (uint32_t p = 0; n_steps > 0 && p < n; p++) /* every row begins as the entries' biases */
         qk_steps(two, q, q2, n_steps, pages[p], bias + p * SC_PAGE_ENTRIES, 0,
@@ -260,6 +259,40 @@ static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const ui
                  n_steps > 0 ? to : bias + p * SC_PAGE_ENTRIES, n_steps > 0 ? S_ROW : 0, to);
     }
     query_tiles_open(nq, TILE_COLS);
+}
+
+/* K or V of one head of an int8 page, widened. */
+struct wide {
+    _Alignas(64) uint16_t pairs[SC_PAGE_ENTRIES * SC_CPU_HEAD_DIM_MAX];
+};
+
+INLINE const uint8_t *widen_lines(const uint8_t *from, uint32_t n, struct wide *to)
+{
+    for (uint32_t line = 0; line < n; line++)
+        v_widen(from + line * SC_CPU_LINE, to->pairs + line * SC_CPU_LINE);
+    return (const uint8_t *)to->pairs;
+}
+
+static void qk_pages(bool i8, uint32_t nq, const uint32_t *q, uint32_t head_dim,
+                     const uint8_t *const *pages, uint32_t n, const float *bias,
+                     const float *const *scales, float *scores, const uint8_t *const *ahead)
+{
+    static const float zeros[SC_PAGE_ENTRIES];
+    struct wide wide;
+    (void)ahead;
+    if (scales == NULL) {
+        qk_bf16(nq, q, head_dim, pages, n, bias, scores);
+        return;
+    }
+    for (uint32_t p = 0; p < n; p++, bias += SC_PAGE_ENTRIES, scores += SC_PAGE_ENTRIES) {
+        const uint8_t *k = i8 ? widen_lines(pages[p], head_dim / 2, &wide) : pages[p];
+        qk_bf16(nq, q, head_dim, &k, 1, zeros, scores);
+        for (uint32_t i = 0; i < nq; i++) {
+            float *row = scores + i * SC_CPU_STRETCH;
+            for (uint32_t e = 0; e < SC_PAGE_ENTRIES; e += 16)
+                v_store(row + e, v_fma(v_load(row + e), v_load(scales[p] + e), v_load(bias + e)));
+        }
+    }
 }
 
 /* nc = 1 or 2 vectors of dimensions. */
@@ -303,12 +336,11 @@ INLINE void pv_columns(const bool two, const int nc, const uint32_t *weights,
     }
 }
 
-static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
-                     uint32_t dim_pad, float *o, uint32_t stride, const uint8_t *const *ahead)
+static void pv_bf16(uint32_t nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
+                    uint32_t dim_pad, float *o, uint32_t stride)
 {
     const bool two = nq > TILE_ROWS;
     uint32_t d = 0;
-    (void)ahead;
     for (; d + 32 <= dim_pad; d += 32) {
         if (two)
             pv_columns(true, 2, weights, pages, n, d * 4, dim_pad, o + d, stride);
@@ -319,6 +351,22 @@ static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const 
         pv_columns(two, 1, weights, pages, n, d * 4, dim_pad, o + d, stride);
 }
 
+static void pv_pages(bool i8, uint32_t nq, const uint32_t *weights, const uint8_t *const *pages,
+                     uint32_t n, uint32_t dim_pad, float *o, uint32_t stride,
+                     const uint8_t *const *ahead)
+{
+    struct wide wide;
+    (void)ahead;
+    if (!i8) {
+        pv_bf16(nq, weights, pages, n, dim_pad, o, stride);
+        return;
+    }
+    for (uint32_t p = 0; p < n; p++) {
+        const uint8_t *v = widen_lines(pages[p], dim_pad / 2, &wide);
+        pv_bf16(nq, weights + p * TILE_WORDS, &v, 1, dim_pad, o, stride);
+    }
+}
+
 static void at_begin(uint32_t rows)
 {
     query_tiles_open(rows, TILE_COLS);
@@ -326,7 +374,7 @@ static void at_begin(uint32_t rows)
 
 #include "cpu/attention_bf16_impl.h"
 
-static void attention_bf16(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
+static void attention_rounded(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
     attend_spans(a, s);
     _tile_release();
@@ -339,6 +387,8 @@ void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels)
     kernels->matmul_few_i8 = matmul_few_i8;
     kernels->round_rows = round_rows;
     kernels->round_words = round_words;
-    kernels->attention_bf16 = attention_bf16;
+    kernels->attention_bf16 = attention_rounded;
+    kernels->attention_i8 = attention_rounded;
     kernels->combine_bf16 = state_combine;
+    kernels->combine_i8 = state_combine;
 }

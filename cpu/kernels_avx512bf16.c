@@ -138,143 +138,7 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
     }
 }
 
-/* Scores of nq queries of one tile, 32 entries. What is read next goes to the second-level cache
- * meanwhile, line for line: a page's K or V is too short for the hardware to see where it leads. */
-INLINE void qk_rows(const int nq, const uint32_t *q, uint32_t head_dim, const uint8_t *k,
-                    const float *bias, float *scores, const uint8_t *ahead)
-{
-    __m512 s[8][2];
-#pragma GCC unroll 8
-    for (int i = 0; i < nq; i++) {
-        s[i][0] = _mm512_loadu_ps(bias);
-        s[i][1] = _mm512_loadu_ps(bias + 16);
-    }
-    for (uint32_t d = 0; d < head_dim; d += TILE_COLS, q += TILE_WORDS) {
-        uint32_t n_pairs = head_dim - d < TILE_COLS ? (head_dim - d) / 2 : TILE_COLS / 2;
-        for (uint32_t pair = 0; pair < n_pairs; pair++, k += SC_PAGE_ENTRIES * 4) {
-            __m512bh a = (__m512bh)_mm512_loadu_si512(k);
-            __m512bh b = (__m512bh)_mm512_loadu_si512(k + 64);
-            if (ahead != NULL) {
-                _mm_prefetch(ahead, _MM_HINT_T1);
-                _mm_prefetch(ahead + 64, _MM_HINT_T1);
-                ahead += SC_PAGE_ENTRIES * 4;
-            }
-#pragma GCC unroll 8
-            for (int i = 0; i < nq; i++) {
-                __m512bh x = (__m512bh)_mm512_set1_epi32((int)q[16 * i + (int)pair]);
-                s[i][0] = _mm512_dpbf16_ps(s[i][0], a, x);
-                s[i][1] = _mm512_dpbf16_ps(s[i][1], b, x);
-            }
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < nq; i++) {
-        _mm512_storeu_ps(scores + i * (int)SC_CPU_STRETCH, s[i][0]);
-        _mm512_storeu_ps(scores + i * (int)SC_CPU_STRETCH + 16, s[i][1]);
-    }
-}
-
-#define CASES_8(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
-#define CASES_4(DO) DO(1) DO(2) DO(3) DO(4)
-
-static void qk_pages(uint32_t nq, const uint32_t *q, uint32_t head_dim, const uint8_t *const *pages,
-                     uint32_t n, const float *bias, float *scores, const uint8_t *const *ahead)
-{
-    for (uint32_t p = 0; p < n; p++) {
-        for (uint32_t i = 0; i < nq; i += 8) {
-            const uint8_t *next = ahead != NULL && i == 0 ? ahead[p] : NULL;
-            const uint32_t *from = q + i / TILE_ROWS * round_words(head_dim) + i % TILE_ROWS * 16;
-            float *to = scores + i * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES;
-            switch (nq - i < 8 ? nq - i : 8) {
-#define QK_CASE(m)                                                                                 \
-    case m:                                                                                        \
-        qk_rows(m, from, head_dim, pages[p], bias + p * SC_PAGE_ENTRIES, to, next);                \
-        break;
-                CASES_8(QK_CASE)
-#undef QK_CASE
-            default:
-                break;
-            }
-        }
-    }
-}
-
-/* nc vectors of dimensions of nq queries; v_skip: bytes from a page's V to the first of them. */
-INLINE void pv_rows(const int nq, const int nc, const uint32_t *weights,
-                    const uint8_t *const *pages, uint32_t n, uint32_t v_skip, uint32_t dim_pad,
-                    float *o, uint32_t stride, const uint8_t *const *ahead)
-{
-    __m512 acc[4][4];
-#pragma GCC unroll 4
-    for (int i = 0; i < nq; i++) {
-#pragma GCC unroll 4
-        for (int c = 0; c < nc; c++)
-            acc[i][c] = _mm512_loadu_ps(o + (uint32_t)i * stride + 16 * c);
-    }
-    for (uint32_t p = 0; p < n; p++, weights += TILE_WORDS) {
-        const uint8_t *v = pages[p] + v_skip, *next = ahead != NULL ? ahead[p] + v_skip : NULL;
-        for (uint32_t pair = 0; pair < 16; pair++, v += dim_pad * 4) {
-            __m512bh x[4];
-            if (ahead != NULL) {
-#pragma GCC unroll 4
-                for (int c = 0; c < nc; c++)
-                    _mm_prefetch(next + 64 * c, _MM_HINT_T1);
-                next += dim_pad * 4;
-            }
-#pragma GCC unroll 4
-            for (int c = 0; c < nc; c++)
-                x[c] = (__m512bh)_mm512_loadu_si512(v + 64 * c);
-#pragma GCC unroll 4
-            for (int i = 0; i < nq; i++) {
-                __m512bh w = (__m512bh)_mm512_set1_epi32((int)weights[16 * i + (int)pair]);
-#pragma GCC unroll 4
-                for (int c = 0; c < nc; c++)
-                    acc[i][c] = _mm512_dpbf16_ps(acc[i][c], x[c], w);
-            }
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < nq; i++) {
-#pragma GCC unroll 4
-        for (int c = 0; c < nc; c++)
-            _mm512_storeu_ps(o + (uint32_t)i * stride + 16 * c, acc[i][c]);
-    }
-}
-
-INLINE void pv_dims(const int nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
-                    uint32_t dim_pad, float *o, uint32_t stride, const uint8_t *const *ahead)
-{
-    uint32_t d = 0;
-    for (; d + 64 <= dim_pad; d += 64)
-        pv_rows(nq, 4, weights, pages, n, d * 4, dim_pad, o + d, stride, ahead);
-    for (; d < dim_pad; d += 16)
-        pv_rows(nq, 1, weights, pages, n, d * 4, dim_pad, o + d, stride, ahead);
-}
-
-static void pv_pages(uint32_t nq, const uint32_t *weights, const uint8_t *const *pages, uint32_t n,
-                     uint32_t dim_pad, float *o, uint32_t stride, const uint8_t *const *ahead)
-{
-    for (uint32_t i = 0; i < nq; i += 4) {
-        const uint32_t *from =
-            weights + i / TILE_ROWS * SC_CPU_STRETCH_PAGES * TILE_WORDS + i % TILE_ROWS * 16;
-        switch (nq - i < 4 ? nq - i : 4) {
-#define PV_CASE(m)                                                                                 \
-    case m:                                                                                        \
-        pv_dims(m, from, pages, n, dim_pad, o + i * stride, stride, i == 0 ? ahead : NULL);        \
-        break;
-            CASES_4(PV_CASE)
-#undef PV_CASE
-        default:
-            break;
-        }
-    }
-}
-
-static void at_begin(uint32_t rows)
-{
-    (void)rows;
-}
-
+#include "cpu/attention_dot_impl.h"
 #include "cpu/attention_bf16_impl.h"
 
 void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels)
@@ -284,5 +148,7 @@ void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels)
     kernels->round_rows = round_rows;
     kernels->round_words = round_words;
     kernels->attention_bf16 = attend_spans;
+    kernels->attention_i8 = attend_spans;
     kernels->combine_bf16 = state_combine;
+    kernels->combine_i8 = state_combine;
 }

@@ -10,8 +10,8 @@ static enum sc_status layout(const struct sc_kv_spec *spec, struct sc_kv_pool *p
                              struct sc_err *err)
 {
     size_t element = sc_dtype_bytes(spec->dtype);
-    if (spec->dtype != SC_DTYPE_F32 && spec->dtype != SC_DTYPE_BF16)
-        return sc_fail(err, SC_ENOTSUP, "kv pool: dtype %s, allowed f32 and bf16",
+    if (spec->dtype != SC_DTYPE_F32 && spec->dtype != SC_DTYPE_BF16 && spec->dtype != SC_DTYPE_I8)
+        return sc_fail(err, SC_ENOTSUP, "kv pool: dtype %s, allowed f32, bf16 and int8",
                        sc_dtype_name(spec->dtype));
     if (spec->head_dim == 0 || spec->head_dim > SC_CPU_HEAD_DIM_MAX || spec->head_dim % 2 != 0)
         return sc_fail(err, SC_EINVAL, "kv pool: head_dim %u, allowed even numbers up to %u",
@@ -20,9 +20,12 @@ static enum sc_status layout(const struct sc_kv_spec *spec, struct sc_kv_pool *p
         return sc_fail(err, SC_EINVAL, "kv pool: %u KV heads, allowed 1 to %u", spec->n_kv_heads,
                        SC_CPU_HEADS_MAX);
     pool->spec = *spec;
-    pool->dim_pad = (spec->head_dim + 15) / 16 * 16;
+    const uint32_t row = spec->dtype == SC_DTYPE_I8 ? 32 : 16; /* what vectors of V hold */
+    pool->dim_pad = (spec->head_dim + row - 1) / row * row;
     pool->v_offset = SC_PAGE_ENTRIES * spec->head_dim * element;
     pool->bias_offset = pool->v_offset + SC_PAGE_ENTRIES * pool->dim_pad * element;
+    if (spec->dtype == SC_DTYPE_I8)
+        pool->bias_offset += 2 * SC_PAGE_ENTRIES * sizeof(float);
     pool->head_bytes = pool->bias_offset + SC_PAGE_ENTRIES * sizeof(float);
     pool->page_bytes = pool->head_bytes * spec->n_kv_heads;
     return SC_OK;
@@ -131,6 +134,43 @@ enum sc_status sc_cpu_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, u
         }                                                                                          \
     } while (0)
 
+/* I8: rows of whole numbers, each with its scale behind it. */
+static void pack_i8(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot0, uint32_t n,
+                    uint8_t *k, uint8_t *v)
+{
+    const uint32_t hd = pool->spec.head_dim;
+    const uint8_t *values = block + pool->v_offset;
+    for (uint32_t slot = slot0; slot < slot0 + n; slot++) {
+        const float *scales = sc_cpu_kv_scales(pool, block) + slot;
+        for (uint32_t d = 0; d < hd; d++) {
+            *k++ = (uint8_t)sc_cpu_i8_whole(block[sc_cpu_i8_at(sc_cpu_kv_k_at(slot, d))]);
+            *v++ = (uint8_t)sc_cpu_i8_whole(values[sc_cpu_i8_at(sc_cpu_kv_v_at(pool, slot, d))]);
+        }
+        memcpy(k, scales, sizeof(*scales));
+        memcpy(v, scales + SC_PAGE_ENTRIES, sizeof(*scales));
+        k += sizeof(*scales);
+        v += sizeof(*scales);
+    }
+}
+
+static void unpack_i8(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot0, uint32_t n,
+                      const uint8_t *k, const uint8_t *v)
+{
+    const uint32_t hd = pool->spec.head_dim;
+    uint8_t *values = block + pool->v_offset;
+    for (uint32_t slot = slot0; slot < slot0 + n; slot++) {
+        float *scales = sc_cpu_kv_scales(pool, block) + slot;
+        for (uint32_t d = 0; d < hd; d++) {
+            block[sc_cpu_i8_at(sc_cpu_kv_k_at(slot, d))] = sc_cpu_i8_byte((int8_t)*k++);
+            values[sc_cpu_i8_at(sc_cpu_kv_v_at(pool, slot, d))] = sc_cpu_i8_byte((int8_t)*v++);
+        }
+        memcpy(scales, k, sizeof(*scales));
+        memcpy(scales + SC_PAGE_ENTRIES, v, sizeof(*scales));
+        k += sizeof(*scales);
+        v += sizeof(*scales);
+    }
+}
+
 enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                               uint32_t slot0, uint32_t n, uint32_t head, void *k_out, void *v_out,
                               float *bias, struct sc_err *err)
@@ -144,6 +184,8 @@ enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, ui
     uint8_t *block = sc_cpu_kv_block(pool, page, head);
     if (pool->spec.dtype == SC_DTYPE_F32)
         COPY_SPAN(uint32_t, false);
+    else if (pool->spec.dtype == SC_DTYPE_I8)
+        pack_i8(pool, block, slot0, n, k_out, v_out);
     else
         COPY_SPAN(uint16_t, false);
     memcpy(bias, sc_cpu_kv_bias(pool, block) + slot0, n * sizeof(*bias));
@@ -163,6 +205,8 @@ enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, 
     uint8_t *block = sc_cpu_kv_block(pool, page, head);
     if (pool->spec.dtype == SC_DTYPE_F32)
         COPY_SPAN(uint32_t, true);
+    else if (pool->spec.dtype == SC_DTYPE_I8)
+        unpack_i8(pool, block, slot0, n, k, v);
     else
         COPY_SPAN(uint16_t, true);
     memcpy(sc_cpu_kv_bias(pool, block) + slot0, bias, n * sizeof(*bias));

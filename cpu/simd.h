@@ -7,6 +7,7 @@
  *   v_max(a, b), v_min(a, b)  b where either is NaN
  *   v_keep(x, lo, hi, other)  x in lanes lo <= i < hi, other elsewhere
  *   v_low(p), v_high(p)  the low (high) bf16 of sixteen pairs
+ *   v_widen(p, q)    a line of an I8 page (kv_i8.h) to 64 bf16, exactly
  *   v_sum, v_top     lanes reduced as a fixed tree: i with i + 8, i + 4, i + 2, i + 1
  *   v_quantise(x, cap, p)  p[i] = x[i] < cap ? round(x[i]), at least 0 : cap; NaN gives cap
  */

@@ -126,6 +126,28 @@ INLINE vf v_high(const uint16_t *p)
     return (vf){_mm256_castsi256_ps(_mm256_and_si256(v_load8(p), mask)),
                 _mm256_castsi256_ps(_mm256_and_si256(v_load8(p + 16), mask))};
 }
+/* Pairs of bytes, each in 16 bits, to pairs of bf16. */
+INLINE __m256i v_widen8(__m256i w)
+{
+    const __m256i low = _mm256_set1_epi32(127);
+    __m256 even = _mm256_cvtepi32_ps(_mm256_and_si256(w, low));
+    __m256 odd = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, 16), low));
+    __m256i sign = _mm256_and_si256(_mm256_slli_epi32(w, 8), _mm256_set1_epi16((short)0x8000));
+    __m256i both =
+        _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd));
+    return _mm256_or_si256(both, sign);
+}
+INLINE void v_widen(const uint8_t *p, uint16_t *q)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    __m256i y = _mm256_loadu_si256((const __m256i *)(const void *)(p + 32));
+    __m256i *to = (__m256i *)(void *)q;
+    _mm256_storeu_si256(to, v_widen8(_mm256_unpacklo_epi8(x, zero)));
+    _mm256_storeu_si256(to + 1, v_widen8(_mm256_unpacklo_epi8(y, zero)));
+    _mm256_storeu_si256(to + 2, v_widen8(_mm256_unpackhi_epi8(x, zero)));
+    _mm256_storeu_si256(to + 3, v_widen8(_mm256_unpackhi_epi8(y, zero)));
+}
 INLINE float v_sum(vf x)
 {
     __m256 a = _mm256_add_ps(x.a, x.b);

@@ -100,6 +100,56 @@ INLINE vf v_high(const uint16_t *p)
     return _mm512_castsi512_ps(
         _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
 }
+/* Pairs a and b of a line of an I8 page, as bf16. */
+#if defined(__AVX512VBMI__)
+#define V_POWER(i)                                                                                 \
+    ((i) >= 64 ? 6 : (i) >= 32 ? 5 : (i) >= 16 ? 4 : (i) >= 8 ? 3 : (i) >= 4 ? 2 : (i) >= 2 ? 1 : 0)
+#define V_BF16(i)     ((i) == 0 ? 0 : (((127 + V_POWER(i)) << 7) | (((i) << (7 - V_POWER(i))) & 127)))
+#define V_FOUR(f, i)  f(i), f((i) + 1), f((i) + 2), f((i) + 3)
+#define V_LINE(f, i)  V_QUART(f, i), V_QUART(f, (i) + 16), V_QUART(f, (i) + 32), V_QUART(f, (i) + 48)
+#define V_QUART(f, i) V_FOUR(f, i), V_FOUR(f, (i) + 4), V_FOUR(f, (i) + 8), V_FOUR(f, (i) + 12)
+#define V_LOW(i)      (V_BF16(i) & 255)
+#define V_HIGH(i)     (V_BF16(i) >> 8)
+/* Low and high bytes of 0 .. 127. */
+static const uint8_t v_bytes[4][64] __attribute__((aligned(64))) = {
+    {V_LINE(V_LOW, 0)}, {V_LINE(V_LOW, 64)}, {V_LINE(V_HIGH, 0)}, {V_LINE(V_HIGH, 64)}};
+
+INLINE void v_widen_pairs(const uint8_t *p, __m512i *a, __m512i *b)
+{
+    __m512i x = _mm512_loadu_si512(p);
+    __m512i low =
+        _mm512_permutex2var_epi8(_mm512_load_si512(v_bytes[0]), x, _mm512_load_si512(v_bytes[1]));
+    __m512i high =
+        _mm512_permutex2var_epi8(_mm512_load_si512(v_bytes[2]), x, _mm512_load_si512(v_bytes[3]));
+    high = _mm512_ternarylogic_epi32(high, x, _mm512_set1_epi8((char)0x80), 0xf8); /* sign */
+    *a = _mm512_unpacklo_epi8(low, high);
+    *b = _mm512_unpackhi_epi8(low, high);
+}
+#else
+INLINE __m512i v_widen16(__m512i w)
+{
+    const __m512i low = _mm512_set1_epi32(127);
+    __m512 even = _mm512_cvtepi32_ps(_mm512_and_si512(w, low));
+    __m512 odd = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(w, 16), low));
+    __m512i both =
+        _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_castps_si512(odd));
+    return _mm512_ternarylogic_epi32(both, _mm512_slli_epi32(w, 8),
+                                     _mm512_set1_epi16((short)0x8000), 0xf8);
+}
+INLINE void v_widen_pairs(const uint8_t *p, __m512i *a, __m512i *b)
+{
+    __m512i x = _mm512_loadu_si512(p);
+    *a = v_widen16(_mm512_unpacklo_epi8(x, _mm512_setzero_si512()));
+    *b = v_widen16(_mm512_unpackhi_epi8(x, _mm512_setzero_si512()));
+}
+#endif
+INLINE void v_widen(const uint8_t *p, uint16_t *q)
+{
+    __m512i a, b;
+    v_widen_pairs(p, &a, &b);
+    _mm512_storeu_si512(q, a);
+    _mm512_storeu_si512(q + 32, b);
+}
 INLINE float v_sum(vf x)
 {
     __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));

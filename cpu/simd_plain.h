@@ -130,6 +130,16 @@ INLINE vf v_high(const uint16_t *p)
         u[i] &= 0xffff0000u;
     return v_load((const float *)(const void *)u);
 }
+INLINE void v_widen(const uint8_t *p, uint16_t *q)
+{
+    for (int i = 0; i < 64; i++) {
+        uint8_t byte = p[i % 32 / 8 * 16 + i / 32 * 8 + i % 8];
+        float magnitude = (float)(byte & 127);
+        uint32_t u;
+        memcpy(&u, &magnitude, sizeof(u));
+        q[i] = (uint16_t)(u >> 16 | (byte & 128u) << 8);
+    }
+}
 INLINE float v_sum(vf x)
 {
     v4 a = (x.q[0] + x.q[2]) + (x.q[1] + x.q[3]);

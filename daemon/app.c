@@ -112,8 +112,8 @@ static uint32_t snapshots_of(const struct sc_config *config, const struct sc_mod
                              uint64_t kv_bytes)
 {
     const struct sc_model_config *c = &model->config;
-    uint64_t page = (uint64_t)SC_PAGE_ENTRIES * 2 * c->head_dim * c->n_kv_heads *
-                    sc_dtype_bytes(config->kv_dtype) / config->tensor_parallel;
+    uint64_t page = (uint64_t)SC_PAGE_ENTRIES * 2 * c->n_kv_heads *
+                    sc_kv_row_bytes(config->kv_dtype, c->head_dim) / config->tensor_parallel;
     uint64_t n = kv_bytes / (page > 0 ? page : 1) / 4;
 
     if (config->max_snapshots > 0)
@@ -157,6 +157,8 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
     };
     enum sc_status st = choose_backend(config, &opts.open_backend, &gpu, err);
 
+    if (st == SC_OK)
+        st = sc_config_check_device(config, gpu, err);
     if (st == SC_OK)
         st = sc_config_devices(config, devices, &devices_given, err);
     opts.devices = devices_given ? devices : NULL;

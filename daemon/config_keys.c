@@ -5,8 +5,7 @@
 
 static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
 static const char *const kv_modes[] = {"auto", "exact", "compressed", NULL};
-static const char *const dtypes[] = {"f32", "bf16", NULL};
-static const char *const weight_dtypes[] = {"f32", "bf16", "int8", NULL};
+static const char *const dtypes[] = {"f32", "bf16", "int8", NULL};
 static const char *const maths[] = {"auto", "f32", "bf16", "int8", NULL};
 static const char *const determinisms[] = {"fast", "strict", NULL};
 static const char *const levels[] = {"error", "warning", "notice", "info", "debug", NULL};
@@ -44,7 +43,7 @@ const struct sc_config_key sc_config_keys[] = {
     {"engine.prefill_tokens", SC_CONFIG_UINT, AT(prefill_tokens), 0, SC_STEP_TOKENS_MAX, NULL, "0",
      false},
     {"engine.max_context", SC_CONFIG_UINT, AT(max_context), 0, SC_CONTEXT_MAX, NULL, "0", false},
-    {"engine.weight_dtype", SC_CONFIG_CHOICE, AT(weight_dtype), 0, 0, weight_dtypes, "bf16", false},
+    {"engine.weight_dtype", SC_CONFIG_CHOICE, AT(weight_dtype), 0, 0, dtypes, "bf16", false},
     {"engine.math", SC_CONFIG_CHOICE, AT(math), 0, 0, maths, "auto", false},
     {"engine.determinism", SC_CONFIG_CHOICE, AT(determinism), 0, 0, determinisms, "fast", false},
     {"engine.devices", SC_CONFIG_STRING, AT(devices), 0, 0, NULL, "", false},

@@ -21,7 +21,7 @@ const struct sc_option_flag sc_option_flags[] = {
     {"weight-dtype", "engine.weight_dtype", "f32|bf16|int8", "how weights are kept (bf16)"},
     {"math", "engine.math", "auto|f32|bf16|int8", "what weights are multiplied with (auto)"},
     {"kv-memory", "kv.memory", "SIZE|90%|auto", "memory for the KV cache of each rank (auto)"},
-    {"kv-dtype", "kv.dtype", "f32|bf16", "how keys and values are kept (bf16)"},
+    {"kv-dtype", "kv.dtype", "f32|bf16|int8", "how keys and values are kept (bf16)"},
     {"auto-min-tokens", "kv.auto_min_tokens", "N", "AUTO compresses prompts from here on (2048)"},
     {"log-level", "log.level", "LEVEL", "error, warning, notice, info, debug (notice)"},
     {"log-format", "log.format", "text|json", "how log lines look (text)"},

@@ -123,8 +123,8 @@ static enum sc_status check_opts(const struct sc_engine_opts *o, struct sc_err *
             return sc_fail(err, SC_EINVAL, "%s: %llu, must be %llu..%llu", checks[i].what,
                            (unsigned long long)checks[i].value, (unsigned long long)checks[i].low,
                            (unsigned long long)checks[i].high);
-    if (o->kv_dtype != SC_DTYPE_F32 && o->kv_dtype != SC_DTYPE_BF16)
-        return sc_fail(err, SC_EINVAL, "kv dtype: %s, must be f32 or bf16",
+    if (o->kv_dtype != SC_DTYPE_F32 && o->kv_dtype != SC_DTYPE_BF16 && o->kv_dtype != SC_DTYPE_I8)
+        return sc_fail(err, SC_EINVAL, "kv dtype: %s, must be f32, bf16 or int8",
                        sc_dtype_name(o->kv_dtype));
     if (o->weight_dtype != SC_DTYPE_F32 && o->weight_dtype != SC_DTYPE_BF16 &&
         o->weight_dtype != SC_DTYPE_I8)

@@ -38,7 +38,7 @@ struct sc_engine_opts {
     uint64_t kv_bytes;          /* memory for pages, of each rank; 0: by kv_share */
     double kv_share;            /* 0..1: of what the device has left after weights and activations;
                                    only where its memory is its own */
-    enum sc_dtype kv_dtype;     /* F32 or BF16 */
+    enum sc_dtype kv_dtype;     /* F32, BF16 or I8; not every backend has I8 */
     enum sc_dtype weight_dtype; /* F32, BF16 or I8 */
     enum sc_math math;
     bool strict;        /* sc_backend_opts.strict */

@@ -111,7 +111,7 @@ void sc_engine_snap_shape(const struct sc_engine *e, uint32_t snap, struct sc_sn
 
 size_t sc_engine_move_bytes(const struct sc_engine *e, uint32_t n_entries)
 {
-    size_t row = (size_t)e->opts.model->config.head_dim * sc_dtype_bytes(e->opts.kv_dtype);
+    size_t row = sc_kv_row_bytes(e->opts.kv_dtype, e->opts.model->config.head_dim);
     return n_entries * (2 * row + sizeof(float));
 }
 

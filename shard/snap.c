@@ -318,12 +318,12 @@ enum sc_status sc_snap_move(struct sc_rank *rank, const struct sc_plan_move *mov
                       .move = move,
                       .snap = snap,
                       .head = move->head - slice->kv_head0,
-                      .row_bytes = rank->config->head_dim * sc_dtype_bytes(rank->opts->kv_dtype),
+                      .row_bytes = sc_kv_row_bytes(rank->opts->kv_dtype, rank->config->head_dim),
                       .st = SC_OK,
                       .err = err};
     m.k = move->host;
     m.v = m.k + n * m.row_bytes;
-    m.bias = (float *)(void *)(m.v + n * m.row_bytes); /* head_dim is even: 4-byte aligned */
+    m.bias = (float *)(void *)(m.v + n * m.row_bytes); /* rows are even: 4-byte aligned */
     sc_snap_each_page(rank, snap, move_page, &m);
     return m.st;
 }

@@ -78,6 +78,22 @@ static inline float to_dtype(float x, enum sc_dtype dtype)
     return dtype == SC_DTYPE_BF16 ? sc_bf16_to_f32(sc_f32_to_bf16(x)) : x;
 }
 
+/* A row of a KV head as a pool of that dtype keeps it. */
+static inline void to_kept_row(float *x, uint32_t n, enum sc_dtype dtype)
+{
+    float largest = 0.0f;
+    for (uint32_t i = 0; i < n; i++) {
+        x[i] = to_dtype(x[i], dtype);
+        largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+    }
+    const float scale = largest / 127.0f;
+    for (uint32_t i = 0; dtype == SC_DTYPE_I8 && i < n; i++)
+        x[i] = scale > 0.0f ? scale * (float)lrintf(x[i] / scale) : 0.0f;
+}
+
+/* What pages may keep. */
+static const enum sc_dtype kv_dtypes[3] = {SC_DTYPE_F32, SC_DTYPE_BF16, SC_DTYPE_I8};
+
 static inline struct sc_backend *open_backend(enum sc_cpu_isa isa, uint32_t n_threads)
 {
     struct sc_backend_opts opts = {.rank = 0, .n_ranks = 1, .n_threads = n_threads};

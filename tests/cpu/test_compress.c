@@ -53,9 +53,9 @@ static void scene_open(struct scene *s, enum sc_cpu_isa isa, uint32_t threads, u
     }
     s->k = random_floats(&r, (size_t)s->n_positions * n_kv_heads * head_dim);
     s->v = random_floats(&r, (size_t)s->n_positions * n_kv_heads * head_dim);
-    for (size_t i = 0; i < (size_t)s->n_positions * n_kv_heads * head_dim; i++) {
-        s->k[i] = to_dtype(s->k[i], dtype);
-        s->v[i] = to_dtype(s->v[i], dtype);
+    for (size_t i = 0; i < (size_t)s->n_positions * n_kv_heads * head_dim; i += head_dim) {
+        to_kept_row(s->k + i, head_dim, dtype);
+        to_kept_row(s->v + i, head_dim, dtype);
     }
     for (uint32_t j = 0; j < head_dim / 2; j++)
         s->inv_freq[j] = powf(10000.0f, -2.0f * (float)j / (float)head_dim);
@@ -162,10 +162,13 @@ static void distances_match_double_precision_for_every_metric(void **state)
     announce_isas();
     FOR_EACH_ISA(isa)
     {
-        for (size_t i = 0; i < SC_ARRAY_LEN(shapes); i++) {
+        for (size_t i = 0; i < 2 * SC_ARRAY_LEN(shapes); i++) {
+            const uint32_t *shape = shapes[i / 2];
             struct scene s;
-            scene_open(&s, isa, 2, shapes[i][0], shapes[i][1],
-                       i % 2 ? SC_DTYPE_BF16 : SC_DTYPE_F32);
+            scene_open(&s, isa, 2, shape[0], shape[1],
+                       i % 2       ? SC_DTYPE_I8
+                       : i / 2 % 2 ? SC_DTYPE_BF16
+                                   : SC_DTYPE_F32);
             for (int metric = 0; metric < 4; metric++) {
                 int32_t *sum = malloc(4 * dist_count(&s, 1)), *at = sum, *heads, *ah;
                 struct sc_dist_args a = dist_args(&s, (enum sc_metric)metric, 1, sum);
@@ -352,11 +355,11 @@ static uint32_t reference_core(struct scene *s, const struct sc_chunk_job *job, 
     last = rep == SC_REP_SEED ? seed : last;
     for (uint32_t d = 0; d < s->head_dim; d++) {
         bool mean = rep == SC_REP_MEAN;
-        k[d] =
-            to_dtype(mean ? k[d] / (float)n : entry_at(s, s->k, job->pos0 + last, h)[d], s->dtype);
-        v[d] =
-            to_dtype(mean ? v[d] / (float)n : entry_at(s, s->v, job->pos0 + last, h)[d], s->dtype);
+        k[d] = mean ? k[d] / (float)n : entry_at(s, s->k, job->pos0 + last, h)[d];
+        v[d] = mean ? v[d] / (float)n : entry_at(s, s->v, job->pos0 + last, h)[d];
     }
+    to_kept_row(k, s->head_dim, s->dtype);
+    to_kept_row(v, s->head_dim, s->dtype);
     return n;
 }
 
@@ -398,11 +401,14 @@ static void cores_match_the_reference_for_every_representative(void **state)
     (void)state;
     FOR_EACH_ISA(isa)
     {
-        for (int i = 0; i < 12; i++) {
+        for (int round = 0; round < 24; round++) {
+            const int i = round / 2;
             struct scene s;
             static struct clusters c;
             scene_open(&s, isa, 1 + (uint32_t)i % 3, 3, i % 2 ? 64 : 18,
-                       i % 4 < 2 ? SC_DTYPE_BF16 : SC_DTYPE_F32);
+                       round % 2   ? SC_DTYPE_I8
+                       : i % 4 < 2 ? SC_DTYPE_BF16
+                                   : SC_DTYPE_F32);
             uint32_t n_planes = i < 6 ? 1 : 3;
             cluster_scene(&s, n_planes, &c);
             struct sc_merge_args a = merge_args(&s, n_planes, (enum sc_representative)(i % 3), &c);

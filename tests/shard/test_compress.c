@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "cpu/cpu.h"
 #include "tests/backend.h"
 #include "tests/shard/engine_util.h"
 
@@ -58,9 +59,8 @@ static struct labels run_labels(struct rig *rig, const struct sc_recipe *recipe,
 
 /* Keys of the first layer do not pass through a sum over ranks: they are the same bits at every
  * tensor-parallel size, so the labels must be too. */
-static void labels_are_the_same_at_every_tensor_parallel_size(void **state)
+static void check_labels_of_sizes(rig_tweak *tweak)
 {
-    (void)state;
     const char *models[] = {"llama31", "qwen3", "llama-linear"}; /* the last: 2 KV heads */
     for (size_t m = 0; m < SC_ARRAY_LEN(models); m++) {
         uint64_t first = 0;
@@ -68,7 +68,7 @@ static void labels_are_the_same_at_every_tensor_parallel_size(void **state)
             struct rig rig;
             int32_t ids[N];
             struct sc_seq_stats stats;
-            rig_open_golden(&rig, models[m], 512, tp, NULL);
+            rig_open_golden(&rig, models[m], 512, tp, tweak);
             make_tokens(ids, N, rig.model->config.vocab, 3);
             struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
             recipe.similarity_threshold = 0.7f; /* no calibration noise between sizes */
@@ -81,6 +81,20 @@ static void labels_are_the_same_at_every_tensor_parallel_size(void **state)
             rig_close(&rig);
         }
     }
+}
+
+/* Of the CPU, whatever else the tests run on: not every backend has them. */
+static void int8_pages(struct sc_engine_opts *opts)
+{
+    opts->open_backend = sc_cpu_backend_open;
+    opts->kv_dtype = SC_DTYPE_I8;
+}
+
+static void labels_are_the_same_at_every_tensor_parallel_size(void **state)
+{
+    (void)state;
+    check_labels_of_sizes(NULL);
+    check_labels_of_sizes(int8_pages);
 }
 
 static void the_ratio_asked_for_is_about_the_ratio_kept(void **state)

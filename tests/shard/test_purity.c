@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "cpu/cpu.h"
 #include "tests/shard/engine_util.h"
 
 #define N 420u
@@ -25,6 +26,20 @@ static void three_threads(struct sc_engine_opts *opts)
 static void bf16_pages(struct sc_engine_opts *opts)
 {
     opts->kv_dtype = SC_DTYPE_BF16;
+    opts->weight_dtype = SC_DTYPE_BF16;
+}
+
+/* Of the CPU, whatever else the tests run on: not every backend has them. */
+static void int8_pages(struct sc_engine_opts *opts)
+{
+    opts->open_backend = sc_cpu_backend_open;
+    opts->kv_dtype = SC_DTYPE_I8;
+}
+
+static void int8_pages_and_threads(struct sc_engine_opts *opts)
+{
+    int8_pages(opts);
+    opts->n_threads = 3;
     opts->weight_dtype = SC_DTYPE_BF16;
 }
 
@@ -96,16 +111,23 @@ static void bf16_pages_keep_the_rule(void **state)
     check_blocks("llama31", 2, SC_KV_COMPRESSED, bf16_pages);
 }
 
-/* Five sequences of different modes and lengths run in one plan each step; the first must not
- * notice. */
-static void batch_mates_change_nothing(void **state)
+static void int8_pages_keep_the_rule(void **state)
 {
     (void)state;
+    check_blocks("llama31", 1, SC_KV_COMPRESSED, int8_pages);
+    check_blocks("qwen3", 2, SC_KV_EXACT, int8_pages);
+    check_blocks("mistral", 2, SC_KV_COMPRESSED, int8_pages_and_threads);
+}
+
+/* Five sequences of different modes and lengths run in one plan each step; the first must not
+ * notice. */
+static void check_mates(rig_tweak *tweak)
+{
     enum { MATES = 5 };
     struct rig rig;
     int32_t ids[MATES][N];
     uint32_t pos[MATES] = {0};
-    rig_open_golden(&rig, "llama31", 512, 2, NULL);
+    rig_open_golden(&rig, "llama31", 512, 2, tweak);
     const uint32_t vocab = rig.model->config.vocab;
     struct sc_recipe recipes[MATES];
     for (uint32_t s = 0; s < MATES; s++) {
@@ -148,6 +170,13 @@ static void batch_mates_change_nothing(void **state)
     free(logits);
     free(alone.logits);
     rig_close(&rig);
+}
+
+static void batch_mates_change_nothing(void **state)
+{
+    (void)state;
+    check_mates(NULL);
+    check_mates(int8_pages);
 }
 
 /* Preemption drops a sequence and prefills it again, generated tokens included. */
@@ -206,6 +235,7 @@ int main(void)
         cmocka_unit_test(compressed_blocks_and_single_tokens_give_the_same_bits),
         cmocka_unit_test(threads_change_nothing),
         cmocka_unit_test(bf16_pages_keep_the_rule),
+        cmocka_unit_test(int8_pages_keep_the_rule),
         cmocka_unit_test(batch_mates_change_nothing),
         cmocka_unit_test(a_resumed_sequence_has_the_same_entries),
         cmocka_unit_test(later_tokens_do_not_change_earlier_entries),

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "cpu/cpu.h"
 #include "shard/rank.h"
 #include "tests/shard/engine_util.h"
 
@@ -23,6 +24,14 @@ static void with_snaps_bf16(struct sc_engine_opts *opts)
     with_snaps(opts);
     opts->kv_dtype = SC_DTYPE_BF16;
     opts->weight_dtype = SC_DTYPE_BF16;
+}
+
+/* Of the CPU, whatever else the tests run on: not every backend has them. */
+static void with_snaps_int8(struct sc_engine_opts *opts)
+{
+    with_snaps(opts);
+    opts->open_backend = sc_cpu_backend_open;
+    opts->kv_dtype = SC_DTYPE_I8;
 }
 
 static void with_few_pages(struct sc_engine_opts *opts)
@@ -138,6 +147,7 @@ static void exact_forks_have_the_bits_of_a_cold_run(void **state)
     (void)state;
     check_forks("llama31", 1, NULL, SC_KV_EXACT, 200, with_snaps);
     check_forks("llama31", 2, NULL, SC_KV_EXACT, 256, with_snaps_bf16);
+    check_forks("llama31", 2, NULL, SC_KV_EXACT, 203, with_snaps_int8);
     check_forks("mistral", 2, NULL, SC_KV_EXACT, 130, with_snaps); /* sliding window */
 }
 
@@ -147,6 +157,7 @@ static void compressed_forks_have_the_bits_of_a_cold_run(void **state)
     check_forks("llama31", 1, NULL, SC_KV_COMPRESSED, 192, with_snaps); /* at the first cut */
     check_forks("llama31", 2, NULL, SC_KV_COMPRESSED, 320, with_snaps); /* at the second */
     check_forks("llama31", 2, NULL, SC_KV_COMPRESSED, 333, with_snaps_bf16);
+    check_forks("llama31", 2, NULL, SC_KV_COMPRESSED, 333, with_snaps_int8);
     check_forks("qwen3", 1, NULL, SC_KV_COMPRESSED, 100, with_snaps); /* before any */
 }
 
@@ -221,6 +232,9 @@ static void snapshots_move_through_host_memory_between_group_sizes(void **state)
     check_moves(1, 1, SC_KV_COMPRESSED, with_snaps);
     check_moves(2, 2, SC_KV_EXACT, with_snaps_bf16);
     check_moves(2, 1, SC_KV_COMPRESSED, with_snaps_bf16);
+    check_moves(1, 1, SC_KV_COMPRESSED, with_snaps_int8);
+    check_moves(1, 2, SC_KV_COMPRESSED, with_snaps_int8);
+    check_moves(2, 1, SC_KV_EXACT, with_snaps_int8);
     check_moves(2, 4, SC_KV_COMPRESSED, with_snaps); /* KV heads are replicated */
     check_moves(4, 1, SC_KV_EXACT, with_snaps);
 }

@@ -1,0 +1,20 @@
+/* cpu/kernels_avx512vbmi.c - attention over int8 pages for machines that look bytes up in a table
+ * of 128: a line takes five instructions instead of twenty to widen. The bits are those of
+ * kernels_avx512bf16.c. */
+#include "cpu/kernels.h"
+#define SC_SIMD_AVX512
+#include "cpu/simd.h"
+
+/* Of bf16_impl.h only the shape of a tile is wanted. */
+__attribute__((unused)) static void round_rows(const float *x, size_t x_stride, uint32_t n_rows,
+                                               uint32_t n_in, uint32_t *rounded);
+#include "cpu/bf16_impl.h"
+
+#include "cpu/attention_dot_impl.h"
+#include "cpu/attention_bf16_impl.h"
+
+void sc_cpu_kernels_avx512vbmi(struct sc_cpu_kernels *kernels)
+{
+    kernels->attention_i8 = attend_spans;
+    kernels->combine_i8 = state_combine;
+}
