@@ -18,10 +18,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/draw.h"
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  5u
+#define SC_BACKEND_ABI  6u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -42,6 +43,8 @@ struct sc_backend_opts {
     int device;         /* GPU ordinal */
     bool pin_threads;   /* CPU: thread t of rank r on core r * n_threads + t */
     enum sc_math math;  /* AUTO: what is faster on this device */
+    /* CPU: bf16 weights are kept in 16 bits, not in 12. The same bits result, more slowly. */
+    bool plain_weights;
     /* GPU: the purity rule holds at the cost of speed. Without it a row's last bits may depend on
      * n_rows. The CPU backend always keeps the rule. */
     bool strict;
@@ -244,6 +247,7 @@ struct sc_backend_ops {
      * I8 keeps round(w / scale), the scale of a row being its largest |w| / 127, over all columns
      * of the source: the same whatever the tensor-parallel size. */
     void (*matrix_error)(const struct sc_matrix *matrix, double *error2, double *norm2);
+    uint64_t (*matrix_bytes)(const struct sc_matrix *matrix); /* of memory that its weights take */
     /* Rows row0 .. row0 + n_rows of a [vocab, dim] table. data: row 0 of the whole table; it must
      * stay valid (a mapped file). */
     enum sc_status (*embedding_open)(struct sc_backend *be, const void *data, enum sc_dtype dtype,
@@ -325,6 +329,13 @@ struct sc_backend_ops {
      * the caller looks at the rows itself. */
     enum sc_status (*row_max)(struct sc_backend *be, const float *x, uint32_t n_rows,
                               uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
+    /* After row_max, whose best this is: puts a column drawn from the row, as base/draw.h says, in
+     * the place of the largest's. draws: host [n_rows]; rows of scale 0 and those whose largest is
+     * not finite stay as they are. A row that cannot be decided here gets SC_DRAW_UNDECIDED: the
+     * caller draws itself. NULL: it always does. */
+    enum sc_status (*draw)(struct sc_backend *be, const float *x, uint32_t n_rows, uint32_t width,
+                           uint32_t n_cols, const struct sc_draw *draws, float *best,
+                           struct sc_err *err);
     enum sc_status (*distances)(struct sc_backend *be, const struct sc_dist_args *args,
                                 struct sc_err *err);
     enum sc_status (*cluster)(struct sc_backend *be, const struct sc_cluster_args *args,

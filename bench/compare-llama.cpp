@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """bench/compare-llama.cpp - SemantiCache and llama.cpp on the same shape, one after the other, by turns.
 
-    bench/compare-llama.cpp --llama DIR [--shape 0.1B] [--threads 1] [--only prefill,decode,batch] [--quick]
+    bench/compare-llama.cpp --llama DIR [--ik] [--shape 0.1B] [--threads 1] [--only prefill,decode,batch] [--quick]
 
 DIR is a build of llama.cpp with bin/llama-bench and bin/llama-batched-bench. Both programs run models of the same shape
 with random weights: ours makes them in memory, for llama.cpp a GGUF is written once (bench/random_gguf.py, with numpy
 and gguf from PyPI in an environment of its own). Each round runs every test once in llama.cpp and once here; medians
 over the rounds are compared. llama.cpp gets its better setting of flash attention, found in the first round, its weights
-in memory without mmap, and huge pages for what malloc gives it. Cache types are the defaults, f16 there and bf16 here.
+in memory without mmap, and huge pages for what malloc gives it. Caches are f16 there and bf16 here unless --cache and
+--kv-dtype say otherwise. With --ik the build is one of ik_llama.cpp, whose weights are repacked at load; no batches.
 With --json FILE results are added to those that are in the file, so that a long comparison may be cut into parts.
 """
 
@@ -63,6 +64,9 @@ def read_args():
     p.add_argument("--llama", required=True, type=pathlib.Path, help="build directory of llama.cpp")
     p.add_argument("--bench", type=pathlib.Path, default=ROOT / "build/cpu/bin/bench-engine")
     p.add_argument("--shape", default="0.1B", help=f"{', '.join(SHAPES)} or a Hugging Face model directory")
+    p.add_argument("--ik", action="store_true", help="the build is one of ik_llama.cpp")
+    p.add_argument("--cache", choices=["f16", "q8_0"], default="f16", help="cache of llama.cpp")
+    p.add_argument("--kv-dtype", choices=["bf16", "int8"], default="bf16", help="cache of ours")
     p.add_argument("--type", choices=["bf16", "q8_0"], default="bf16", help="weights of llama.cpp")
     p.add_argument("--weights", default="bf16", help="ours, as bench-engine --weights has it")
     p.add_argument("--isa", help="ours, as bench-engine --isa has it")
@@ -134,7 +138,14 @@ def run(args, command):
 def llama_rate(args, gguf, test, fa):
     """Tokens a second of one run."""
     kind, tokens, seqs = test
-    common = ["-m", gguf, "-t", args.threads, "-b", 2048, "-ub", 512, "-fa", fa]
+    common = ["-m", gguf, "-t", args.threads, "-b", 2048, "-ub", 512, "-ctk", args.cache, "-ctv", args.cache]
+    if args.ik:
+        what = (["-p", tokens, "-n", 0] if kind == "prefill" else ["-p", 0, "-n", GEN] if tokens == 0 else
+                ["-p", 0, "-n", 0, "-gp", f"{tokens},{GEN}"])
+        out = run(args, [args.llama / "bin/llama-bench", *common, "-fa", int(fa == "on"), *what, "-r", 1, "-mmp", 0,
+                         "-rtr", 1, "-thp", 1, "-o", "json"])
+        return json.loads(out[out.index("["):])[-1]["avg_ts"]
+    common += ["-fa", fa]
     if kind == "batch":
         context = seqs * (tokens + GEN)
         out = run(args, [args.llama / "bin/llama-batched-bench", *common, "-tb", args.threads, "-c", context, "-npp",
@@ -156,7 +167,8 @@ def our_rates(args, test):
             ["--prefill", "none", "--decode-depth", tokens, "--seqs", seqs])
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         run(args, [args.bench, "--shape", args.shape, *what, "--budget", "--threads", args.threads, "--repeats", 1,
-                   "--decode-steps", GEN, "--weights", args.weights, "--ratio", args.ratio, "--no-limits",
+                   "--decode-steps", GEN, "--weights", args.weights, "--kv-dtype", args.kv_dtype, "--ratio", args.ratio,
+                   "--no-limits",
                    "--memory", 1 << 17, "--json", file.name, *(["--isa", args.isa] if args.isa else [])])
         rows = json.load(open(file.name, encoding="utf-8"))[0]["rows"]
     done = tokens if kind == "prefill" else seqs
@@ -196,7 +208,8 @@ def llama_version(args):
 def merge(old, new):
     """New samples join those of the same test; other tests stay."""
     def key(r):
-        return r["shape"], r["type"], r["weights"], r["isa"], r["threads"], r["ratio"], r["test"], r["tokens"], r["seqs"]
+        return tuple(r.get(k) for k in ("shape", "type", "weights", "isa", "threads", "ratio", "cache", "kv_dtype", "ik",
+                                        "test", "tokens", "seqs"))
 
     found = {key(r): r for r in old}
     for r in new:
@@ -218,6 +231,8 @@ def table(results):
         llama = statistics.median(r["llama"][fa])
         exact, compressed = (statistics.median(r["ours"][kv]) for kv in ("exact", "compressed"))
         weights = r["type"] if r["type"] == r["weights"] else f"{r['type']} / {r['weights']}"
+        if r.get("kv_dtype", "bf16") != "bf16":
+            weights += f", cache {r['cache']} / {r['kv_dtype']}"
         lines.append(f"|{r['shape']}|{weights}|{r['isa']}|{r['threads']}|{r['test']}|{r['tokens']}|{r['seqs']}"
                      f"|{llama:.1f} (fa {fa})|{exact:.1f}|{exact / llama:.2f}|{compressed:.1f}"
                      f"|{compressed / llama:.2f}|{r['kept']['compressed']:.2f}|")
@@ -226,6 +241,8 @@ def table(results):
 
 def main():
     args = read_args()
+    if args.ik:
+        args.only = [what for what in args.only if what != "batch"]
     for program in (args.llama / "bin/llama-bench", args.llama / "bin/llama-batched-bench", args.bench):
         if not os.access(program, os.X_OK):
             fail(f"no program {program}")
@@ -238,7 +255,7 @@ def main():
     results = measure(args, gguf, tests)
     for r in results:
         r.update(shape=label, type=args.type, weights=args.weights, isa=args.isa or "auto", threads=args.threads, ratio=args.ratio,
-                 cpu=cpu_name(), llama_version=llama_version(args))
+                 cache=args.cache, kv_dtype=args.kv_dtype, ik=args.ik, cpu=cpu_name(), llama_version=llama_version(args))
     if args.json:
         old = json.loads(args.json.read_text()) if args.json.exists() else []
         results = merge(old, results)

@@ -73,6 +73,7 @@ static enum sc_status measure_limits(struct bench *b, struct sc_err *err)
     const struct sc_backend_opts opts = {.n_ranks = 1,
                                          .n_threads = is_cpu(b->o) ? n : 1,
                                          .pin_threads = b->o->pin,
+                                         .plain_weights = b->o->plain_weights,
                                          .math = b->o->math};
     struct sc_backend *be = NULL;
     enum sc_status st;
@@ -170,6 +171,7 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
         .n_ranks = b->group.n_ranks,
         .n_threads = b->group.n_threads,
         .pin_threads = o->pin,
+        .plain_weights = o->plain_weights,
         .exact_layers = o->exact_layers,
         .budget = o->budget,
         .fixed_thresholds = o->fixed_thresholds,

@@ -55,6 +55,7 @@ static void usage(FILE *to)
         "  --strict            GPU: a row does not depend on its company\n"
         "  --isa I             plain, avx2, avx512, avx512bf16, amx (cpu; the backend's choice)\n"
         "  --weights T         how weights are kept (bf16)\n"
+        "  --plain-weights     bf16 in 16 bits, not in 12 (cpu)\n"
         "  --kv-dtype T        how keys and values are kept (bf16)\n"
         "  --step-tokens N     rows of a prefill step (512)\n"
         "  --repeats N         times every line is measured, exact and compressed by turns (3)\n"
@@ -193,6 +194,9 @@ static bool read_option(struct sc_bench_options *o, int c, const char *arg)
     case 'P':
         o->pin = true;
         return true;
+    case 'W':
+        o->plain_weights = true;
+        return true;
     case 'x':
         o->exact_layers = true;
         return true;
@@ -239,6 +243,7 @@ int sc_bench_options_read(int argc, char **argv, struct sc_bench_options *o)
         {"json", required_argument, NULL, 'j'},
         {"ops", no_argument, NULL, 'o'},
         {"pin", no_argument, NULL, 'P'},
+        {"plain-weights", no_argument, NULL, 'W'},
         {"exact-layers", no_argument, NULL, 'x'},
         {"fixed-thresholds", no_argument, NULL, 'f'},
         {"budget", no_argument, NULL, 'u'},

@@ -16,7 +16,8 @@ struct sc_bench_list {
 struct sc_bench_options {
     struct sc_bench_list prefill, depths, seqs, threads, ranks;
     const char *shapes, *backend, *json;
-    bool exact, compressed, ops, pin, exact_layers, no_limits, fixed_thresholds, budget;
+    bool exact, compressed, ops, pin, plain_weights, exact_layers, no_limits, fixed_thresholds,
+        budget;
     bool one_device, strict;
     int isa; /* -1: the backend's choice */
     float ratio;

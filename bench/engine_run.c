@@ -92,8 +92,8 @@ static void make_recipes(struct sc_run *run)
 }
 
 /* What measuring would find, roughly, from how the weights were drawn: the mean square of a weight
- * is 7/3 * 2^-12, a normalised row has mean square 1, and two unrelated tokens are at D = 2 per KV
- * head. */
+ * is SC_RANDOM_MODEL_SQUARE, a normalised row has mean square 1, and two unrelated tokens are at D
+ * = 2 per KV head. */
 static enum sc_status set_fixed_thresholds(struct sc_run *run, struct sc_err *err)
 {
     const struct sc_model_config *c = run->config;
@@ -104,7 +104,7 @@ static enum sc_status set_fixed_thresholds(struct sc_run *run, struct sc_err *er
         return st;
     cal.n_tokens = CALIBRATION_TOKENS;
     for (size_t i = 0; i < (size_t)c->n_layers * c->n_kv_heads; i++)
-        cal.key_var[i] = (float)c->hidden * (float)c->head_dim * 7.0f / 3.0f * 0x1p-12f;
+        cal.key_var[i] = (float)c->hidden * (float)c->head_dim * (float)SC_RANDOM_MODEL_SQUARE;
     for (size_t i = 0; i < (size_t)SC_METRIC_COUNT * c->n_layers * SC_CALIBRATION_RATIOS; i++)
         cal.tau[i] = 0.5f * (float)c->n_kv_heads;
     st = sc_engine_set_calibration(run->engine, &cal, err);
@@ -123,6 +123,7 @@ static enum sc_status open_engine(struct sc_run *run, bool calibrate, struct sc_
         .n_ranks = o->n_ranks,
         .n_threads = o->n_threads,
         .pin_threads = o->pin_threads,
+        .plain_weights = o->plain_weights,
         .max_seqs = o->max_seqs,
         .max_step_tokens = o->step_tokens > o->max_seqs ? o->step_tokens : o->max_seqs,
         .max_logit_rows = o->max_seqs,
@@ -462,7 +463,7 @@ enum sc_status sc_run_decode(struct sc_run *run, enum sc_kv_mode kv, uint32_t de
     if (st != SC_OK)
         return st;
     row.tokens_per_s = n_seqs / row.median_s;
-    row.bytes = weights * (double)sc_dtype_bytes(run->opts.weight_dtype) + n_seqs * row.kv_bytes;
+    row.bytes = (double)run->info.kept_bytes + n_seqs * row.kv_bytes;
     row.flop = n_seqs * (2.0 * weights + attention_flop(run, row.kv_bytes / entry_bytes(run)));
     *ret_row = row;
     return SC_OK;

@@ -17,6 +17,7 @@ struct sc_run_opts {
     sc_backend_open_fn *open_backend;
     uint32_t n_ranks, n_threads;
     bool pin_threads;
+    bool plain_weights;
     bool exact_layers; /* keep the layers that the default recipe keeps exact */
     bool
         budget; /* each chunk is held to the ratio, instead of thresholds that give it on average */

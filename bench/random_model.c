@@ -1,5 +1,6 @@
 #include "bench/random_model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,13 +143,33 @@ static uint64_t next_random(uint64_t *state)
     return *state;
 }
 
-/* Sign and mantissa are random, the exponent is fixed; four elements at a time. */
+/* About normal, as trained weights are, which shows in their exponents: sums of four uniform
+ * numbers, scaled to the mean square SC_RANDOM_MODEL_SQUARE. */
+static void draw(uint64_t *state, uint16_t *to, size_t n)
+{
+    const float scale = sqrtf((float)SC_RANDOM_MODEL_SQUARE * 3.0f) / 65536.0f;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t r = next_random(state);
+        int32_t sum = (int32_t)(r & 0xffff) + (int32_t)(r >> 16 & 0xffff) +
+                      (int32_t)(r >> 32 & 0xffff) + (int32_t)(r >> 48);
+        to[i] = sc_f32_to_bf16((float)(sum - 2 * 65535) * scale);
+    }
+}
+
+/* From a table of drawn weights, four elements at a time. */
 void sc_random_model_fill(struct sc_random_model *m)
 {
-    uint64_t state = 88172645463325252ull, *to = (uint64_t *)(void *)(m->mem + m->data_at);
+    uint16_t drawn[65536];
+    uint64_t state = 88172645463325252ull;
+    uint16_t *to = (uint16_t *)(void *)(m->mem + m->data_at);
     size_t n = (m->mem_bytes - m->data_at) / sizeof(*to);
-    for (size_t i = 0; i < n; i++)
-        to[i] = (next_random(&state) & 0x807f807f807f807full) | 0x3c803c803c803c80ull;
+
+    draw(&state, drawn, SC_ARRAY_LEN(drawn));
+    for (size_t i = 0; i + 4 <= n; i += 4) {
+        uint64_t r = next_random(&state);
+        for (size_t j = 0; j < 4; j++, r >>= 16)
+            to[i + j] = drawn[r & 0xffff];
+    }
     for (uint32_t i = 0; i < sc_tensors_count(m->model.tensors); i++) {
         const char *name = sc_tensors_name(m->model.tensors, i);
         struct sc_err err = SC_ERR_INIT;

@@ -1,7 +1,7 @@
 /* bench/random_model.h - a model of a named shape with random bf16 weights, made in memory.
  *
- * Speed depends on shapes, not on what weights say. Weights are +-[2^-6, 2^-5) from a fixed seed,
- * norms are one. The tokenizer knows only letters and a full stop, so that prompts have
+ * Speed depends on shapes and hardly on what weights say. Weights are about normal, from a fixed
+ * seed, norms are one. The tokenizer knows only letters and a full stop, so that prompts have
  * sentences for the chunker: sc_random_model_tokens. Memory: one mapping as large as the bf16
  * weights; release gives back all but the embedding. Threads: one owner.
  */
@@ -9,6 +9,8 @@
 #define SC_BENCH_RANDOM_MODEL_H
 
 #include "model/model_dir.h"
+
+#define SC_RANDOM_MODEL_SQUARE (7.0 / 3.0 / 4096.0) /* mean square of a weight */
 
 struct sc_random_model;
 

@@ -33,14 +33,16 @@ static void label(const struct sc_cli *cli, const char *name)
 static void print_server(const struct sc_cli *cli, const Semanticache__V1__GetServerInfoResponse *s)
 {
     char state[SC_ENUM_TEXT_BYTES], mode[SC_ENUM_TEXT_BYTES];
-    char page[SC_BYTES_TEXT_BYTES], weights[SC_BYTES_TEXT_BYTES];
+    char page[SC_BYTES_TEXT_BYTES], weights[SC_BYTES_TEXT_BYTES], kept[SC_BYTES_TEXT_BYTES];
     label(cli, "server");
     printf("semanticached %s at %s: %s, up %.0f s\n", s->version, sc_cli_server(cli),
            sc_enum_text(&semanticache__v1__server_state__descriptor, (int)s->state, state),
            (double)s->uptime_us / 1e6);
     label(cli, "backend");
-    printf("%s; %u tensor-parallel rank%s, %s of weights\n", s->backend, s->tensor_parallel,
-           s->tensor_parallel == 1 ? "" : "s", sc_bytes_text((double)s->weight_bytes, weights));
+    printf("%s; %u tensor-parallel rank%s, %s of weights (%s in memory)\n", s->backend,
+           s->tensor_parallel, s->tensor_parallel == 1 ? "" : "s",
+           sc_bytes_text((double)s->weight_bytes, weights),
+           sc_bytes_text((double)s->weight_memory_bytes, kept));
     label(cli, "requests");
     printf("%u running, %u waiting; %" PRIu64 " steps done\n", s->running, s->waiting, s->steps);
     if (s->limits != NULL) {

@@ -8,6 +8,13 @@ option(SC_WERROR "Treat warnings as errors" ON)
 option(SC_CUDA "Build the CUDA backend plugin" OFF)
 option(SC_FUZZ "Build libFuzzer targets (clang)" OFF)
 set(SC_SANITIZE "" CACHE STRING "Sanitizers, e.g. address;undefined or thread")
+# ThreadSanitizer would have to be told of every switch between stacks.
+if(SC_CUDA OR SC_FUZZ OR SC_SANITIZE MATCHES "thread")
+    set(sc_simt_default OFF)
+else()
+    set(sc_simt_default ON)
+endif()
+option(SC_SIMT "Test the CUDA backend on a stand-in device" ${sc_simt_default})
 
 set(CMAKE_C_STANDARD 17)
 set(CMAKE_C_STANDARD_REQUIRED ON)

@@ -87,6 +87,7 @@ static const struct sc_backend_ops cpu_ops = {
     .matrix_open = sc_cpu_matrix_open,
     .matrix_close = sc_cpu_matrix_close,
     .matrix_error = sc_cpu_matrix_error,
+    .matrix_bytes = sc_cpu_matrix_bytes,
     .embedding_open = sc_cpu_embedding_open,
     .embedding_close = sc_cpu_embedding_close,
     .kv_page_bytes = sc_cpu_kv_page_bytes,
@@ -108,6 +109,8 @@ static const struct sc_backend_ops cpu_ops = {
     .attention = sc_cpu_attention,
     .swiglu = sc_cpu_swiglu,
     .gather_rows = sc_cpu_gather_rows,
+    .row_max = sc_cpu_row_max,
+    .draw = sc_cpu_draw,
     .distances = sc_cpu_distances,
     .cluster = sc_cpu_cluster,
     .merge = sc_cpu_merge,
@@ -198,7 +201,7 @@ static void choose_kernels(struct sc_cpu_device *dev)
     if (dev->isa >= SC_CPU_ISA_AVX512) {
         dev->kernels = *sc_cpu_kernels_avx512();
         if (dev->isa == SC_CPU_ISA_AVX512BF16)
-            sc_cpu_kernels_avx512bf16(&dev->kernels);
+            sc_cpu_kernels_avx512bf16(&dev->kernels), sc_cpu_kernels_avx512pack(&dev->kernels);
         if (dev->isa == SC_CPU_ISA_AVX512BF16 && has_vbmi())
             sc_cpu_kernels_avx512vbmi(&dev->kernels);
         if (dev->isa == SC_CPU_ISA_AMX)
@@ -240,6 +243,7 @@ enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum 
     dev->i8 = opts->math == SC_MATH_INT8;
     dev->base.arithmetic = arithmetic_of(dev);
     choose_kernels(dev);
+    dev->packs = dev->kernels.unpack != NULL && !opts->plain_weights;
     for (uint32_t n = 1; n <= SC_CHUNK_MAX; n++)
         dev->log_count[n] = logf((float)n);
     st = sc_cpu_memory_take(opts->n_threads * sizeof(struct sc_cpu_scratch), "cpu scratch", &mem,

@@ -8,13 +8,13 @@
 #define TILE_COLS  32u
 #define TILE_WORDS 256u /* of 32 bits: pairs */
 
-static uint32_t round_words(uint32_t n_in)
+INLINE uint32_t round_words(uint32_t n_in)
 {
     return (n_in + TILE_COLS - 1) / TILE_COLS * TILE_WORDS;
 }
 
 /* Rows that do not exist are not written: no kernel uses what it multiplies them to. */
-static void round_rows(const float *x, size_t x_stride, uint32_t n_rows, uint32_t n_in,
+INLINE void round_rows(const float *x, size_t x_stride, uint32_t n_rows, uint32_t n_in,
                        uint32_t *rounded)
 {
     for (uint32_t r = 0; r < n_rows; r++) {

@@ -18,7 +18,8 @@
 struct sc_cpu_device {
     struct sc_backend base;
     enum sc_cpu_isa isa;
-    bool i8; /* int8 weights are multiplied with int8 activations, and packed for it */
+    bool i8;    /* int8 weights are multiplied with int8 activations, and packed for it */
+    bool packs; /* bf16 weights are kept in 12 bits, see packed.h */
     struct sc_cpu_kernels kernels;
     struct sc_cpu_threads *threads;
     struct sc_cpu_scratch *scratch; /* one a thread */
@@ -43,7 +44,35 @@ struct sc_matrix {
     float *scale; /* the same; I8 only */
     size_t bias_bytes, scale_bytes;
     double error2, norm2; /* of the weights as kept; I8 only */
+    /* NULL, or the bf16 panels are packed, see packed.h: the exponents of each, and from
+     * rare[rare0[p]] on, in rising order, what is rare of panel p. */
+    uint8_t (*exponents)[16];
+    struct sc_cpu_rare *rare;
+    uint32_t *rare0;
 };
+
+/* Element i of a source. */
+static inline float sc_cpu_weight(const struct sc_matrix_part *part, uint64_t i)
+{
+    const uint8_t *data = part->data;
+    uint16_t half;
+    float f;
+    if (part->dtype == SC_DTYPE_F32) {
+        memcpy(&f, data + i * 4, 4);
+        return f;
+    }
+    memcpy(&half, data + i * 2, 2);
+    return part->dtype == SC_DTYPE_BF16 ? sc_bf16_to_f32(half) : sc_f16_to_f32(half);
+}
+
+static inline uint16_t sc_cpu_weight_bf16(const struct sc_matrix_part *part, uint64_t i)
+{
+    uint16_t half;
+    if (part->dtype != SC_DTYPE_BF16)
+        return sc_f32_to_bf16(sc_cpu_weight(part, i));
+    memcpy(&half, (const uint8_t *)part->data + i * 2, 2);
+    return half;
+}
 
 static inline struct sc_cpu_device *sc_cpu_device(struct sc_backend *be)
 {
@@ -60,6 +89,7 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
                                   struct sc_err *err);
 void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
 void sc_cpu_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
+uint64_t sc_cpu_matrix_bytes(const struct sc_matrix *matrix);
 enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
                              uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
                              struct sc_err *err);
@@ -103,6 +133,13 @@ enum sc_status sc_cpu_swiglu(struct sc_backend *be, const float *gate_up, float 
                              uint32_t ffn, struct sc_err *err);
 enum sc_status sc_cpu_gather_rows(struct sc_backend *be, const float *src, const uint32_t *rows,
                                   uint32_t n, uint32_t dim, float *dst, struct sc_err *err);
+
+/* draw.c */
+enum sc_status sc_cpu_row_max(struct sc_backend *be, const float *x, uint32_t n_rows,
+                              uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
+enum sc_status sc_cpu_draw(struct sc_backend *be, const float *x, uint32_t n_rows, uint32_t width,
+                           uint32_t n_cols, const struct sc_draw *draws, float *best,
+                           struct sc_err *err);
 
 /* qkv.c */
 enum sc_status sc_cpu_rope_angles(struct sc_backend *be, const uint32_t *positions, uint32_t n,

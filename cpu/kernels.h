@@ -1,12 +1,13 @@
 /* cpu/kernels.h - the table of inner loops that each instruction set fills. Private to cpu/.
  *
- * Written once in matmul_impl.h, int8_c_impl.h, attention_impl.h, rows_impl.h and distance_impl.h
- * over the sixteen logical lanes of simd.h, and compiled once per instruction set. Kernels check
- * nothing.
+ * Written once in matmul_impl.h, int8_c_impl.h, attention_impl.h, rows_impl.h, draw_impl.h and
+ * distance_impl.h over the sixteen logical lanes of simd.h, and compiled once per instruction set.
+ * Kernels check nothing.
  */
 #ifndef SC_CPU_KERNELS_H
 #define SC_CPU_KERNELS_H
 
+#include "base/draw.h"
 #include "cpu/cpu.h"
 #include "cpu/kv.h"
 
@@ -66,7 +67,8 @@ struct sc_cpu_scratch {
                 };
             };
         } attn;
-        uint16_t weights[SC_CPU_SLICE_IN * SC_CPU_PANEL]; /* int8 weights as bf16 */
+        /* int8 or packed weights as bf16 */
+        _Alignas(64) uint16_t weights[SC_CPU_SLICE_IN * SC_CPU_PANEL];
         struct {
             float xt[SC_CPU_HEAD_DIM_MAX * SC_CHUNK_MAX]; /* keys of a chunk, [d][token] */
             float norm2[SC_CHUNK_MAX];
@@ -80,6 +82,13 @@ struct sc_cpu_scratch {
         } merge;
     };
     _Alignas(64) char pad[64];
+};
+
+/* Of a packed panel, a weight whose exponent is none of the panel's 16: element `at` is `bits`.
+ * Behind a panel's last there is one at UINT32_MAX. */
+struct sc_cpu_rare {
+    uint32_t at;
+    uint16_t bits;
 };
 
 /* rows x 64 outputs over k inputs: y (+)= x W^T. */
@@ -99,6 +108,9 @@ struct sc_cpu_mm {
     uint32_t rows, k, k0; /* inputs k0 .. k0 + k of all */
     uint32_t cols;        /* valid outputs, 1..64 */
     bool first;           /* y holds nothing yet */
+    /* matmul_few_packed */
+    const uint8_t *exponents;
+    const struct sc_cpu_rare *rare;
 };
 
 /* Queries of n_tokens tokens for n_heads KV heads; n_tokens * n_heads * group <= SC_CPU_QUERIES.
@@ -165,6 +177,11 @@ struct sc_cpu_kernels {
     void (*matmul_few_i8)(const struct sc_cpu_mm *mm);
     /* n weights of an int8 panel as those of a bf16 panel, exactly; n % (2 * SC_CPU_PANEL) == 0. */
     void (*widen_i8)(const int8_t *from, size_t n, uint16_t *to);
+    /* NULL, or packed weights back to bf16, see packed.h: n_rows of 128 weights. */
+    void (*unpack)(const uint8_t *from, const uint8_t exponents[16], uint32_t n_rows, uint16_t *to);
+    /* NULL, or for SC_CPU_ROUND_ROWS rows at most and a whole packed panel: the bits of unpack and
+     * matmul_bf16. */
+    void (*matmul_few_packed)(const struct sc_cpu_mm *mm);
     /* NULL, or x of matmul_bf16 is rounded to bf16 by this, SC_CPU_ROUND_ROWS rows at most at a
      * time, which take round_words(n_in) words. */
     void (*round_rows)(const float *x, size_t x_stride, uint32_t n_rows, uint32_t n_in,
@@ -191,6 +208,7 @@ struct sc_cpu_kernels {
     void (*rotate)(float *x, const float *angles, uint32_t head_dim);
     void (*swiglu_row)(const float *gate, const float *up, float *y, uint32_t n);
     void (*distances)(const struct sc_cpu_dist *args);
+    struct sc_draw_loops draw;
     /* xt [head_dim][SC_CHUNK_MAX]: pairs of dimensions times angles [head_dim][SC_CHUNK_MAX], cos
      * in the first half, sin in the second; columns below m. */
     void (*rotate_keys)(float *xt, const float *angles, uint32_t m, uint32_t head_dim);
@@ -209,6 +227,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx2(void);
 const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void);
 /* Those that round to bf16 or int8, into a table that holds the AVX-512 ones. */
 void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels);
+void sc_cpu_kernels_avx512pack(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_avx512vbmi(struct sc_cpu_kernels *kernels); /* into those of avx512bf16 */
 void sc_cpu_kernels_avx512vnni(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels);

@@ -1,12 +1,14 @@
 /* cpu/kernels_avx512.c - the kernels with AVX-512 (F, BW, DQ, VL); compiled only for x86-64. */
-#include "cpu/kernels.h"
+#include "cpu/packed.h"
 #define SC_SIMD_AVX512
 #include "cpu/simd.h"
 
 #include "cpu/matmul_impl.h"
 #include "cpu/int8_c_impl.h"
+#include "cpu/packed_impl.h"
 #include "cpu/attention_impl.h"
 #include "cpu/rows_impl.h"
+#include "cpu/draw_impl.h"
 #include "cpu/distance_impl.h"
 #include "cpu/entry_impl.h"
 
@@ -16,6 +18,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void)
         .matmul_f32 = matmul_f32,
         .matmul_bf16 = matmul_bf16,
         .widen_i8 = widen_i8,
+        .unpack = unpack,
         .matmul_i8 = matmul_i8,
         .i8_round_rows = i8_round_rows,
         .i8_words = i8_words,
@@ -29,6 +32,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_avx512(void)
         .rotate = rotate,
         .swiglu_row = swiglu_row,
         .distances = distances,
+        .draw = {draw_masses, draw_largest},
         .rotate_keys = rotate_keys,
         .keys_to_columns = keys_to_columns,
         .entries_to_rows = entries_to_rows,

@@ -6,6 +6,7 @@
 #include "cpu/int8_c_impl.h"
 #include "cpu/attention_impl.h"
 #include "cpu/rows_impl.h"
+#include "cpu/draw_impl.h"
 #include "cpu/distance_impl.h"
 #include "cpu/entry_impl.h"
 
@@ -28,6 +29,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_plain(void)
         .rotate = rotate,
         .swiglu_row = swiglu_row,
         .distances = distances,
+        .draw = {draw_masses, draw_largest},
         .rotate_keys = rotate_keys,
         .keys_to_columns = keys_to_columns,
         .entries_to_rows = entries_to_rows,

@@ -4,14 +4,19 @@
 #include <stdlib.h>
 
 #include "cpu/memory.h"
+#include "cpu/packed.h"
 
-/* Rows of one task: enough that a panel slice, read from the second-level cache, is paid for; a
- * multiple of SC_CPU_ROUND_ROWS. */
-#define TASK_ROWS 192u
+/* Rows of one task: enough that a panel slice, read from the second-level cache or unpacked into
+ * it, is paid for, and so few that a slice of them stays there too; multiples of SC_CPU_ROUND_ROWS.
+ */
+#define TASK_ROWS      192u
+#define TASK_ROWS_MORE 256u /* where rows are rounded, or weights unpacked */
 /* So few rows read every weight once: bf16 and f32 panels are not sliced for them. */
 #define FEW_ROWS 6u
 /* int8 weights of few rows: a slice, widened, stays in the first-level cache. */
 #define SLICE_FEW_IN 256u
+/* Packed ones of up to a block of rows: what lies ahead of them is on its way meanwhile. */
+#define SLICE_PACKED_IN 64u
 
 struct pack {
     const struct sc_matrix_part *parts;
@@ -21,22 +26,9 @@ struct pack {
     double (*sums)[2]; /* I8: squared errors and squares of each panel */
 };
 
-static float load_element(const uint8_t *data, enum sc_dtype dtype, uint64_t i)
-{
-    uint16_t half;
-    float f;
-    if (dtype == SC_DTYPE_F32) {
-        memcpy(&f, data + i * 4, 4);
-        return f;
-    }
-    memcpy(&half, data + i * 2, 2);
-    return dtype == SC_DTYPE_BF16 ? sc_bf16_to_f32(half) : sc_f16_to_f32(half);
-}
-
 static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_part *part,
                      uint64_t row)
 {
-    const uint8_t *data = part->data;
     uint8_t *panel = m->panels + out / SC_CPU_PANEL * m->panel_bytes;
     uint64_t first = row * part->row_stride + part->col0;
     uint32_t col = out % SC_CPU_PANEL;
@@ -44,13 +36,12 @@ static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_p
     if (m->store == SC_DTYPE_F32) {
         float *to = (float *)(void *)panel + col;
         for (uint32_t k = 0; k < m->n_in; k++)
-            to[(size_t)k * SC_CPU_PANEL] = load_element(data, part->dtype, first + k);
+            to[(size_t)k * SC_CPU_PANEL] = sc_cpu_weight(part, first + k);
         return;
     }
     uint16_t *to = (uint16_t *)(void *)panel + 2 * col;
     for (uint32_t k = 0; k < m->n_in; k++)
-        to[(size_t)(k / 2) * 2 * SC_CPU_PANEL + k % 2] =
-            sc_f32_to_bf16(load_element(data, part->dtype, first + k));
+        to[(size_t)(k / 2) * 2 * SC_CPU_PANEL + k % 2] = sc_cpu_weight_bf16(part, first + k);
 }
 
 /* Symmetric, one scale a row: that of the whole row of the source, of which this matrix may have
@@ -65,7 +56,7 @@ static void pack_row_i8(struct sc_matrix *m, bool quads, uint32_t out,
     bool finite = true;
 
     for (uint64_t k = 0; k < part->row_stride; k++) {
-        float w = fabsf(load_element(part->data, part->dtype, first + k));
+        float w = fabsf(sc_cpu_weight(part, first + k));
         largest = w > largest ? w : largest;
         finite &= w < INFINITY;
     }
@@ -73,7 +64,7 @@ static void pack_row_i8(struct sc_matrix *m, bool quads, uint32_t out,
     if (!finite || scale == 0.0f)
         return;
     for (uint32_t k = 0; k < m->n_in; k++) {
-        float w = load_element(part->data, part->dtype, first + part->col0 + k);
+        float w = sc_cpu_weight(part, first + part->col0 + k);
         float q = (w / scale + 0x1.8p23f) - 0x1.8p23f; /* to the nearest, ties to even */
         double e = (double)w - (double)q * scale;
         q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
@@ -147,6 +138,23 @@ static enum sc_status take_row(uint32_t n_panels, const char *what, float **ret_
     return st;
 }
 
+static enum sc_status take_panels(struct sc_matrix *m, struct sc_err *err)
+{
+    const size_t in = m->store == SC_DTYPE_F32
+                          ? (size_t)m->n_in * sizeof(float)
+                          : (size_t)((m->n_in + 63) / 64) * 64 * sc_dtype_bytes(m->store);
+    void *mem = NULL;
+    enum sc_status st;
+
+    m->panel_bytes = in * SC_CPU_PANEL;
+    st = sc_cpu_memory_take(m->panel_bytes * m->n_panels, "matrix", &mem, err);
+    if (st == SC_OK) {
+        m->panels = mem;
+        m->panels_bytes = m->panel_bytes * m->n_panels;
+    }
+    return st;
+}
+
 /* The sums of all panels, in order; a row that could not be scaled is named. */
 static enum sc_status check_scales(struct sc_matrix *m, double (*sums)[2], struct sc_err *err)
 {
@@ -166,10 +174,10 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
                                   enum sc_dtype store, struct sc_matrix **ret_matrix,
                                   struct sc_err *err)
 {
+    struct sc_cpu_device *dev = sc_cpu_device(be);
     struct sc_matrix *m;
-    struct pack pack = {.parts = parts, .n_parts = n_parts, .quads = sc_cpu_device(be)->i8};
+    struct pack pack = {.parts = parts, .n_parts = n_parts, .quads = dev->i8};
     uint64_t n_out = 0;
-    void *mem = NULL;
     enum sc_status st = check_parts(parts, n_parts, n_in, store, &n_out, err);
 
     if (st != SC_OK)
@@ -181,15 +189,11 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
     m->n_in = (uint32_t)n_in;
     m->n_out = (uint32_t)n_out;
     m->n_panels = (m->n_out + SC_CPU_PANEL - 1) / SC_CPU_PANEL;
-    m->panel_bytes =
-        (store == SC_DTYPE_F32 ? (size_t)m->n_in * 4
-                               : (size_t)((m->n_in + 63) / 64) * 64 * sc_dtype_bytes(store)) *
-        SC_CPU_PANEL;
-    st = sc_cpu_memory_take(m->panel_bytes * m->n_panels, "matrix", &mem, err);
-    if (st != SC_OK)
-        goto fail;
-    m->panels = mem;
-    m->panels_bytes = m->panel_bytes * m->n_panels;
+    if (store != SC_DTYPE_BF16 || !dev->packs || !sc_cpu_pack(dev, parts, n_parts, m)) {
+        st = take_panels(m, err);
+        if (st != SC_OK)
+            goto fail;
+    }
     if (bias != NULL) {
         st = take_row(m->n_panels, "matrix bias", &m->bias, &m->bias_bytes, err);
         if (st != SC_OK)
@@ -207,7 +211,8 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
         }
     }
     pack.m = m;
-    sc_cpu_threads_run(sc_cpu_device(be)->threads, pack_panel, &pack, m->n_panels);
+    if (m->exponents == NULL)
+        sc_cpu_threads_run(dev->threads, pack_panel, &pack, m->n_panels);
     if (store == SC_DTYPE_I8)
         st = check_scales(m, pack.sums, err);
     free(pack.sums);
@@ -227,6 +232,12 @@ void sc_cpu_matrix_error(const struct sc_matrix *m, double *error2, double *norm
     *norm2 += m->norm2;
 }
 
+uint64_t sc_cpu_matrix_bytes(const struct sc_matrix *m)
+{
+    uint64_t rare = m->rare0 != NULL ? m->rare0[m->n_panels] : 0;
+    return m->panels_bytes + m->scale_bytes + rare * sizeof(*m->rare);
+}
+
 void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *m)
 {
     (void)be;
@@ -235,6 +246,7 @@ void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *m)
     sc_cpu_memory_give(m->panels, m->panels_bytes);
     sc_cpu_memory_give(m->bias, m->bias_bytes);
     sc_cpu_memory_give(m->scale, m->scale_bytes);
+    sc_cpu_pack_close(m);
     free(m);
 }
 
@@ -248,7 +260,8 @@ struct product {
     bool i8; /* rounded to int8 */
     float *y;
     size_t y_stride;
-    uint32_t n, n_groups; /* rows, groups of TASK_ROWS */
+    uint32_t n, n_groups; /* rows, groups of them */
+    uint32_t task_rows;   /* of a group */
     uint32_t run;         /* panels of one task, which follow each other */
 };
 
@@ -269,6 +282,8 @@ static uint32_t slice_of(const struct product *p, uint32_t rows)
 {
     if (p->i8)
         return rows <= SC_CPU_ROUND_ROWS ? p->w->n_in : 2 * SC_CPU_SLICE_IN;
+    if (p->w->exponents != NULL && rows <= SC_CPU_ROUND_ROWS)
+        return SLICE_PACKED_IN;
     if (rows > FEW_ROWS)
         return SC_CPU_SLICE_IN;
     return p->w->store == SC_DTYPE_I8 ? SLICE_FEW_IN : p->w->n_in;
@@ -288,15 +303,28 @@ static void multiply_widened(const struct product *p, struct sc_cpu_mm *mm, uint
         scale_rows(p->w, out0, mm);
 }
 
+/* One slice of packed weights. */
+static void multiply_packed(const struct product *p, struct sc_cpu_mm *mm, uint32_t panel,
+                            uint32_t thread)
+{
+    uint16_t *wide = p->dev->scratch[thread].weights;
+    sc_cpu_unpack(p->dev, p->w, panel, mm->k0, mm->k, &mm->rare, wide);
+    mm->panel = wide;
+    p->dev->kernels.matmul_bf16(mm);
+}
+
 static void multiply_panel(const struct product *p, uint32_t panel, uint32_t row0, uint32_t thread)
 {
     const struct sc_matrix *w = p->w;
     const struct sc_cpu_kernels *kernels = &p->dev->kernels;
-    uint32_t rows = p->n - row0 < TASK_ROWS ? p->n - row0 : TASK_ROWS;
+    uint32_t rows = p->n - row0 < p->task_rows ? p->n - row0 : p->task_rows;
     uint32_t out0 = panel * SC_CPU_PANEL, left = w->n_out - out0;
-    const bool fused = w->store == SC_DTYPE_I8 && !p->i8 && rows <= SC_CPU_ROUND_ROWS &&
-                       kernels->matmul_few_i8 != NULL;
-    uint32_t slice = fused ? w->n_in : slice_of(p, rows);
+    const bool few = rows <= SC_CPU_ROUND_ROWS, packed = w->exponents != NULL;
+    const bool fused_i8 =
+        w->store == SC_DTYPE_I8 && !p->i8 && few && kernels->matmul_few_i8 != NULL;
+    const bool fused_packed = packed && few && kernels->matmul_few_packed != NULL;
+    const struct sc_cpu_rare *rare = packed ? w->rare + w->rare0[panel] : NULL;
+    uint32_t slice = fused_i8 || fused_packed ? w->n_in : slice_of(p, rows);
 
     for (uint32_t k0 = 0; k0 < w->n_in; k0 += slice) {
         uint32_t n_k = w->n_in - k0 < slice ? w->n_in - k0 : slice;
@@ -315,6 +343,8 @@ static void multiply_panel(const struct product *p, uint32_t panel, uint32_t row
             .scale = p->i8 && last ? w->scale + out0 : NULL,
             .bias = w->bias != NULL && last ? w->bias + out0 : NULL,
             .first = k0 == 0,
+            .exponents = packed ? w->exponents[panel] : NULL,
+            .rare = rare,
         };
         if (p->rounded != NULL) {
             mm.x = p->rounded + row0 / SC_CPU_ROUND_ROWS * p->block_words;
@@ -322,11 +352,16 @@ static void multiply_panel(const struct product *p, uint32_t panel, uint32_t row
         }
         if (p->i8) {
             kernels->matmul_i8(&mm);
-        } else if (fused) {
+        } else if (fused_i8) {
             kernels->matmul_few_i8(&mm);
             scale_rows(w, out0, &mm);
         } else if (w->store == SC_DTYPE_I8) {
             multiply_widened(p, &mm, out0, last, thread);
+        } else if (fused_packed) {
+            kernels->matmul_few_packed(&mm);
+        } else if (packed) {
+            multiply_packed(p, &mm, panel, thread);
+            rare = mm.rare;
         } else if (w->store == SC_DTYPE_F32) {
             kernels->matmul_f32(&mm);
         } else {
@@ -338,7 +373,7 @@ static void multiply_panel(const struct product *p, uint32_t panel, uint32_t row
 static void multiply_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct product *p = ctx;
-    uint32_t panel = task / p->n_groups * p->run, row0 = task % p->n_groups * TASK_ROWS;
+    uint32_t panel = task / p->n_groups * p->run, row0 = task % p->n_groups * p->task_rows;
     uint32_t end = panel + p->run < p->w->n_panels ? panel + p->run : p->w->n_panels;
     for (; panel < end; panel++)
         multiply_panel(p, panel, row0, thread);
@@ -376,6 +411,7 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
         return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows, x stride %u, y stride %u",
                        w->n_out, w->n_in, n, x_stride, y_stride);
     p.i8 = w->store == SC_DTYPE_I8 && dev->i8;
+    p.task_rows = rounds || p.i8 || w->exponents != NULL ? TASK_ROWS_MORE : TASK_ROWS;
     if (rounds || p.i8) {
         p.block_words = (p.i8 ? dev->kernels.i8_words : dev->kernels.round_words)(w->n_in);
         p.rounded = dev->rounded;
@@ -383,7 +419,7 @@ enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, c
     }
     for (uint32_t row = 0; row < n; row += batch) {
         p.n = n - row < batch ? n - row : batch;
-        p.n_groups = (p.n + TASK_ROWS - 1) / TASK_ROWS;
+        p.n_groups = (p.n + p.task_rows - 1) / p.task_rows;
         p.x = x + (size_t)row * x_stride;
         p.y = y + (size_t)row * y_stride;
         if (p.rounded != NULL) {

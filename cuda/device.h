@@ -151,6 +151,7 @@ enum sc_status sc_cuda_matrix_open(struct sc_backend *be, const struct sc_matrix
                                    struct sc_err *err);
 void sc_cuda_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
 void sc_cuda_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
+uint64_t sc_cuda_matrix_bytes(const struct sc_matrix *matrix);
 /* matmul.c */
 enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
                               uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
@@ -210,6 +211,10 @@ enum sc_status sc_cuda_qkv(struct sc_backend *be, const struct sc_qkv_args *args
 /* best.c */
 enum sc_status sc_cuda_row_max(struct sc_backend *be, const float *x, uint32_t n_rows,
                                uint32_t width, uint32_t n_cols, float *best, struct sc_err *err);
+/* draw.c */
+enum sc_status sc_cuda_draw(struct sc_backend *be, const float *x, uint32_t n_rows, uint32_t width,
+                            uint32_t n_cols, const struct sc_draw *draws, float *best,
+                            struct sc_err *err);
 /* attention.c */
 enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *args,
                                  struct sc_err *err);

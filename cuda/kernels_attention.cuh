@@ -1,5 +1,5 @@
 /* cuda/kernels_attention.cuh - what the attention kernels share: which entries a row sees, the rule
- * of splits, swizzled tiles in shared memory, and the tensor-core instructions.
+ * of splits, and swizzled tiles in shared memory.
  *
  * Entries of a sequence are numbered through its list of pages, 32 a page, behind `lead` pages that
  * do not exist. A window moves the list's first page as the sequence grows; with the lead, pages
@@ -14,6 +14,7 @@
 #define SC_CUDA_KERNELS_ATTENTION_CUH
 
 #include "cuda/kernels_attention.h"
+#include "cuda/ptx.cuh"
 
 #define ENTRIES 32
 #define LOG2E   1.4426950408889634f
@@ -113,20 +114,6 @@ __device__ __forceinline__ float *part_of(const sc_cuda_attn &a, uint32_t seq, u
     return a.parts + unit * a.part_rows * (a.head_dim + SC_CUDA_ATTN_PART_PAD);
 }
 
-__device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
-{
-    uint32_t r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
-    return r;
-}
-
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* ---- tiles of bf16 rows of D in shared memory ---- */
 
 /* Eight rows' equal chunks of 16 bytes lie in different banks: a row's chunks are permuted by XOR
@@ -148,34 +135,6 @@ template <int D> __device__ __forceinline__ uint32_t chunk_at(int row, int chunk
 template <int D> __device__ __forceinline__ uint32_t chunk_from(uint32_t at, int row, int chunk)
 {
     return (at ^ (uint32_t)((chunk ^ row_key<D>(row)) * 16)) + (uint32_t)(row * D * 2);
-}
-
-__device__ __forceinline__ uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-/* 16 bytes, of which the first n come from global memory and the rest are zero. */
-__device__ __forceinline__ void copy_async(uint32_t shared, const void *global, int n)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(n)
-                 : "memory");
-}
-
-__device__ __forceinline__ void copy_async(uint32_t shared, const void *global)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
-}
-
-__device__ __forceinline__ void copy_commit()
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* All groups but the latest n of this thread have arrived. */
-template <int n> __device__ __forceinline__ void copy_wait()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
 /* Eight dimensions of row x of a KV head's queries as bf16; beyond the sequence zero. Row x: token
@@ -203,32 +162,6 @@ __device__ __forceinline__ void load_queries(const sc_cuda_attn &a, const view &
         *(uint4 *)(tile + chunk_at<D>(row, chunk)) =
             query_chunk<D>(a, v, head, x0 + (uint32_t)row, chunk);
     }
-}
-
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t shared)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared)
-                 : "memory");
-}
-
-__device__ __forceinline__ void load_transposed(uint32_t (&r)[4], uint32_t shared)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared)
-                 : "memory");
-}
-
-/* c [16, 8] += a [16, 16] b [16, 8] */
-__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                             uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* ---- softmax of one row, whose entries lie in four neighbouring lanes ---- */

@@ -77,8 +77,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-cudaError_t sc_cuda_launch_row_max(const float *x, uint32_t n_rows, uint32_t width, uint32_t n_cols,
-                                   float *best, cudaStream_t stream)
+extern "C" cudaError_t sc_cuda_launch_row_max(const float *x, uint32_t n_rows, uint32_t width,
+                                              uint32_t n_cols, float *best, cudaStream_t stream)
 {
     if (width % 4 == 0 && (uintptr_t)x % 16 == 0)
         return sc_overlap_launch(row_max_kernel<4>, n_rows, THREADS, 0, stream, x, width, n_cols,

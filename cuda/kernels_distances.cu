@@ -10,6 +10,7 @@
  * with |x|^2 + |y|^2 - 2xy here: near keys, the ones that matter, would lose their digits.
  */
 #include "cuda/kernels_compress.h"
+#include "cuda/ptx.cuh"
 
 #define PAIRS  32u /* of one slab: dimensions d and d + head_dim / 2 */
 #define DIST_1 65536.0f
@@ -81,12 +82,6 @@ static __device__ const T *key_at(const struct sc_cuda_dist_launch &a, const chu
     return (const T *)(a.kv.mem + block) + at % SC_CUDA_PAGE * a.kv.head_dim;
 }
 
-/* Asks for what the next slab will want, `bytes` behind. */
-static __device__ void prefetch(const void *at, size_t bytes)
-{
-    asm volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)at + bytes));
-}
-
 /* Four pairs a thread and turn; half of head_dim is a multiple of 4. Tokens from m to end are
  * padding. ahead: bytes from these keys to those of the next slab, 0 behind the last. */
 template <typename T, uint32_t S>
@@ -116,9 +111,9 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a, const c
             }
             read4(key, lo[b]);
             read4(key + half, hi[b]);
-            if (ahead != 0) {
-                prefetch(key, ahead);
-                prefetch(key + half, ahead);
+            if (ahead != 0) { /* what the next slab will want */
+                prefetch_l2((const uint8_t *)key + ahead);
+                prefetch_l2((const uint8_t *)(key + half) + ahead);
             }
         }
 #pragma unroll

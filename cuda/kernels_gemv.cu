@@ -19,6 +19,7 @@
 #include "cuda/kernels_gemv.h"
 
 #include "cuda/overlap.cuh"
+#include "cuda/ptx.cuh"
 #include "cuda/rows.cuh"
 
 #define THREADS    512
@@ -64,21 +65,7 @@ struct weights_i8 {
 /* 16 bytes into shared memory without passing through registers; zeros where !in. */
 static __device__ inline void copy_async(uint4 *to, const uint4 *from, bool in)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
-                 :
-                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(in ? 16 : 0)
-                 : "memory");
-}
-
-static __device__ inline void commit(void)
-{
-    asm volatile("cp.async.commit_group;\n" ::: "memory");
-}
-
-/* All but the youngest PENDING groups have arrived. */
-template <int PENDING> static __device__ inline void await(void)
-{
-    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
+    copy_async(shared_address(to), from, in ? 16 : 0);
 }
 
 static __device__ inline float4 load_any(const float *from, uint32_t n)
@@ -211,7 +198,7 @@ static __device__ inline void ask(const sc_cuda_gemv &g, source &s, uint4 *slot)
         copy_async(slot + 32, in ? s.b : (const uint4 *)g.w, in);
         advance<FUSED>(g, s);
     }
-    commit();
+    copy_commit();
 }
 
 static __device__ inline float finish(const sc_cuda_gemv &a, uint32_t row, float sum)
@@ -335,7 +322,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS<W, N>)
     for (uint32_t left = end - begin; left > 0; left--) {
         if (left == LAST)
             sc_next_may_start();
-        await<STAGES - 2>();
+        copy_wait<STAGES - 2>();
         const uint4 wa = ring[slot * 64], wb = ring[slot * 64 + 32];
         ask<FUSED>(a, from, ring + last * 64); /* what was there was used a step ago */
         multiply<W, N, STAGED>(wa, wb, o, step, sum);

@@ -9,6 +9,7 @@
  * every core written once.
  */
 #include "cuda/kernels_compress.h"
+#include "cuda/ptx.cuh"
 
 #define ALL_LANES 0xffffffffu
 #define THREADS   64u
@@ -60,21 +61,7 @@ static __device__ void narrow(float x, uint32_t *to)
 
 template <typename P> static __device__ void copy_async(P *to, const uint8_t *from)
 {
-    asm volatile(
-        "cp.async.ca.shared.global [%0], [%1], %2;\n" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
-        "l"(from), "n"(sizeof(P))
-        : "memory");
-}
-
-static __device__ void copy_commit(void)
-{
-    asm volatile("cp.async.commit_group;\n" ::: "memory");
-}
-
-/* All but the n latest groups have arrived. */
-template <uint32_t n> static __device__ void copy_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;\n" ::"n"(n) : "memory");
+    copy_async_cached<sizeof(P)>(shared_address(to), from);
 }
 
 /* Numbers of clusters in a chunk are below its length. By all threads; ends with a barrier. */

@@ -243,6 +243,12 @@ void sc_cuda_matrix_error(const struct sc_matrix *m, double *error2, double *nor
     *norm2 += m->norm2;
 }
 
+uint64_t sc_cuda_matrix_bytes(const struct sc_matrix *m)
+{
+    return (uint64_t)m->n_out * m->ld * sc_dtype_bytes(m->store) +
+           (m->scale != NULL ? m->n_out * sizeof(float) : 0);
+}
+
 void sc_cuda_matrix_close(struct sc_backend *be, struct sc_matrix *m)
 {
     if (m == NULL)

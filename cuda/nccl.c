@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#if __has_include(<nccl.h>)
+#if __has_include(<nccl.h>) && !defined(SC_CUDA_NO_NCCL)
 #include <nccl.h>
 
 #define VERSION_MIN   21400

@@ -144,6 +144,7 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         .n_ranks = config->tensor_parallel,
         .n_threads = threads_of_rank(config),
         .pin_threads = config->pin_threads,
+        .plain_weights = !config->pack_weights,
         .max_seqs = config->max_seqs,
         .max_logit_rows = config->max_seqs,
         .max_context = config->max_context,
@@ -180,6 +181,11 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         st = sc_engine_open(&opts, &app->engine, err);
     if (st == SC_OK)
         sc_engine_get_info(app->engine, &app->engine_info);
+    if (st == SC_OK)
+        sc_notice("weights loaded", "dtype=%s bytes=%llu memory=%llu",
+                  sc_dtype_name(config->weight_dtype),
+                  (unsigned long long)app->engine_info.weight_bytes,
+                  (unsigned long long)app->engine_info.kept_bytes);
     if (st == SC_OK && app->engine_info.weight_error > 0.0)
         sc_notice("weights rounded", "dtype=%s relative_error=%.4f worst_matrix=%.4f",
                   sc_dtype_name(config->weight_dtype), app->engine_info.weight_error,

@@ -41,7 +41,7 @@ struct sc_config {
     enum sc_backend_choice backend;
     uint32_t tensor_parallel;
     uint32_t threads; /* of each rank; 0: the machine's, shared out */
-    bool pin_threads;
+    bool pin_threads, pack_weights;
     uint32_t max_seqs;
     uint32_t prefill_tokens; /* 0: by the device */
     uint32_t max_context;    /* 0: the model's */

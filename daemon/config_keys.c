@@ -38,6 +38,7 @@ const struct sc_config_key sc_config_keys[] = {
      false},
     {"engine.threads", SC_CONFIG_UINT, AT(threads), 0, 1024, NULL, "0", false},
     {"engine.pin_threads", SC_CONFIG_BOOL, AT(pin_threads), 0, 0, NULL, "false", false},
+    {"engine.pack_weights", SC_CONFIG_BOOL, AT(pack_weights), 0, 0, NULL, "true", false},
     {"engine.max_seqs", SC_CONFIG_UINT, AT(max_seqs), 1, SC_SEQS_MAX, NULL, "64", false},
     {"engine.prefill_tokens", SC_CONFIG_UINT, AT(prefill_tokens), 0, SC_STEP_TOKENS_MAX, NULL, "0",
      false},

@@ -77,6 +77,7 @@ static void get_server_info(struct sc_rpc *rpc, const ProtobufCMessage *message)
     m.pages_free = stats.pages_free;
     m.page_bytes = info->page_bytes;
     m.weight_bytes = info->weight_bytes;
+    m.weight_memory_bytes = info->kept_bytes;
     m.limits = &limits;
     m.running = stats.running;
     m.waiting = stats.waiting;

@@ -247,6 +247,7 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
     for (uint32_t r = 0; r < e->opts.n_ranks; r++) {
         const struct sc_weights *w = &e->workers[r].rank.weights;
         info.weight_bytes += w->source_bytes;
+        info.kept_bytes += w->kept_bytes;
         error2 += w->error2;
         norm2 += w->norm2;
         worst = w->worst > worst ? w->worst : worst;

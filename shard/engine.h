@@ -29,6 +29,7 @@ struct sc_engine_opts {
     uint32_t n_ranks;   /* tensor-parallel size: divides heads, ffn; KV heads divide or replicate */
     uint32_t n_threads; /* CPU threads of each rank */
     bool pin_threads;
+    bool plain_weights;         /* sc_backend_opts.plain_weights */
     uint32_t max_seqs;          /* sequence slots */
     uint32_t max_step_tokens;   /* rows of one step, all runs together */
     uint32_t max_logit_rows;    /* rows of logits of one step; >= max_seqs */
@@ -58,6 +59,7 @@ struct sc_engine_info {
     uint32_t max_snaps;
     size_t page_bytes;     /* of each rank */
     uint64_t weight_bytes; /* source bytes of all ranks' slices */
+    uint64_t kept_bytes;   /* memory of all ranks' matrices */
     uint64_t steps, generation;
     enum sc_dtype kv_dtype, weight_dtype;
     uint32_t arithmetic; /* sc_backend.arithmetic */

@@ -41,6 +41,10 @@ static enum sc_status open_activations(struct sc_rank *rank, struct sc_err *err)
     enum sc_status st = SC_OK;
     for (size_t i = 0; i < SC_ARRAY_LEN(wants) && st == SC_OK; i++)
         st = device_floats(rank, wants[i].n, wants[i].mem, err);
+    rank->draws = calloc(m, sizeof(*rank->draws));
+    rank->chosen = calloc(m, sizeof(*rank->chosen));
+    if (st == SC_OK && (rank->draws == NULL || rank->chosen == NULL))
+        return sc_fail(err, SC_ENOMEM, "draws: out of memory for %zu rows", m);
     if (st == SC_OK && rank->rank == 0) {
         rank->logits = malloc(m * c->vocab * sizeof(float));
         rank->bests = malloc(m * rank->n_ranks * 2 * sizeof(float));
@@ -188,6 +192,7 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
                                             .device = opts->devices != NULL ? opts->devices[rank_no]
                                                                             : (int)rank_no,
                                             .pin_threads = opts->pin_threads,
+                                            .plain_weights = opts->plain_weights,
                                             .math = opts->math,
                                             .strict = opts->strict};
     enum sc_status st;
@@ -233,6 +238,8 @@ void sc_rank_close(struct sc_rank *rank)
                        rank->act,          rank->angles, rank->last,
                        rank->logits_local, rank->best,   (float *)rank->dist};
     void *host[] = {rank->logits,
+                    rank->draws,
+                    rank->chosen,
                     rank->bests,
                     rank->seqs,
                     rank->seq_memory[0],
@@ -365,7 +372,21 @@ static enum sc_status compare_digest(struct sc_rank *rank, uint64_t digest, uint
                    (unsigned long long)both[0]);
 }
 
-/* The largest of all ranks' slices; the lowest id where several have it. */
+/* What a backend could not decide, with the row brought here if it has not been. */
+static enum sc_status draw_here(const struct sc_rank *rank, uint32_t row,
+                                struct sc_sampler *sampler, uint32_t position,
+                                struct sc_sampled *ret, struct sc_err *err)
+{
+    float *logits = rank->logits + (size_t)row * rank->config->vocab;
+    enum sc_status st = SC_OK;
+    if (rank->only_best)
+        st = rank->be->ops->download(rank->be, logits,
+                                     rank->logits_local + (size_t)row * rank->slice.n_vocab,
+                                     rank->slice.n_vocab * sizeof(*logits), err);
+    return st == SC_OK ? sc_sampler_sample(sampler, logits, position, ret, err) : st;
+}
+
+/* What the backend chose, of all ranks' slices the largest; the lowest id where several have it. */
 static enum sc_status take_best(const struct sc_rank *rank, uint32_t row,
                                 struct sc_sampler *sampler, uint32_t position,
                                 struct sc_sampled *ret, struct sc_err *err)
@@ -376,6 +397,8 @@ static enum sc_status take_best(const struct sc_rank *rank, uint32_t row,
     for (uint32_t r = 0; r < rank->n_ranks; r++) {
         uint32_t at;
         memcpy(&at, &b[2 * r + 1], sizeof(at));
+        if (at == SC_DRAW_UNDECIDED) /* one rank alone draws */
+            return draw_here(rank, row, sampler, position, ret, err);
         if (!(b[2 * r] <= max)) { /* also NaN, which then stays */
             max = b[2 * r];
             id = first + at;
@@ -400,10 +423,10 @@ static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_r
             continue;
         r->n_logit_rows = run->want == SC_LOGITS_ALL ? run->n_tokens : 1;
         r->logits = row;
-        if (run->sampler != NULL && rank->only_best) {
+        if (run->sampler != NULL && rank->chosen[at + r->n_logit_rows - 1]) {
             struct sc_err err = SC_ERR_INIT;
-            r->status =
-                take_best(rank, at, run->sampler, run->pos0 + run->n_tokens, &r->sampled, &err);
+            r->status = take_best(rank, at + r->n_logit_rows - 1, run->sampler,
+                                  run->pos0 + run->n_tokens, &r->sampled, &err);
         } else if (run->sampler != NULL) {
             struct sc_err err = SC_ERR_INIT;
             float *last = row + (size_t)(r->n_logit_rows - 1) * rank->config->vocab;

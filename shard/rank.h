@@ -39,6 +39,7 @@ struct sc_weights {
     float *final_norm;
     struct sc_matrix *lm_head;
     uint64_t source_bytes; /* of this slice in the checkpoint */
+    uint64_t kept_bytes;   /* of all matrices, see matrix_bytes */
     double error2, norm2;  /* sums over all matrices, see matrix_error */
     double worst;          /* largest error2 / norm2 of one matrix */
 };
@@ -139,13 +140,15 @@ struct sc_rank {
 
     struct sc_rows rows;
     float *resid, *x, *qkv, *attn, *delta, *gate_up, *act, *angles, *last,
-        *logits_local;  /* device */
-    float *best;        /* device [max_logit_rows, 2]: row_max of logits_local; or NULL */
-    int32_t *dist;      /* device */
-    float *logits;      /* rank 0, host: [max_logit_rows, vocab] */
-    float *bests;       /* rank 0, host: [max_logit_rows, n_ranks, 2] */
-    bool only_best;     /* this step: bests hold what logits would be asked for */
-    uint32_t n_choices; /* tokens that can be sampled: the tokenizer's, without padding */
+        *logits_local;     /* device */
+    float *best;           /* device [max_logit_rows, 2]: row_max of logits_local; or NULL */
+    int32_t *dist;         /* device */
+    float *logits;         /* rank 0, host: [max_logit_rows, vocab] */
+    float *bests;          /* rank 0, host: [max_logit_rows, n_ranks, 2] */
+    struct sc_draw *draws; /* host [max_logit_rows] */
+    bool *chosen;          /* [max_logit_rows]: the row's token is found by the backend */
+    bool only_best;        /* this step: all are, and no logits are asked for */
+    uint32_t n_choices;    /* tokens that can be sampled: the tokenizer's, without padding */
 
     struct sc_chunk_job *jobs; /* [SC_JOBS_MAX] */
     uint32_t *job_layers, *job_cores;

@@ -4,11 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/draw.h"
 #include "base/hash.h"
 #include "model/config.h"
-
-/* Radix selection over the bits of a non-negative float: 3 digits of 11, 11 and 10 bits. */
-#define DIGIT_BINS 2048u
 
 /* In counts[]: bit 0 says that the prompt has the token, the rest counts it in the output. */
 #define IN_PROMPT   1u
@@ -16,17 +14,12 @@
 
 struct sc_sampler {
     struct sc_sampling params; /* .bias points into this allocation */
+    struct sc_draw draw;       /* what they make of it */
     uint32_t vocab;
     uint32_t n_banned, min_tokens, n_sampled;
     int32_t *banned;
     uint32_t *counts; /* [vocab], or NULL: no penalty is on */
     float *raw;       /* [vocab], or NULL: no logprobs wanted */
-};
-
-/* What filtering keeps: distances d = max - logit, as bit patterns. */
-struct cut {
-    uint32_t last;   /* d <= last stays ... */
-    uint64_t n_ties; /* ... but of those with d == last only the first so many by id */
 };
 
 static bool penalised(const struct sc_sampling *p)
@@ -91,6 +84,27 @@ static enum sc_status check_bias(struct sc_logit_bias *bias, uint32_t n, uint32_
     return SC_OK;
 }
 
+/* All but the random number, which follows the position. */
+static struct sc_draw plan_draw(const struct sc_sampling *p)
+{
+    struct sc_draw draw = {
+        .top_p = p->top_p,
+        .top_k = p->top_k > 0 ? (uint32_t)p->top_k : 0,
+        .last = SC_DRAW_BITS(INFINITY) - 1,
+    };
+    if (p->temperature > 0.0f) {
+        draw.scale = (float)(-1.4426950408889634 / (double)p->temperature);
+        draw.scale = draw.scale > -1e30f ? draw.scale : -1e30f; /* 0 times it is 0 */
+    }
+    if (p->min_p > 0.0f) {
+        /* p >= min_p * p_max  <=>  d <= -ln(min_p) * T; the bit above lets a tie by rounding in. */
+        double d = -log((double)p->min_p) * (double)p->temperature;
+        uint32_t bits = SC_DRAW_BITS(nextafterf((float)d, INFINITY));
+        draw.last = bits < draw.last ? bits : draw.last;
+    }
+    return draw;
+}
+
 enum sc_status sc_sampler_open(const struct sc_sampling *params, uint32_t vocab,
                                const int32_t *banned, uint32_t n_banned, uint32_t min_tokens,
                                struct sc_sampler **ret_sampler, struct sc_err *err)
@@ -116,6 +130,7 @@ enum sc_status sc_sampler_open(const struct sc_sampling *params, uint32_t vocab,
     at += bias_bytes;
     s->params = *params;
     s->params.bias = bias;
+    s->draw = plan_draw(params);
     s->vocab = vocab;
     s->n_banned = n_banned;
     s->min_tokens = min_tokens;
@@ -178,6 +193,12 @@ static enum sc_status find_max(const float *logits, uint32_t n, uint32_t positio
     return SC_OK;
 }
 
+static bool adjusts(const struct sc_sampler *s)
+{
+    return s->counts != NULL || s->params.n_bias > 0 ||
+           (s->n_banned > 0 && s->n_sampled < s->min_tokens);
+}
+
 /* Penalties, then bias, then the ban while fewer than min_tokens were sampled. */
 static void adjust(const struct sc_sampler *s, float *logits)
 {
@@ -200,145 +221,10 @@ static void adjust(const struct sc_sampler *s, float *logits)
             logits[s->banned[i]] = -INFINITY;
 }
 
-static uint32_t float_bits(float f)
+/* A function of seed and position alone. */
+static uint64_t random_of(uint64_t seed, uint32_t position)
 {
-    uint32_t u;
-    memcpy(&u, &f, sizeof(u));
-    return u;
-}
-
-static float bits_float(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
-
-/* d >= 0 orders as its bits do; +inf (a masked token) is the largest. The sum with 0 turns a
- * possible -0 into +0. */
-static uint32_t distance_bits(float max, float logit)
-{
-    return float_bits(max - logit + 0.0f);
-}
-
-static double weight(uint32_t bits, float temperature)
-{
-    return (double)expf(-bits_float(bits) / temperature);
-}
-
-static const struct {
-    uint32_t shift, mask;
-} DIGITS[] = {{21, 0x7ff}, {10, 0x7ff}, {0, 0x3ff}};
-
-/* The k-th smallest distance: a histogram of the top digit, then of the next one within the bin
- * where the k-th lies, and so on. O(vocab), no sort and no copy. */
-static uint32_t select_top_k(const float *logits, uint32_t n, float max, uint32_t k)
-{
-    uint32_t prefix = 0, done_mask = 0, left = k;
-    for (size_t d = 0; d < SC_ARRAY_LEN(DIGITS); d++) {
-        uint32_t hist[DIGIT_BINS] = {0};
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t b = distance_bits(max, logits[i]);
-            hist[(b >> DIGITS[d].shift) & DIGITS[d].mask] += (b & done_mask) == prefix;
-        }
-        uint32_t bin = 0;
-        while (left > hist[bin])
-            left -= hist[bin++];
-        prefix |= bin << DIGITS[d].shift;
-        done_mask |= DIGITS[d].mask << DIGITS[d].shift;
-    }
-    return prefix;
-}
-
-/* The same with probability mass instead of counts, among distances <= last: the fewest tokens, by
- * falling probability and rising id, that reach top_p of the mass. */
-static struct cut select_top_p(const float *logits, uint32_t n, float max, float temperature,
-                               float top_p, uint32_t last)
-{
-    uint32_t prefix = 0, done_mask = 0;
-    double left = 0.0;
-    for (size_t d = 0; d < SC_ARRAY_LEN(DIGITS); d++) {
-        double mass[DIGIT_BINS] = {0};
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t b = distance_bits(max, logits[i]);
-            if (b <= last && (b & done_mask) == prefix)
-                mass[(b >> DIGITS[d].shift) & DIGITS[d].mask] += weight(b, temperature);
-        }
-        if (d == 0) {
-            for (uint32_t bin = 0; bin < DIGIT_BINS; bin++)
-                left += mass[bin];
-            left *= (double)top_p;
-        }
-        /* Rounding may leave a crumb after the last bin that has mass: that bin is the one then. */
-        uint32_t bin = 0, last_used = 0;
-        for (; bin < DIGIT_BINS; bin++) {
-            if (mass[bin] > 0.0)
-                last_used = bin;
-            if (mass[bin] > 0.0 && left <= mass[bin])
-                break;
-            left -= mass[bin];
-        }
-        if (bin == DIGIT_BINS) {
-            bin = last_used;
-            left = mass[bin];
-        }
-        prefix |= bin << DIGITS[d].shift;
-        done_mask |= DIGITS[d].mask << DIGITS[d].shift;
-    }
-    double ties = ceil(left / weight(prefix, temperature) * (1.0 - 1e-12));
-    return (struct cut){.last = prefix, .n_ties = ties < 1.0 ? 1 : (uint64_t)ties};
-}
-
-static struct cut filter(const struct sc_sampler *s, const float *logits, float max)
-{
-    const struct sc_sampling *p = &s->params;
-    struct cut cut = {.last = float_bits(INFINITY) - 1, .n_ties = UINT64_MAX};
-    if (p->min_p > 0.0f) {
-        /* p >= min_p * p_max  <=>  d <= -ln(min_p) * T; the bit above lets a tie by rounding in. */
-        double d = -log((double)p->min_p) * (double)p->temperature;
-        uint32_t bits = float_bits(nextafterf((float)d, INFINITY));
-        cut.last = bits < cut.last ? bits : cut.last;
-    }
-    if (p->top_k > 0 && (uint32_t)p->top_k < s->vocab) {
-        uint32_t bits = select_top_k(logits, s->vocab, max, (uint32_t)p->top_k);
-        cut.last = bits < cut.last ? bits : cut.last;
-    }
-    if (p->top_p < 1.0f)
-        cut = select_top_p(logits, s->vocab, max, p->temperature, p->top_p, cut.last);
-    return cut;
-}
-
-/* 53 uniform bits, a function of seed and position alone. */
-static double uniform(uint64_t seed, uint32_t position)
-{
-    uint64_t r = sc_mix64(sc_mix64(seed) ^ (((uint64_t)position << 32) | 0x5eedu));
-    return (double)(r >> 11) * 0x1.0p-53;
-}
-
-/* Inverse of the cumulative distribution in order of ids; the weights replace the logits. */
-static uint32_t draw(const struct sc_sampler *s, float *logits, uint32_t best, uint32_t position)
-{
-    float max = logits[best];
-    struct cut cut = filter(s, logits, max);
-    double total = 0.0;
-    for (uint32_t i = 0; i < s->vocab; i++) {
-        uint32_t b = distance_bits(max, logits[i]);
-        bool in = b < cut.last || (b == cut.last && cut.n_ties > 0);
-        cut.n_ties -= in && b == cut.last;
-        logits[i] = in ? (float)weight(b, s->params.temperature) : 0.0f;
-        total += (double)logits[i];
-    }
-    double target = uniform(s->params.seed, position) * total, sum = 0.0;
-    uint32_t chosen = best;
-    for (uint32_t i = 0; i < s->vocab; i++) {
-        if (logits[i] <= 0.0f)
-            continue;
-        chosen = i;
-        sum += (double)logits[i];
-        if (sum > target)
-            break;
-    }
-    return chosen;
+    return sc_mix64(sc_mix64(seed) ^ (((uint64_t)position << 32) | 0x5eedu));
 }
 
 /* The chosen token's and the top entries' logprobs in the model's own distribution. */
@@ -376,11 +262,18 @@ enum sc_status sc_sampler_sample(struct sc_sampler *sampler, float *logits, uint
         return st;
     if (s->raw != NULL)
         memcpy(s->raw, logits, s->vocab * sizeof(*logits));
-    adjust(s, logits);
-    st = find_max(logits, s->vocab, position, &best, err);
-    if (st != SC_OK)
-        return st;
-    uint32_t chosen = s->params.temperature > 0.0f ? draw(s, logits, best, position) : best;
+    best = raw_best;
+    if (adjusts(s)) {
+        adjust(s, logits);
+        st = find_max(logits, s->vocab, position, &best, err);
+        if (st != SC_OK)
+            return st;
+    }
+    uint32_t chosen = best;
+    if (s->draw.scale != 0.0f) {
+        s->draw.random = random_of(s->params.seed, position);
+        chosen = sc_draw_token(logits, s->vocab, logits[best], &s->draw, NULL);
+    }
     struct sc_sampled out = {.token = (int32_t)chosen};
     if (s->raw != NULL)
         fill_logprobs(s, raw_best, &out);
@@ -391,11 +284,12 @@ enum sc_status sc_sampler_sample(struct sc_sampler *sampler, float *logits, uint
     return SC_OK;
 }
 
-bool sc_sampler_wants_max(const struct sc_sampler *s, uint32_t vocab)
+bool sc_sampler_plan(const struct sc_sampler *s, uint32_t vocab, uint32_t position,
+                     struct sc_draw *ret_draw)
 {
-    return s->vocab == vocab && !(s->params.temperature > 0.0f) && s->raw == NULL &&
-           s->counts == NULL && s->params.n_bias == 0 &&
-           (s->n_banned == 0 || s->n_sampled >= s->min_tokens);
+    *ret_draw = s->draw;
+    ret_draw->random = random_of(s->params.seed, position);
+    return s->vocab == vocab && s->raw == NULL && !adjusts(s);
 }
 
 enum sc_status sc_sampler_take(struct sc_sampler *s, float max, uint32_t id, uint32_t position,

@@ -3,10 +3,10 @@
  *
  * Semantics follow vLLM's fields of the same names, in this order: logprobs of the raw logits, then
  * penalties, bias, ban, temperature, min-p, top-k, top-p. Tokens that tie with the k-th stay
- * (top-k); top-p takes tied tokens by rising id. Time is O(vocab): selection by radix, never a
- * sort. Random numbers are keyed by (seed, position), never by the batch, so that a request gives
- * the same tokens alone and in any company. Memory: open takes all, O(vocab) only for penalties and
- * logprobs; sample allocates nothing. Threads: one owner at a time.
+ * (top-k); top-p takes tied tokens by rising id: see base/draw.h. Time is O(vocab). Random numbers
+ * are keyed by (seed, position), never by the batch, so that a request gives the same tokens alone
+ * and in any company. Memory: open takes all, O(vocab) only for penalties and logprobs; sample
+ * allocates nothing. Threads: one owner at a time.
  */
 #ifndef SC_SHARD_SAMPLER_H
 #define SC_SHARD_SAMPLER_H
@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/draw.h"
 #include "base/status.h"
 
 #define SC_TOP_LOGPROBS_MAX 20u
@@ -74,9 +75,12 @@ void sc_sampler_prompt(struct sc_sampler *sampler, const int32_t *ids, uint32_t 
 enum sc_status sc_sampler_sample(struct sc_sampler *sampler, float *logits, uint32_t position,
                                  struct sc_sampled *ret_sampled, struct sc_err *err) SC_MUST_CHECK;
 
-/* Whether the next token is simply the largest of `vocab` logits: greedy, nothing adjusted, no
- * logprobs. Then take does what sample would, given that logit and its lowest id. */
-bool sc_sampler_wants_max(const struct sc_sampler *sampler, uint32_t vocab);
+/* How the next token, at this position, can be chosen without the sampler: of `vocab` logits, as
+ * base/draw.h says. False: it cannot, as logits are adjusted or logprobs wanted. Then take does
+ * what sample would, given the largest logit and the token that was drawn (greedy: the lowest id
+ * that has it). */
+bool sc_sampler_plan(const struct sc_sampler *sampler, uint32_t vocab, uint32_t position,
+                     struct sc_draw *ret_draw);
 enum sc_status sc_sampler_take(struct sc_sampler *sampler, float max, uint32_t id,
                                uint32_t position, struct sc_sampled *ret_sampled,
                                struct sc_err *err) SC_MUST_CHECK;

@@ -57,6 +57,7 @@ struct loader {
     const struct sc_slice *slice;
     enum sc_dtype store;
     uint64_t source_bytes;
+    uint64_t kept_bytes;
     double error2, norm2, worst;
     enum sc_status st;
     struct sc_err *err;
@@ -145,6 +146,8 @@ static struct sc_matrix *open_matrix(struct loader *ld, const struct sc_matrix_p
         if (norm2 > 0.0 && error2 / norm2 > ld->worst)
             ld->worst = error2 / norm2;
     }
+    if (m != NULL)
+        ld->kept_bytes += ld->be->ops->matrix_bytes(m);
     return m;
 }
 
@@ -261,6 +264,7 @@ enum sc_status sc_weights_open(const struct sc_rank *rank, struct sc_weights *re
     w.error2 = ld.error2;
     w.norm2 = ld.norm2;
     w.worst = ld.worst;
+    w.kept_bytes = ld.kept_bytes;
     if (ld.st != SC_OK) {
         sc_weights_close(be, c->n_layers, &w);
         return ld.st;

@@ -1,0 +1,439 @@
+#include "tests/cuda/simt/executor.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <vector>
+
+#include "tests/cuda/simt/fiber.h"
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+namespace simt
+{
+
+namespace
+{
+
+constexpr size_t STACK_BYTES = 256 * 1024;
+constexpr size_t GAP = 64; /* behind each piece of shared memory; nothing may change it */
+constexpr uint8_t JUNK = 0xff, GAP_BYTE = 0xa5;
+
+enum class state : uint8_t { ready, at_barrier, in_warp, left };
+
+struct copy {
+    void *to;
+    const void *from;
+    size_t n, bytes;
+    unsigned group;
+};
+
+struct thread {
+    struct sc_simt_fiber *fiber; /* from its first wait on */
+    uint3 index;
+    lane of_lane;
+    std::vector<copy> copies; /* on their way, in order */
+    size_t first_copy;        /* those before have arrived */
+    unsigned group;           /* which the next copy belongs to */
+};
+
+struct warp {
+    op what;                      /* none: nobody waits */
+    uint32_t mask, arrived, here; /* here: lanes that have not left */
+};
+
+struct executor {
+    thread threads[BLOCK_MAX];
+    state now[BLOCK_MAX];
+    warp warps[BLOCK_MAX / WARP];
+    struct sc_simt_fiber fibers[BLOCK_MAX], scheduler;
+    struct sc_simt_fiber *idle[BLOCK_MAX], *running;
+    unsigned n_idle;
+    thread *self;       /* NULL: none runs */
+    unsigned n_started; /* threads, in the order of turns */
+    unsigned n_threads, n_left, n_at_barrier;
+    bool backward;
+    const launch *l;
+    uint64_t n_launches;
+    void (*body)(const void *arg);
+    const void *arg;
+    /* Shared memory: dynamic first, then variables, each with a gap behind it. */
+    alignas(1024) uint8_t shared[SHARED_MAX + 64 * 1024];
+    size_t shared_used, shared_wanted; /* with and without gaps */
+    std::vector<size_t> gaps;
+};
+
+void start_threads(void);
+
+/* Of the process: its stacks are taken at the first launch and kept. */
+executor *run_by(void)
+{
+    static executor *only;
+    if (only == NULL) {
+        const char *order = getenv("SC_SIMT_ORDER");
+        only = new executor();
+        only->backward = order != NULL && strcmp(order, "backward") == 0;
+        for (struct sc_simt_fiber &f : only->fibers) {
+            sc_simt_fiber_open(&f, STACK_BYTES);
+            sc_simt_fiber_begin(&f, start_threads);
+            only->idle[only->n_idle++] = &f;
+        }
+    }
+    return only;
+}
+
+executor *x; /* while a launch runs */
+
+/* ---- shared memory ---- */
+
+size_t take_shared(size_t bytes, size_t alignment)
+{
+    const size_t at = (x->shared_used + alignment - 1) / alignment * alignment;
+    const size_t end = at + bytes;
+    x->shared_wanted += bytes;
+    if (x->shared_wanted > SHARED_MAX || end + GAP > sizeof(x->shared))
+        fail("%zu bytes of shared memory, limit %zu", x->shared_wanted, SHARED_MAX);
+    memset(x->shared + at, JUNK, bytes);
+    memset(x->shared + end, GAP_BYTE, GAP);
+    x->gaps.push_back(end);
+    x->shared_used = end + GAP;
+    return at;
+}
+
+/* A block finds junk. */
+void forget_shared(void)
+{
+    memset(x->shared, JUNK, x->shared_used);
+    for (size_t at : x->gaps)
+        memset(x->shared + at, GAP_BYTE, GAP);
+}
+
+void check_gaps(void)
+{
+    for (size_t at : x->gaps)
+        for (size_t i = 0; i < GAP; i++)
+            if (x->shared[at + i] != GAP_BYTE)
+                fail("shared memory was written %zu bytes behind its end", i);
+}
+
+/* ---- threads ---- */
+
+thread *self(void)
+{
+    if (x == NULL || x->self == NULL)
+        fail("a device function was called by the host");
+    return x->self;
+}
+
+unsigned number_of(const thread *t)
+{
+    return (unsigned)(t - x->threads);
+}
+
+/* The thread whose turn is the i-th. */
+unsigned in_turn(unsigned i)
+{
+    return x->backward ? x->n_threads - 1 - i : i;
+}
+
+void become(thread *t)
+{
+    x->self = t;
+    threadIdx = t->index;
+}
+
+void switch_to(struct sc_simt_fiber *f)
+{
+    struct sc_simt_fiber *from = x->running;
+    x->running = f;
+    sc_simt_fiber_switch(from, f);
+}
+
+/* To the next that can go on, in the order of turns, or back to who began the round. A thread that
+ * was not started yet needs a stack, so that is the scheduler's. */
+void wait_as(state why)
+{
+    thread *t = x->self;
+    const unsigned number = number_of(t);
+    x->now[number] = why;
+    t->fiber = x->running;
+    for (unsigned i = in_turn(number) + 1; i < x->n_started; i++) {
+        thread *next = &x->threads[in_turn(i)];
+        if (x->now[in_turn(i)] == state::ready) {
+            become(next);
+            switch_to(next->fiber);
+            return;
+        }
+    }
+    x->self = NULL;
+    switch_to(&x->scheduler);
+}
+
+void leave(void)
+{
+    thread *t = x->self;
+    const unsigned number = number_of(t);
+    warp &w = x->warps[number / WARP];
+    const uint32_t bit = 1u << number % WARP;
+    if (t->first_copy != t->copies.size())
+        fail("the thread leaves before its copies into shared memory have arrived");
+    if (w.what != op::none && (w.mask & bit) != 0)
+        fail("the thread leaves, lanes %08x of its warp wait for it", w.arrived);
+    if (x->n_at_barrier != 0)
+        fail("the thread leaves, %u threads wait for it at a barrier", x->n_at_barrier);
+    w.here &= ~bit;
+    x->n_left++;
+    x->now[number] = state::left;
+}
+
+/* What a fiber does for ever: it starts threads, one after the other as long as they do not wait,
+ * then is idle. Most kernels need one stack. */
+void start_threads(void)
+{
+    sc_simt_fiber_entered();
+    for (;;) {
+        while (x->n_started < x->n_threads) {
+            become(&x->threads[in_turn(x->n_started++)]);
+            x->body(x->arg);
+            leave();
+        }
+        x->self = NULL;
+        x->idle[x->n_idle++] = x->running;
+        switch_to(&x->scheduler);
+    }
+}
+
+void begin_block(void)
+{
+    for (unsigned i = 0; i < x->n_threads; i += WARP) {
+        const unsigned n = x->n_threads - i;
+        x->warps[i / WARP] = {op::none, 0, 0, n >= WARP ? 0xffffffffu : (1u << n) - 1};
+    }
+    memset(x->now, 0, x->n_threads);
+    x->n_started = x->n_left = x->n_at_barrier = 0;
+}
+
+void begin_launch(void)
+{
+    const dim3 &d = x->l->block;
+    x->n_threads = d.x * d.y * d.z;
+    for (unsigned i = 0; i < x->n_threads; i++) {
+        thread &t = x->threads[i];
+        t.index = {i % d.x, i / d.x % d.y, i / d.x / d.y};
+        t.copies.clear();
+        t.first_copy = 0;
+        t.group = 0;
+    }
+}
+
+/* Nobody can go on: whom do they wait for? */
+[[noreturn]] void stuck(void)
+{
+    for (unsigned i = 0; i < x->n_threads; i += WARP) {
+        const warp &w = x->warps[i / WARP];
+        if (w.what != op::none)
+            fail("lanes %08x of warp %u wait for lanes %08x, which are elsewhere", w.arrived,
+                 i / WARP, w.mask & ~w.arrived);
+    }
+    fail("%u of %u threads are at a barrier", x->n_at_barrier, x->n_threads);
+}
+
+void run_block(void)
+{
+    begin_block();
+    forget_shared();
+    while (x->n_started < x->n_threads)
+        switch_to(x->idle[--x->n_idle]);
+    while (x->n_left < x->n_threads) {
+        unsigned i = 0;
+        while (i < x->n_threads && x->now[in_turn(i)] != state::ready)
+            i++;
+        if (i == x->n_threads)
+            stuck();
+        become(&x->threads[in_turn(i)]);
+        switch_to(x->self->fiber);
+    }
+    check_gaps();
+}
+
+} // namespace
+
+lane &bring(void)
+{
+    return self()->of_lane;
+}
+
+unsigned lane_of_warp(void)
+{
+    return number_of(self()) % WARP;
+}
+
+void meet(op what, uint32_t mask)
+{
+    thread *t = self();
+    const unsigned first = number_of(t) / WARP * WARP;
+    const uint32_t bit = 1u << number_of(t) % WARP;
+    warp &w = x->warps[first / WARP];
+    lane *lanes[WARP];
+
+    if ((mask & bit) == 0)
+        fail("the lane is not in the mask %08x", mask);
+    if ((mask & ~w.here) != 0)
+        fail("mask %08x has lanes that left: %08x", mask, mask & ~w.here);
+    if (w.what == op::none)
+        w = {what, mask, 0, w.here};
+    if (w.what != what || w.mask != mask)
+        fail("lanes %08x of the warp wait at another operation, or with another mask", w.arrived);
+    w.arrived |= bit;
+    if (w.arrived != mask) {
+        wait_as(state::in_warp);
+        return;
+    }
+    for (unsigned l = 0; l < WARP; l++) {
+        lanes[l] = &x->threads[first + l].of_lane;
+        if ((mask >> l & 1) != 0)
+            x->now[first + l] = state::ready;
+    }
+    complete(what, mask, lanes);
+    w.what = op::none;
+}
+
+void barrier(void)
+{
+    (void)self();
+    if (x->n_left != 0)
+        fail("a barrier after %u threads have left", x->n_left);
+    if (++x->n_at_barrier < x->n_threads) {
+        wait_as(state::at_barrier);
+        return;
+    }
+    x->n_at_barrier = 0;
+    memset(x->now, (int)state::ready, x->n_threads);
+}
+
+void *shared_variable(variable &v, size_t bytes, size_t alignment)
+{
+    (void)self();
+    if (v.launch != x->n_launches) {
+        v.at = take_shared(bytes, alignment);
+        v.launch = x->n_launches;
+    }
+    return x->shared + v.at;
+}
+
+void *shared_dynamic(size_t alignment)
+{
+    (void)self();
+    if (alignment > alignof(executor))
+        fail("shared memory aligned to %zu", alignment);
+    return x->shared;
+}
+
+uint32_t shared_address(const void *p)
+{
+    const size_t at = (size_t)((const uint8_t *)p - x->shared);
+    (void)self();
+    if (at >= x->shared_used)
+        fail("%p is not in shared memory", p);
+    return (uint32_t)at + SHARED_ADDRESS;
+}
+
+void *shared_memory(uint32_t address, size_t bytes)
+{
+    const size_t at = address - SHARED_ADDRESS;
+    if (address < SHARED_ADDRESS || at + bytes > x->shared_used || at % bytes != 0)
+        fail("%zu bytes at %u of shared memory, which has %zu", bytes, (unsigned)at,
+             x->shared_used);
+    return x->shared + at;
+}
+
+static void arrive(const copy &c)
+{
+    if (c.n != 0)
+        memcpy(c.to, c.from, c.n);
+    memset((uint8_t *)c.to + c.n, 0, c.bytes - c.n);
+}
+
+void copy_begin(void *to, const void *from, size_t n, size_t bytes)
+{
+    thread *t = self();
+    const copy c = {to, from, n, bytes, t->group};
+    if (n > bytes || (n != 0 && (uintptr_t)from % bytes != 0))
+        fail("a copy of %zu of %zu bytes from %p", n, bytes, from);
+    if (x->backward)
+        arrive(c);
+    else
+        t->copies.push_back(c);
+}
+
+void copy_commit(void)
+{
+    self()->group++;
+}
+
+void copy_wait(unsigned n_groups)
+{
+    thread *t = self();
+    while (t->first_copy < t->copies.size() && t->copies[t->first_copy].group + n_groups < t->group)
+        arrive(t->copies[t->first_copy++]);
+    if (t->first_copy == t->copies.size()) {
+        t->copies.clear();
+        t->first_copy = 0;
+    }
+}
+
+void run(const launch &l, void (*body)(const void *arg), const void *arg)
+{
+    x = run_by();
+    x->l = &l;
+    x->body = body;
+    x->arg = arg;
+    x->n_launches++;
+    begin_launch();
+    sc_simt_fiber_here(&x->scheduler);
+    x->running = &x->scheduler;
+    x->shared_used = x->shared_wanted = 0;
+    x->gaps.clear();
+    blockDim = l.block;
+    gridDim = l.grid;
+    (void)take_shared(l.shared_bytes, 1);
+    for (unsigned z = 0; z < l.grid.z; z++) {
+        for (unsigned y = 0; y < l.grid.y; y++) {
+            for (unsigned at = 0; at < l.grid.x; at++) {
+                blockIdx = {at, y, z};
+                run_block();
+            }
+        }
+    }
+    x = NULL;
+}
+
+const char *where(void)
+{
+    static char text[256];
+    if (x == NULL)
+        return "";
+    int n = snprintf(text, sizeof(text), " (launched at %s:%d, block %u %u %u", x->l->file,
+                     x->l->line, blockIdx.x, blockIdx.y, blockIdx.z);
+    if (x->self != NULL)
+        n += snprintf(text + n, sizeof(text) - (size_t)n, ", thread %u", number_of(x->self));
+    (void)snprintf(text + n, sizeof(text) - (size_t)n, ")");
+    return text;
+}
+
+void fail(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    (void)fflush(stdout);
+    (void)fprintf(stderr, "simt: ");
+    (void)vfprintf(stderr, format, args);
+    (void)fprintf(stderr, "%s\n", where());
+    va_end(args);
+    abort();
+}
+
+} // namespace simt

@@ -1,0 +1,98 @@
+/* tests/cuda/simt/warp.h - barriers, and what the lanes of a warp exchange. */
+#ifndef SC_SIMT_WARP_H
+#define SC_SIMT_WARP_H
+
+#include <string.h>
+
+#include "tests/cuda/simt/executor.h"
+
+namespace simt
+{
+
+template <class T> T together(op what, uint32_t mask, T value, uint32_t from_lane = 0)
+{
+    static_assert(sizeof(T) == 4, "a register");
+    T result;
+    lane &l = bring();
+    memcpy(&l.in[0], &value, 4);
+    l.in[1] = from_lane;
+    meet(what, mask);
+    memcpy(&result, &l.out[0], 4);
+    return result;
+}
+
+} // namespace simt
+
+static inline void __syncthreads(void)
+{
+    simt::barrier();
+}
+
+static inline void __syncwarp(uint32_t mask = 0xffffffffu)
+{
+    simt::meet(simt::op::sync, mask);
+}
+
+template <class T> static inline T __shfl_sync(uint32_t mask, T value, int from)
+{
+    return simt::together(simt::op::shuffle, mask, value, (uint32_t)from % simt::WARP);
+}
+
+template <class T> static inline T __shfl_xor_sync(uint32_t mask, T value, int with)
+{
+    return simt::together(simt::op::shuffle, mask, value, simt::lane_of_warp() ^ (uint32_t)with);
+}
+
+template <class T> static inline T __shfl_up_sync(uint32_t mask, T value, unsigned by)
+{
+    const unsigned lane = simt::lane_of_warp();
+    return simt::together(simt::op::shuffle, mask, value, lane >= by ? lane - by : lane);
+}
+
+static inline uint32_t __ballot_sync(uint32_t mask, bool yes)
+{
+    return simt::together(simt::op::ballot, mask, (uint32_t)yes);
+}
+
+static inline int __any_sync(uint32_t mask, bool yes)
+{
+    return simt::together(simt::op::any, mask, (int32_t)yes);
+}
+
+static inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value)
+{
+    return simt::together(simt::op::max_u32, mask, value);
+}
+
+static inline int32_t __reduce_max_sync(uint32_t mask, int32_t value)
+{
+    return simt::together(simt::op::max_i32, mask, value);
+}
+
+/* The lanes that have the same value. */
+static inline uint32_t __match_any_sync(uint32_t mask, uint32_t value)
+{
+    return simt::together(simt::op::match, mask, value);
+}
+
+static inline size_t __cvta_generic_to_shared(const void *p)
+{
+    return simt::shared_address(p);
+}
+
+/* Blocks run one after the other, so nobody comes between. */
+static inline int32_t atomicAdd(int32_t *at, int32_t value)
+{
+    const int32_t old = *at;
+    *at = (int32_t)((uint32_t)old + (uint32_t)value);
+    return old;
+}
+
+static inline int32_t atomicMax(int32_t *at, int32_t value)
+{
+    const int32_t old = *at;
+    *at = old > value ? old : value;
+    return old;
+}
+
+#endif

@@ -1,0 +1,119 @@
+/* Columns drawn on the device: those that the CPU draws from the same rows. */
+#include "tests/cuda/support.h"
+
+#include "base/draw.h"
+
+#define ROWS 24u
+
+/* Kinds of rows: many ties and masked columns; peaked, as a model's are; flat. */
+static void fill(struct rng *r, float *x, uint32_t n, uint32_t kind)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        x[i] = kind == 0   ? 0.25f * (float)rng_below(r, 40)
+               : kind == 1 ? rng_normal(r) * 2.5f - 8.0f
+                           : 0.001f * (float)rng_below(r, 1000);
+        if (kind != 2 && rng_below(r, 23) == 0)
+            x[i] = -INFINITY;
+    }
+    for (uint32_t i = 0; i < 30; i++)
+        x[rng_below(r, n)] = kind == 1 ? 0.3f * (float)i : 9.75f;
+}
+
+static struct sc_draw any_draw(struct rng *r)
+{
+    static const float ps[] = {1.0f, 1.0f, 0.95f, 0.6f, 0.05f};
+    static const uint32_t ks[] = {0, 0, 1, 5, 50, 1000};
+    static const float scales[] = {0.0f, -0.7f, -1.44f, -2.9f, -1e6f};
+    return (struct sc_draw){
+        .scale = scales[rng_below(r, 5)],
+        .top_p = ps[rng_below(r, 5)],
+        .top_k = ks[rng_below(r, 6)],
+        .last = SC_DRAW_BITS(rng_below(r, 3) == 0 ? 3.5f : 3e38f),
+        .random = rng_below(r, 9) == 0 ? UINT64_MAX : (uint64_t)rng_u32(r) << 32 | rng_u32(r),
+    };
+}
+
+static uint32_t column(const float *best, uint32_t row)
+{
+    uint32_t id;
+    memcpy(&id, &best[2 * row + 1], sizeof(id));
+    return id;
+}
+
+static void compare(struct sc_backend *be, struct rng *r, uint32_t n_cols, uint32_t width,
+                    uint32_t *n_undecided)
+{
+    const size_t bytes = sizeof(float) * ROWS * width;
+    struct sc_draw draws[ROWS];
+    float *x = malloc(bytes);
+
+    for (uint32_t i = 0; i < ROWS; i++) {
+        fill(r, x + (size_t)i * width, n_cols, i % 3);
+        for (uint32_t c = n_cols; c < width; c++) /* beyond what may be chosen */
+            x[(size_t)i * width + c] = 1e9f;
+        draws[i] = any_draw(r);
+    }
+    x[(size_t)7 * width] = NAN;
+    float *dx = on_device(be, x, bytes), *db = on_device(be, NULL, sizeof(float) * 2 * ROWS);
+    assert_ok(be->ops->row_max(be, dx, ROWS, width, n_cols, db, err));
+    assert_ok(be->ops->draw(be, dx, ROWS, width, n_cols, draws, db, err));
+    float *got = from_device(be, db, sizeof(float) * 2 * ROWS);
+    for (uint32_t i = 0; i < ROWS; i++) {
+        const float *row = x + (size_t)i * width;
+        uint32_t want;
+        float max = sc_draw_largest(row, n_cols, NULL, &want);
+        if (i == 7) {
+            assert_true(isnan(got[2 * i]));
+            continue;
+        }
+        assert_true(got[2 * i] == max);
+        if (draws[i].scale != 0.0f)
+            want = sc_draw_token(row, n_cols, max, &draws[i], NULL);
+        /* Ties and flat rows may have more candidates than a list holds; a model's rows do not. */
+        if (column(got, i) == SC_DRAW_UNDECIDED && n_cols > 4096 && i % 3 != 1)
+            ++*n_undecided;
+        else if (column(got, i) != want)
+            fail_msg("%u columns, row %u, top_k %u, top_p %g, scale %g: %u, not %u", n_cols, i,
+                     draws[i].top_k, (double)draws[i].top_p, (double)draws[i].scale, column(got, i),
+                     want);
+    }
+    be->ops->free(be, dx);
+    be->ops->free(be, db);
+    free(x);
+    free(got);
+}
+
+static void columns_are_those_of_the_cpu(void **state)
+{
+    static const uint32_t widths[] = {1, 2, 31, 33, 1000, 1024, 1025, 4096, 4100, 32000};
+    struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
+    struct rng r = {5};
+    uint32_t n_undecided = 0;
+    (void)state;
+    for (size_t w = 0; w < SC_ARRAY_LEN(widths); w++)
+        for (uint32_t round = 0; round < 4; round++)
+            compare(be, &r, widths[w], widths[w] + round, &n_undecided);
+    printf("  %u rows of ties or flat ones were left undecided\n", n_undecided);
+    assert_fails(SC_EINVAL, be->ops->draw(be, NULL, 1, 4, 5, NULL, NULL, err));
+    be->ops->close(be);
+}
+
+static void a_large_vocabulary_too(void **state)
+{
+    struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
+    struct rng r = {6};
+    uint32_t n_undecided = 0;
+    (void)state;
+    compare(be, &r, 151936, 152064, &n_undecided);
+    be->ops->close(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(columns_are_those_of_the_cpu),
+        cmocka_unit_test(a_large_vocabulary_too),
+    };
+    skip_without_device();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
