@@ -5,8 +5,9 @@
  * 1024 columns, then those of the one chunk in which the target lies. With top-k or top-p the
  * likeliest columns go to a list in shared memory: a bound on their distance is found first (the
  * k-th smallest of the threads' own smallest distances; or what an equal share of the mass that
- * top-p leaves out comes to), the list is sorted by (distance, column), cut, and sorted by column
- * for the draw. A list that does not fit, or lacks mass, leaves the row undecided.
+ * top-p leaves out comes to, narrowed if that lets in too many), the list is sorted by (distance,
+ * column), cut, and sorted by column for the draw. A list that does not fit, or lacks mass, leaves
+ * the row undecided.
  */
 #include "base/draw.h"
 #include "cuda/kernels_draw.h"
@@ -18,6 +19,7 @@
 #define CHUNKS_MAX (SC_DRAW_TOKENS_MAX / CHUNK)
 #define LIST_MAX   4096u
 #define NOTHING    0xffffffffffffffffull
+#define BISECTIONS 12u
 
 struct row {
     const float *x;
@@ -31,7 +33,7 @@ struct scratch {
         uint64_t chunks[CHUNKS_MAX]; /* masses */
         uint64_t list[LIST_MAX];     /* distance and column, or column and distance */
     };
-    uint64_t total;
+    uint64_t total, within;
     uint32_t n, found;
 };
 
@@ -152,6 +154,65 @@ static __device__ uint32_t bound_of_top_p(const struct row &r, const struct scra
     return distance > 0.0f ? SC_DRAW_BITS(distance) : 0;
 }
 
+/* Mass and number of the columns with distances <= bound, into total_within and n. */
+static __device__ void measure(const struct row &r, uint32_t bound, struct scratch *s)
+{
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint64_t mass = 0, n = 0;
+
+    for (uint32_t c = threadIdx.x; c < r.n_cols; c += THREADS) {
+        const uint32_t distance = sc_draw_distance(r.max, r.x[c]);
+        if (distance <= bound) {
+            mass += sc_draw_mass(distance, r.draw.scale);
+            n++;
+        }
+    }
+    mass = sum_of_warp(mass);
+    n = sum_of_warp(n);
+    if (lane == 0) {
+        s->list[warp] = mass;
+        s->list[WARPS + warp] = n;
+    }
+    __syncthreads();
+    if (warp == 0) {
+        mass = sum_of_warp(s->list[lane]);
+        n = sum_of_warp(s->list[WARPS + lane]);
+        if (lane == 0) {
+            s->within = mass;
+            s->n = (uint32_t)n;
+        }
+    }
+    __syncthreads();
+}
+
+static __device__ uint64_t needed(uint64_t total, float top_p)
+{
+    const uint64_t need = (uint64_t)ceil(__dmul_rn((double)total, (double)top_p));
+    return need < 1 ? 1 : need > total ? total : need;
+}
+
+/* A bound within which columns are few enough for the list and have the mass that top-p wants, by
+ * bisection from one that lets in too many. If there is none, that one. */
+static __device__ uint32_t narrow(const struct row &r, uint32_t bound, struct scratch *s)
+{
+    const uint64_t need = needed(s->total, r.draw.top_p);
+    float low = 0.0f, high = SC_DRAW_FLOAT(bound);
+
+    for (uint32_t round = 0; round < BISECTIONS; round++) {
+        const float middle = 0.5f * (low + high);
+        measure(r, SC_DRAW_BITS(middle), s);
+        const bool fits = s->n <= LIST_MAX, enough = s->within >= need;
+        __syncthreads();
+        if (fits == enough)
+            return fits ? SC_DRAW_BITS(middle) : bound;
+        if (fits)
+            low = middle;
+        else
+            high = middle;
+    }
+    return bound;
+}
+
 /* Columns with distances <= bound; the list is then padded to a power of two, and sorted. False:
  * more than fit. */
 static __device__ bool collect(const struct row &r, uint32_t bound, struct scratch *s)
@@ -204,9 +265,7 @@ static __device__ uint32_t cut(const struct row &r, const struct scratch *s, boo
         total = sum_of_warp(total);
     }
     if (r.draw.top_p < 1.0f) {
-        uint64_t need = (uint64_t)ceil(__dmul_rn((double)total, (double)r.draw.top_p));
-        need = need < 1 ? 1 : need > total ? total : need;
-        const uint32_t at = walk(n, need - 1, &left, mass);
+        const uint32_t at = walk(n, needed(total, r.draw.top_p) - 1, &left, mass);
         n = at < n ? at + 1 : 0;
     }
     return n;
@@ -249,7 +308,11 @@ static __device__ uint32_t draw_filtered(const struct row &r, struct scratch *s)
         sum_chunks(r, s);
         bound = bound_of_top_p(r, s);
     }
-    if (!collect(r, min(bound, r.draw.last), s))
+    bound = min(bound, r.draw.last);
+    bool fits = collect(r, bound, s);
+    if (!fits && !top_k)
+        fits = collect(r, narrow(r, bound, s), s);
+    if (!fits)
         return SC_DRAW_UNDECIDED;
     if (threadIdx.x < 32) {
         const uint32_t n = cut(r, s, top_k);

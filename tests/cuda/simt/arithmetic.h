@@ -41,6 +41,11 @@ static inline float __fmul_rn(float a, float b)
     return a * b;
 }
 
+static inline double __dmul_rn(double a, double b)
+{
+    return a * b;
+}
+
 static inline float __fdiv_rn(float a, float b)
 {
     return a / b;
@@ -69,6 +74,11 @@ static inline int32_t __float2int_rn(float x)
     if (x >= 2147483648.0f)
         return INT32_MAX;
     return x < -2147483648.0f ? INT32_MIN : (int32_t)rintf(x);
+}
+
+static inline uint64_t __umul64hi(uint64_t a, uint64_t b)
+{
+    return (uint64_t)((unsigned __int128)a * b >> 64);
 }
 
 static inline int __popc(uint32_t x)

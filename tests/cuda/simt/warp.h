@@ -9,16 +9,26 @@
 namespace simt
 {
 
+/* Two registers go one after the other. */
 template <class T> T together(op what, uint32_t mask, T value, uint32_t from_lane = 0)
 {
-    static_assert(sizeof(T) == 4, "a register");
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "one register or two");
     T result;
-    lane &l = bring();
-    memcpy(&l.in[0], &value, 4);
-    l.in[1] = from_lane;
-    meet(what, mask);
-    memcpy(&result, &l.out[0], 4);
-    return result;
+    if constexpr (sizeof(T) == 8) {
+        uint32_t half[2];
+        memcpy(half, &value, 8);
+        half[0] = together(what, mask, half[0], from_lane);
+        half[1] = together(what, mask, half[1], from_lane);
+        memcpy(&result, half, 8);
+        return result;
+    } else {
+        lane &l = bring();
+        memcpy(&l.in[0], &value, 4);
+        l.in[1] = from_lane;
+        meet(what, mask);
+        memcpy(&result, &l.out[0], 4);
+        return result;
+    }
 }
 
 } // namespace simt
@@ -85,6 +95,13 @@ static inline int32_t atomicAdd(int32_t *at, int32_t value)
 {
     const int32_t old = *at;
     *at = (int32_t)((uint32_t)old + (uint32_t)value);
+    return old;
+}
+
+static inline uint32_t atomicAdd(uint32_t *at, uint32_t value)
+{
+    const uint32_t old = *at;
+    *at = old + value;
     return old;
 }
 
