@@ -5,9 +5,6 @@
 #define SC_SIMD_AVX512
 #include "cpu/simd.h"
 
-/* Of bf16_impl.h only the shape of a tile is wanted. */
-__attribute__((unused)) static void round_rows(const float *x, size_t x_stride, uint32_t n_rows,
-                                               uint32_t n_in, uint32_t *rounded);
 #include "cpu/bf16_impl.h"
 
 #include "cpu/attention_dot_impl.h"
