@@ -1,12 +1,13 @@
-#include "cpu/device.h"
+#include "cpu/cascade.h"
 
 struct attn_work {
     struct sc_cpu_device *dev;
     const struct sc_attn_args *a;
-    uint32_t group;       /* query heads per KV head */
-    uint32_t most_tokens; /* of one task */
-    uint32_t most_heads;  /* KV heads of one task */
-    uint32_t n_items;     /* blocks x parts of all sequences */
+    uint32_t group;                       /* query heads per KV head */
+    uint32_t most_tokens;                 /* of one task */
+    uint32_t most_heads;                  /* KV heads of one task */
+    uint32_t n_items;                     /* blocks x parts of all sequences */
+    const struct sc_cpu_cascade *cascade; /* NULL, or has sequences of its own */
 };
 
 /* How one sequence is cut: blocks of tokens x parts of the KV heads. */
@@ -18,7 +19,10 @@ struct cut {
 static struct cut cut_seq(const struct attn_work *w, const struct sc_attn_seq *seq)
 {
     struct cut c;
+    const size_t i = (size_t)(seq - w->a->seqs);
     c.block_tokens = seq->n_rows < w->most_tokens ? seq->n_rows : w->most_tokens;
+    if (w->cascade != NULL && i < SC_CPU_CASCADE_SEQS && w->cascade->is_member[i])
+        c.block_tokens = 0;
     if (c.block_tokens == 0)
         return (struct cut){0, 0, 0, 0};
     c.n_blocks = (seq->n_rows + c.block_tokens - 1) / c.block_tokens;
@@ -60,13 +64,23 @@ static void find_item(const struct attn_work *w, uint32_t item, struct sc_cpu_at
     attn->n_spans = sc_cpu_attn_spans(seq, attn->token0, attn->n_tokens).n;
 }
 
-static void run_kernel(const struct attn_work *w, const struct sc_cpu_attn *attn, uint32_t thread)
+void sc_cpu_attend(const struct sc_cpu_device *dev, const struct sc_cpu_attn *attn, uint32_t thread)
 {
-    const struct sc_cpu_kernels *k = &w->dev->kernels;
+    const struct sc_cpu_kernels *k = &dev->kernels;
     const enum sc_dtype dtype = attn->pool->spec.dtype;
     (dtype == SC_DTYPE_BF16 ? k->attention_bf16
      : dtype == SC_DTYPE_I8 ? k->attention_i8
-                            : k->attention_f32)(attn, &w->dev->scratch[thread]);
+                            : k->attention_f32)(attn, &dev->scratch[thread]);
+}
+
+void sc_cpu_combine(const struct sc_cpu_device *dev, const struct sc_cpu_attn *attn,
+                    const float *parts, uint32_t thread)
+{
+    const struct sc_cpu_kernels *k = &dev->kernels;
+    const enum sc_dtype dtype = attn->pool->spec.dtype;
+    (dtype == SC_DTYPE_BF16 ? k->combine_bf16
+     : dtype == SC_DTYPE_I8 ? k->combine_i8
+                            : k->combine_f32)(attn, parts, &dev->scratch[thread]);
 }
 
 static void item_task(void *ctx, uint32_t task, uint32_t thread)
@@ -74,7 +88,7 @@ static void item_task(void *ctx, uint32_t task, uint32_t thread)
     const struct attn_work *w = ctx;
     struct sc_cpu_attn attn;
     find_item(w, task, &attn);
-    run_kernel(w, &attn, thread);
+    sc_cpu_attend(w->dev, &attn, thread);
 }
 
 /* Floats of one span's part of an item. */
@@ -99,23 +113,36 @@ static void span_task(void *ctx, uint32_t task, uint32_t thread)
     attn.part = part + task * part_floats(&attn);
     attn.span0 = task;
     attn.n_spans = 1;
-    run_kernel(w, &attn, thread);
+    sc_cpu_attend(w->dev, &attn, thread);
 }
 
 static void combine_task(void *ctx, uint32_t task, uint32_t thread)
 {
     const struct attn_work *w = ctx;
-    const struct sc_cpu_kernels *k = &w->dev->kernels;
     struct sc_cpu_attn attn;
     const float *parts = w->dev->parts;
 
     find_item(w, 0, &attn);
     for (uint32_t item = 0; item < task; find_item(w, ++item, &attn))
         parts += attn.n_spans * part_floats(&attn);
-    const enum sc_dtype dtype = attn.pool->spec.dtype;
-    (dtype == SC_DTYPE_BF16 ? k->combine_bf16
-     : dtype == SC_DTYPE_I8 ? k->combine_i8
-                            : k->combine_f32)(&attn, parts, &w->dev->scratch[thread]);
+    sc_cpu_combine(w->dev, &attn, parts, thread);
+}
+
+/* Spans of cohorts and of their members, and then the items of all others. */
+static void cascade_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct attn_work *w = ctx;
+    const uint32_t n = w->cascade->n_shared_tasks + w->cascade->n_own_tasks;
+    if (task < n)
+        sc_cpu_cascade_span(w->dev, w->cascade, task, thread);
+    else
+        item_task(ctx, task - n, thread);
+}
+
+static void cascade_combine_task(void *ctx, uint32_t task, uint32_t thread)
+{
+    const struct attn_work *w = ctx;
+    sc_cpu_cascade_combine(w->dev, w->cascade, task, thread);
 }
 
 /* Fewer items than keep the threads busy: the spans are what they share. How the work is spread
@@ -126,7 +153,7 @@ static bool share_spans(const struct attn_work *w)
     struct sc_cpu_attn attn;
     uint64_t n_tasks = 0, floats = 0;
 
-    if (w->dev->parts == NULL || w->n_items >= 2 * n_threads)
+    if (n_threads == 1 || w->n_items >= 2 * n_threads)
         return false;
     for (uint32_t item = 0; item < w->n_items; item++) {
         find_item(w, item, &attn);
@@ -199,6 +226,7 @@ enum sc_status sc_cpu_attention(struct sc_backend *be, const struct sc_attn_args
                                 struct sc_err *err)
 {
     struct attn_work w = {.dev = sc_cpu_device(be), .a = a};
+    struct sc_cpu_cascade cascade;
     enum sc_status st = sc_cpu_check_pool("attention", a->pool, a->n_kv_heads, a->head_dim, err);
     uint64_t n_tasks = 0;
 
@@ -214,17 +242,26 @@ enum sc_status sc_cpu_attention(struct sc_backend *be, const struct sc_attn_args
     w.most_tokens = SC_CPU_QUERIES / w.group;
     w.most_heads = heads_of_task(&w);
     for (uint32_t i = 0; i < a->n_seqs; i++) {
-        struct cut c = cut_seq(&w, &a->seqs[i]);
         st = check_seq(a, i, err);
         if (st != SC_OK)
             return st;
+    }
+    w.cascade = sc_cpu_cascade_find(w.dev, a, &cascade) ? &cascade : NULL;
+    for (uint32_t i = 0; i < a->n_seqs; i++) {
+        struct cut c = cut_seq(&w, &a->seqs[i]);
         n_tasks += (uint64_t)c.n_blocks * c.n_parts;
     }
     if (n_tasks > UINT32_MAX)
         return sc_fail(err, SC_EINVAL, "attention: %llu blocks of rows",
                        (unsigned long long)n_tasks);
     w.n_items = (uint32_t)n_tasks;
-    if (!share_spans(&w))
+    if (w.cascade != NULL) {
+        sc_cpu_threads_run(w.dev->threads, cascade_task, &w,
+                           cascade.n_shared_tasks + cascade.n_own_tasks + w.n_items);
+        sc_cpu_threads_run(w.dev->threads, cascade_combine_task, &w,
+                           cascade.n_members * cascade.n_parts);
+    } else if (!share_spans(&w)) {
         sc_cpu_threads_run(w.dev->threads, item_task, &w, w.n_items);
+    }
     return SC_OK;
 }

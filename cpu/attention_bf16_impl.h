@@ -49,7 +49,7 @@ static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
     vf scale = v_set1(a->scale * LOG2E);
 
     for (uint32_t i = 0; i < query_count(a); i++) {
-        const float *from = a->q + query_at(a, i, a->q_stride);
+        const float *from = query_from(a, i);
         uint32_t tile = i / n * tiles + i % n / TILE_ROWS;
         uint32_t *to = (uint32_t *)(void *)s->attn.q16 + tile * words + i % n % TILE_ROWS * 16;
         for (uint32_t d = 0; d < hd; d += TILE_COLS, to += TILE_WORDS) {

@@ -299,7 +299,7 @@ static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
     uint32_t hd = a->pool->spec.head_dim, stride = query_stride(a->pool->dim_pad);
     vf scale = v_set1(a->scale);
     for (uint32_t i = 0; i < query_count(a); i++) {
-        const float *from = a->q + query_at(a, i, a->q_stride);
+        const float *from = query_from(a, i);
         float *to = s->attn.q + i * stride;
         for (uint32_t d = 0; d < hd; d += 16) {
             uint32_t n = hd - d < 16 ? hd - d : 16;

@@ -27,6 +27,14 @@ static size_t query_at(const struct sc_cpu_attn *a, uint32_t i, size_t row_strid
     return rest / a->group * row_stride + column;
 }
 
+/* Query i itself. */
+static const float *query_from(const struct sc_cpu_attn *a, uint32_t i)
+{
+    if (a->rows == NULL)
+        return a->q + query_at(a, i, a->q_stride);
+    return a->rows[i % (a->n_tokens * a->group) / a->group] + query_at(a, i, 0);
+}
+
 static void state_clear(const struct sc_cpu_attn *a, struct sc_cpu_attn_state *st)
 {
     uint32_t stride = query_stride(a->pool->dim_pad);
@@ -83,12 +91,23 @@ static void state_store(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
     }
 }
 
+/* Where query i's part goes: all [head][token][head of the group], or each token's [head][head of
+ * the group]. */
+static float *part_at(const struct sc_cpu_attn *a, uint32_t i)
+{
+    uint32_t floats = sc_cpu_attn_part_floats(a->pool);
+    uint32_t head = i / (a->n_tokens * a->group), rest = i % (a->n_tokens * a->group);
+    if (a->parts == NULL)
+        return a->part + (size_t)i * floats;
+    return a->parts[rest / a->group] + (size_t)(head * a->group + rest % a->group) * floats;
+}
+
 /* The one span of a task, for state_combine. */
 static void state_put_part(const struct sc_cpu_attn *a, const struct sc_cpu_scratch *s)
 {
-    uint32_t dim_pad = a->pool->dim_pad, floats = sc_cpu_attn_part_floats(a->pool);
+    uint32_t dim_pad = a->pool->dim_pad;
     for (uint32_t i = 0; i < query_count(a); i++) {
-        float *part = a->part + (size_t)i * floats;
+        float *part = part_at(a, i);
         memcpy(part, s->attn.span.o + i * query_stride(dim_pad), dim_pad * sizeof(float));
         memcpy(part + dim_pad, s->attn.span.sum + i * 16, 16 * sizeof(float));
         part[dim_pad + 16] = s->attn.span.top[i];
@@ -99,10 +118,12 @@ static void state_put_part(const struct sc_cpu_attn *a, const struct sc_cpu_scra
 static void state_combine(const struct sc_cpu_attn *a, const float *parts, struct sc_cpu_scratch *s)
 {
     uint32_t dim_pad = a->pool->dim_pad, floats = sc_cpu_attn_part_floats(a->pool);
+    size_t stride = a->part_span != 0 ? a->part_span : (size_t)query_count(a) * floats;
     state_clear(a, &s->attn.total);
-    for (uint32_t span = 0; span < a->n_spans; span++) {
-        for (uint32_t i = 0; i < query_count(a); i++, parts += floats)
-            state_add(&s->attn.total, i, dim_pad, parts, parts + dim_pad, parts[dim_pad + 16]);
+    for (uint32_t span = 0; span < a->n_spans; span++, parts += stride) {
+        const float *part = parts;
+        for (uint32_t i = 0; i < query_count(a); i++, part += floats)
+            state_add(&s->attn.total, i, dim_pad, part, part + dim_pad, part[dim_pad + 16]);
     }
     state_store(a, s);
 }

@@ -258,12 +258,10 @@ enum sc_status sc_cpu_backend_open_isa(const struct sc_backend_opts *opts, enum 
             goto fail;
         dev->rounded = mem;
     }
-    if (opts->n_threads > 1) {
-        st = sc_cpu_memory_take(SC_CPU_PARTS_BYTES, "cpu attention parts", &mem, err);
-        if (st != SC_OK)
-            goto fail;
-        dev->parts = mem;
-    }
+    st = sc_cpu_memory_take(SC_CPU_PARTS_BYTES, "cpu attention parts", &mem, err);
+    if (st != SC_OK)
+        goto fail;
+    dev->parts = mem;
     st = sc_cpu_threads_open(opts, &dev->threads, err);
     if (st != SC_OK)
         goto fail;

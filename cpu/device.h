@@ -12,8 +12,8 @@
 /* Rounded activations: rows are multiplied in groups that fit, one block
  * of SC_CPU_ROUND_ROWS of the widest matrix at least. */
 #define SC_CPU_ROUNDED_BYTES ((size_t)32 << 20)
-/* Parts of attention that several threads gather. */
-#define SC_CPU_PARTS_BYTES ((size_t)4 << 20)
+/* Parts of attention that several threads gather, or several sequences share. */
+#define SC_CPU_PARTS_BYTES ((size_t)16 << 20)
 
 struct sc_cpu_device {
     struct sc_backend base;
@@ -25,7 +25,7 @@ struct sc_cpu_device {
     struct sc_cpu_scratch *scratch; /* one a thread */
     size_t scratch_bytes;
     uint32_t *rounded; /* SC_CPU_ROUNDED_BYTES, or NULL */
-    float *parts;      /* SC_CPU_PARTS_BYTES, or NULL with one thread */
+    float *parts;      /* SC_CPU_PARTS_BYTES */
     /* cos (first half of the rows) and sin of -i * inv_freq for tokens i of a chunk, and the
      * inv_freq that they are for */
     float unrotate[SC_CPU_HEAD_DIM_MAX][SC_CHUNK_MAX];

@@ -128,6 +128,11 @@ struct sc_cpu_attn {
     size_t q_stride, out_stride;
     float scale;
     float *part; /* NULL, or takes the state after the spans in place of out */
+    /* NULL, or where each token's query (in place of q and q_stride) and part are: tokens of
+     * sequences that all see the whole span, part being not NULL. */
+    const float *const *rows;
+    float *const *parts;
+    size_t part_span; /* combine: floats from span to span; 0: those of this call's queries */
 };
 
 /* The spans of a block of rows: those of the cores, then those of exact pages. */
