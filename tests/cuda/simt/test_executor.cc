@@ -82,8 +82,8 @@ static void shared_memory_is_junk_and_has_an_end(void **)
 static void device_memory_has_edges(void **)
 {
     assert_false(ends([] { seen[threadIdx.x] = 0.0f; }));
-    assert_true(ends([] { seen[threadIdx.x + 4096] = 0.0f; }));
-    assert_true(ends([] { seen[(int)threadIdx.x - 4096] = 0.0f; }));
+    assert_true(ends([] { seen[threadIdx.x + THREADS] = 0.0f; }));
+    assert_true(ends([] { seen[(int)threadIdx.x - 1024] = 0.0f; }));
     assert_true(ends([] {
         if (threadIdx.x == 0)
             seen[-1] = 0.0f;
