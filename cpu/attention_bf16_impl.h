@@ -65,9 +65,9 @@ static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 /* Pages of one stretch. Entries are counted from its first. */
 struct stretch {
     uint32_t n_pages;
-    bool is_core;
-    uint32_t end;  /* cores: entries behind this one do not exist */
-    uint64_t base; /* exact: position of entry 0 */
+    bool is_core, cold; /* cold: the first of a span, for which nobody has asked */
+    uint32_t end;       /* cores: entries behind this one do not exist */
+    uint64_t base;      /* exact: position of entry 0 */
     uint32_t pages[SC_CPU_STRETCH_PAGES];
     uint32_t page0;  /* the first that exists */
     uint32_t n_next; /* pages of the stretch after it, from its first on */
@@ -229,17 +229,17 @@ INLINE void scale_bias(const struct sc_kv_pool *pool, uint8_t *block, float *to)
         v_store(to + e, v_mul(v_load(bias + e), v_set1(LOG2E)));
 }
 
-/* Those of V, which weigh reads later, too. */
-INLINE void fetch_scales(const float *scales)
+/* Asks for bytes [from, end) of a block. */
+INLINE void fetch(const uint8_t *block, size_t from, size_t end)
 {
-    for (uint32_t e = 0; e < 2 * SC_PAGE_ENTRIES; e += 16)
-        _mm_prefetch(scales + e, _MM_HINT_T0);
+    for (; from < end; from += 64)
+        _mm_prefetch(block + from, _MM_HINT_T1);
 }
 
 /* The same for so few queries that attention waits for memory: n_heads heads together, page after
  * page, so that memory is read in the order in which it lies. `rows` of the scratch for each head,
  * n_heads * rows <= SC_CPU_BF16_TILE. While keys are used the values come near, and with them the
- * keys of the next stretch. */
+ * keys of the next stretch; those of a span's first stretch come page by page. */
 static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
                        const struct stretch *st, uint32_t head0, uint32_t n_heads, uint32_t rows)
 {
@@ -253,6 +253,8 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     uint32_t *weights = (uint32_t *)(void *)s->attn.p16;
     struct sc_cpu_attn_state *state = &s->attn.span;
     const bool i8 = pool->spec.dtype == SC_DTYPE_I8;
+    /* Where scales and biases begin. */
+    const size_t tail = pool->bias_offset - (i8 ? 2 * SC_PAGE_ENTRIES * sizeof(float) : 0);
 
     if (high.hi == 0 || low.lo == SC_CPU_STRETCH)
         return;
@@ -262,8 +264,11 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
             uint8_t *k = sc_cpu_kv_block(pool, st->pages[p], a->head0 + head0 + h);
             const uint8_t *v = k + pool->v_offset;
             const float *scales = sc_cpu_kv_scales(pool, k);
-            if (i8)
-                fetch_scales(scales);
+            if (st->cold && p + 1 < pb) {
+                const uint8_t *next = sc_cpu_kv_block(pool, st->pages[p + 1], a->head0 + head0 + h);
+                fetch(next, 0, pool->v_offset);
+                fetch(next, tail, pool->head_bytes);
+            }
             scale_bias(pool, k, s->attn.bias);
             qk_pages(i8, n, q + (head0 + h) * words, pool->spec.head_dim,
                      (const uint8_t *const *)&k, 1, s->attn.bias, i8 ? &scales : NULL,
@@ -292,6 +297,8 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
             const uint8_t *next =
                 p < st->n_next ? sc_cpu_kv_block(pool, st->next[p], a->head0 + head0 + h) : NULL;
             v += pool->v_offset;
+            if (next != NULL)
+                fetch(next, tail, pool->head_bytes);
             if (!i8 && (lo != 0 || hi != SC_PAGE_ENTRIES)) {
                 mask_v(v, pool->dim_pad, lo, hi, s->attn.v[0]);
                 v = (const uint8_t *)s->attn.v[0];
@@ -357,11 +364,14 @@ static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     uint32_t page =
         (is_core ? span : spans->exact_span0 + span - spans->n_core_spans) * SC_CPU_SPAN_PAGES;
     uint32_t end = page + SC_CPU_SPAN_PAGES;
+    bool cold = true;
 
     for (; page < end && page < last; page += SC_CPU_STRETCH_PAGES) {
-        struct stretch st = {.is_core = is_core, .base = (uint64_t)page * SC_PAGE_ENTRIES};
+        struct stretch st = {
+            .is_core = is_core, .cold = cold, .base = (uint64_t)page * SC_PAGE_ENTRIES};
         if (page + SC_CPU_STRETCH_PAGES <= first)
             continue;
+        cold = false;
         st.page0 = page < first ? first - page : 0;
         st.n_pages = last - page < SC_CPU_STRETCH_PAGES ? last - page : SC_CPU_STRETCH_PAGES;
         for (uint32_t p = st.page0; p < st.n_pages; p++)
