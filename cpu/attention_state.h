@@ -130,7 +130,9 @@ static void state_combine(const struct sc_cpu_attn *a, const float *parts, struc
 
 static void attend_spans(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 {
-    struct sc_cpu_attn_spans spans = sc_cpu_attn_spans(a->seq, a->token0, a->n_tokens);
+    /* Tokens of several sequences share spans of the first one's row. */
+    struct sc_cpu_attn_spans spans =
+        sc_cpu_attn_spans(a->seq, a->token0, a->rows != NULL ? 1 : a->n_tokens);
 
     load_queries(a, s);
     state_clear(a, &s->attn.total);

@@ -200,8 +200,10 @@ static void choose_kernels(struct sc_cpu_device *dev)
     }
     if (dev->isa >= SC_CPU_ISA_AVX512) {
         dev->kernels = *sc_cpu_kernels_avx512();
-        if (dev->isa == SC_CPU_ISA_AVX512BF16)
-            sc_cpu_kernels_avx512bf16(&dev->kernels), sc_cpu_kernels_avx512pack(&dev->kernels);
+        if (dev->isa == SC_CPU_ISA_AVX512BF16) {
+            sc_cpu_kernels_avx512bf16(&dev->kernels);
+            sc_cpu_kernels_avx512pack(&dev->kernels);
+        }
         if (dev->isa == SC_CPU_ISA_AVX512BF16 && has_vbmi())
             sc_cpu_kernels_avx512vbmi(&dev->kernels);
         if (dev->isa == SC_CPU_ISA_AMX)

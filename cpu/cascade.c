@@ -51,58 +51,82 @@ static uint32_t common_spans(const struct sc_attn_seq *a, const struct sc_attn_s
     }
 }
 
-static uint32_t first_page(const struct sc_attn_seq *seq)
+/* The last page of a span: where these are the same, so is nearly always all before them. */
+static uint32_t end_of_span(const struct sc_attn_seq *seq, const struct sc_cpu_attn_spans *spans,
+                            uint32_t span)
 {
-    return seq->n_cores > 0 ? seq->core_pages[0]
-                            : seq->exact_pages[seq->exact_lo / SC_PAGE_ENTRIES];
+    uint32_t last;
+    if (span < spans->n_core_spans) {
+        last = (span + 1) * SC_CPU_SPAN_PAGES - 1;
+        return seq->core_pages[last < spans->n_core_pages ? last : spans->n_core_pages - 1];
+    }
+    last = (spans->exact_span0 + span - spans->n_core_spans + 1) * SC_CPU_SPAN_PAGES - 1;
+    return seq->exact_pages[last < spans->exact_page1 ? last : spans->exact_page1 - 1];
 }
 
-/* Sequences that may be members, those with the same first page side by side. */
-static void sort_by_first_page(struct sc_cpu_cascade *c)
+static bool comes_before(const struct sc_attn_seq *a, const struct sc_attn_seq *b)
+{
+    const struct sc_cpu_attn_spans sa = sc_cpu_attn_spans(a, 0, 1), sb = sc_cpu_attn_spans(b, 0, 1);
+    for (uint32_t span = 0; span < sa.n && span < sb.n; span++) {
+        const uint32_t x = end_of_span(a, &sa, span), y = end_of_span(b, &sb, span);
+        if (x != y)
+            return x < y;
+    }
+    return sa.n < sb.n;
+}
+
+/* Sequences that may be members, those that share most side by side. */
+static void sort_by_spans(struct sc_cpu_cascade *c)
 {
     const struct sc_attn_args *a = c->args;
     for (uint32_t i = 0; i < a->n_seqs && i < SC_CPU_CASCADE_SEQS; i++) {
-        uint32_t at = c->n_members, page;
+        uint32_t at = c->n_members;
         if (a->seqs[i].n_rows != 1 || a->seqs[i].window != 0)
             continue;
-        page = first_page(&a->seqs[i]);
-        for (; at > 0 && first_page(seq_of(c, at - 1)) > page; at--)
+        for (; at > 0 && comes_before(&a->seqs[i], seq_of(c, at - 1)); at--)
             c->members[at] = c->members[at - 1];
         c->members[at].seq = i;
         c->n_members++;
     }
 }
 
-/* One cohort of sequences sorted[at] and those behind it that share a span with it, moved to the
- * members from n_members on; returns how many were looked at. */
-static uint32_t make_cohort(struct sc_cpu_cascade *c, const uint32_t *sorted, uint32_t n)
+/* A cohort of the first of the sorted sequences and those behind it, as many as save most reading,
+ * which become members; *floats: room that is left for parts. Returns how many were dealt with. */
+static uint32_t make_cohort(struct sc_cpu_cascade *c, const uint32_t *sorted, uint32_t n,
+                            size_t *floats)
 {
     const struct sc_attn_seq *seqs = c->args->seqs, *base = &seqs[sorted[0]];
     const uint32_t most = SC_CPU_QUERIES / c->group;
-    struct sc_cpu_cohort *cohort = &c->cohorts[c->n_cohorts];
-    uint32_t count = 1, n_shared = UINT32_MAX;
+    uint32_t count = 1, n_shared = 0, least = UINT32_MAX;
+    size_t wanted = sc_cpu_attn_spans(base, 0, 1).n * span_floats(c), taken = 0;
 
-    while (count < n && count < most && first_page(&seqs[sorted[count]]) == first_page(base)) {
-        const uint32_t common = common_spans(base, &seqs[sorted[count]]);
-        if (common == 0)
+    for (uint32_t i = 1; i < n && i < most; i++) {
+        const uint32_t common = common_spans(base, &seqs[sorted[i]]);
+        wanted += sc_cpu_attn_spans(&seqs[sorted[i]], 0, 1).n * span_floats(c);
+        if (common == 0 || wanted > *floats)
             break;
-        n_shared = common < n_shared ? common : n_shared;
-        count++;
+        least = common < least ? common : least;
+        if (i * least >= (count - 1) * n_shared) {
+            count = i + 1;
+            n_shared = least;
+            taken = wanted;
+        }
     }
     if (count == 1)
         return 1;
-    *cohort = (struct sc_cpu_cohort){.first = c->n_members, .n = count, .n_shared = n_shared};
+    *floats -= taken;
+    c->cohorts[c->n_cohorts++] =
+        (struct sc_cpu_cohort){.first = c->n_members, .n = count, .n_shared = n_shared};
     for (uint32_t i = 0; i < count; i++) {
         c->members[c->n_members++].seq = sorted[i];
         c->is_member[sorted[i]] = true;
     }
-    c->n_cohorts++;
     return count;
 }
 
 /* ---- how it becomes tasks ---- */
 
-static void plan_tasks(struct sc_cpu_cascade *c, uint32_t n_threads, size_t *ret_floats)
+static void plan_tasks(struct sc_cpu_cascade *c, uint32_t n_threads)
 {
     const uint32_t n_kv = c->args->n_kv_heads;
     size_t floats = 0;
@@ -127,14 +151,13 @@ static void plan_tasks(struct sc_cpu_cascade *c, uint32_t n_threads, size_t *ret
             floats += n_spans * span_floats(c);
         }
     }
-    *ret_floats = floats;
 }
 
 bool sc_cpu_cascade_find(const struct sc_cpu_device *dev, const struct sc_attn_args *args,
                          struct sc_cpu_cascade *c)
 {
     uint32_t sorted[SC_CPU_CASCADE_SEQS], n;
-    size_t floats;
+    size_t floats = SC_CPU_PARTS_BYTES / sizeof(float);
 
     if (args->n_seqs < 2)
         return false;
@@ -142,17 +165,17 @@ bool sc_cpu_cascade_find(const struct sc_cpu_device *dev, const struct sc_attn_a
     c->group = args->n_heads / args->n_kv_heads;
     c->n_cohorts = c->n_members = c->n_shared_tasks = c->n_own_tasks = 0;
     memset(c->is_member, 0, sizeof(c->is_member));
-    sort_by_first_page(c);
+    sort_by_spans(c);
     n = c->n_members;
     for (uint32_t i = 0; i < n; i++)
         sorted[i] = c->members[i].seq;
     c->n_members = 0;
     for (uint32_t i = 0; i < n;)
-        i += make_cohort(c, sorted + i, n - i);
+        i += make_cohort(c, sorted + i, n - i, &floats);
     if (c->n_cohorts == 0)
         return false;
-    plan_tasks(c, sc_cpu_threads_count(dev->threads), &floats);
-    return floats <= SC_CPU_PARTS_BYTES / sizeof(float);
+    plan_tasks(c, sc_cpu_threads_count(dev->threads));
+    return true;
 }
 
 /* ---- tasks ---- */

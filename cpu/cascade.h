@@ -34,8 +34,8 @@ struct sc_cpu_cascade {
     bool is_member[SC_CPU_CASCADE_SEQS]; /* by sequence */
 };
 
-/* False: no two sequences share a span, or the parts would not fit; ret is then undefined. The
- * arguments have been checked. */
+/* False: no two sequences share a span; ret is then undefined. As many are members as there is room
+ * for their parts. The arguments have been checked. */
 bool sc_cpu_cascade_find(const struct sc_cpu_device *dev, const struct sc_attn_args *args,
                          struct sc_cpu_cascade *ret);
 

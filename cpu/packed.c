@@ -171,7 +171,8 @@ void sc_cpu_unpack(const struct sc_cpu_device *dev, const struct sc_matrix *m, u
                    uint32_t k0, uint32_t k, const struct sc_cpu_rare **rare, uint16_t *to)
 {
     const uint8_t *from = m->panels + panel * m->panel_bytes + (size_t)(k0 / 2) * SC_CPU_PACKED_ROW;
-    const uint32_t first = k0 * SC_CPU_PANEL, n_rows = (k + 1) / 2;
+    /* Whole steps of 32 inputs, which is what is multiplied: behind the last input lie zeros. */
+    const uint32_t first = k0 * SC_CPU_PANEL, n_rows = (k + 31) / 32 * 16;
 
     dev->kernels.unpack(from, m->exponents[panel], n_rows, to);
     for (; (*rare)->at < first + n_rows * SC_CPU_ROW; ++*rare)

@@ -28,7 +28,8 @@ bool sc_cpu_pack(struct sc_cpu_device *dev, const struct sc_matrix_part *parts, 
                  struct sc_matrix *m);
 void sc_cpu_pack_close(struct sc_matrix *m);
 
-/* Inputs k0 .. k0 + k of a panel (k0 even) as those of a bf16 panel. *rare: the first of the
+/* Inputs k0 .. k0 + k of a panel (k0 a multiple of 32) as those of a bf16 panel, and zeros up to the
+ * next multiple of 32 behind the last. *rare: the first of the
  * panel's rare weights that may lie there, at first m->rare + m->rare0[panel]; moved on for the
  * next inputs. */
 void sc_cpu_unpack(const struct sc_cpu_device *dev, const struct sc_matrix *m, uint32_t panel,

@@ -154,7 +154,7 @@ static __device__ uint32_t bound_of_top_p(const struct row &r, const struct scra
     return distance > 0.0f ? SC_DRAW_BITS(distance) : 0;
 }
 
-/* Mass and number of the columns with distances <= bound, into total_within and n. */
+/* Mass and number of the columns with distances <= bound, into within and n. */
 static __device__ void measure(const struct row &r, uint32_t bound, struct scratch *s)
 {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;

@@ -156,8 +156,9 @@ struct sc_plan {
 struct sc_run_result {
     enum sc_status status; /* of sampling; SC_OK where nothing was sampled */
     struct sc_sampled sampled;
-    const float *logits; /* [n_logit_rows, vocab], valid until the next step; NULL: none. With a
-                            sampler the rows were consumed and are not meaningful */
+    const float *logits; /* [n_logit_rows, vocab], valid until the next step. NULL: none
+                            were asked for, or the backend chose every token of the step. Those of
+                            the row that a sampler drew from may be overwritten */
     uint32_t n_logit_rows;
 };
 

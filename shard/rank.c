@@ -422,7 +422,7 @@ static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_r
         if (run->want == SC_LOGITS_NONE)
             continue;
         r->n_logit_rows = run->want == SC_LOGITS_ALL ? run->n_tokens : 1;
-        r->logits = row;
+        r->logits = rank->only_best ? NULL : row;
         if (run->sampler != NULL && rank->chosen[at + r->n_logit_rows - 1]) {
             struct sc_err err = SC_ERR_INIT;
             r->status = take_best(rank, at + r->n_logit_rows - 1, run->sampler,

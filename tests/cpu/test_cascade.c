@@ -2,6 +2,8 @@
 #include "cpu/cascade.h"
 #include "tests/cpu/support.h"
 
+#include <sys/mman.h>
+
 #define N_PAGES   700u
 #define TABLE_MAX 256u
 #define SEQS_MAX  12u
@@ -221,9 +223,98 @@ static void spans_of_different_kinds_are_not_shared(void **state)
     close_scene(&s);
 }
 
+/* n questions on some documents that begin with the same `head` entries: spans that are read. */
+static uint64_t spans_read(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t n,
+                           uint32_t n_docs, uint32_t head, uint32_t entries, bool interleaved)
+{
+    static struct sc_attn_seq seqs[SC_CPU_CASCADE_SEQS];
+    static uint32_t tables[SC_CPU_CASCADE_SEQS][1200];
+    static struct sc_cpu_cascade c;
+    uint64_t read = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t doc = interleaved ? i % n_docs : i * n_docs / n;
+        const uint32_t own = (head + entries) / SC_PAGE_ENTRIES;
+        for (uint32_t p = 0; p < own + 4; p++)
+            tables[i][p] = p < head / SC_PAGE_ENTRIES ? p
+                           : p < own                  ? 4096 * (doc + 1) + p
+                                                      : 100000 + 8 * i + p;
+        seqs[i] = (struct sc_attn_seq){
+            .row0 = i, .n_rows = 1, .pos0 = head + entries + 40, .exact_pages = tables[i]};
+        read += sc_cpu_attn_spans(&seqs[i], 0, 1).n;
+    }
+    const struct sc_attn_args a = {
+        .pool = pool, .seqs = seqs, .n_seqs = n, .n_heads = 32, .n_kv_heads = 8, .head_dim = 128};
+    if (!sc_cpu_cascade_find(sc_cpu_device(be), &a, &c))
+        return read;
+    for (uint32_t i = 0; i < c.n_cohorts; i++)
+        read -= (uint64_t)(c.cohorts[i].n - 1) * c.cohorts[i].n_shared;
+    return read;
+}
+
+static void documents_behind_one_head_are_told_apart(void **state)
+{
+    struct sc_backend *be = open_backend(sc_cpu_isa_best(), 2);
+    struct sc_kv_spec spec = {8, 128, SC_DTYPE_BF16};
+    struct sc_kv_pool *pool;
+    (void)state;
+    assert_ok(be->ops->kv_open(be, &spec, 1, &pool, err));
+    for (int interleaved = 0; interleaved < 2; interleaved++) {
+        /* 8 spans of each document, and one of each question. */
+        assert_int_equal(spans_read(be, pool, 8, 1, 0, 8 * SPAN, interleaved), 8 + 8);
+        assert_int_equal(spans_read(be, pool, 8, 2, 0, 8 * SPAN, interleaved), 16 + 8);
+        /* A system prompt before them: a page, which ends the document in a span that is not
+         * whole; and a span, which each document reads once. */
+        assert_int_equal(spans_read(be, pool, 8, 2, 64, 8 * SPAN, interleaved), 16 + 8);
+        assert_int_equal(spans_read(be, pool, 8, 2, SPAN, 8 * SPAN, interleaved), 18 + 8);
+        /* As many read together as there is room for queries and parts. */
+        assert_int_equal(spans_read(be, pool, 64, 1, 0, 16 * SPAN, interleaved), 2 * 16 + 64);
+        assert_true(spans_read(be, pool, 250, 5, 0, 16 * SPAN, interleaved) < 250 * 17 - 1000);
+    }
+    be->ops->kv_close(be, pool);
+    be->ops->close(be);
+}
+
+/* Tables with a forbidden page behind their last entry. */
+static void tables_are_not_read_beyond_their_end(void **state)
+{
+    enum { N = 64, PAGES = SPAN / SC_PAGE_ENTRIES + 1 };
+    struct sc_kv_spec spec = {2, 32, SC_DTYPE_BF16};
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        struct scene s = {.n_heads = 2, .n_kv_heads = 2, .head_dim = 32, .n_seqs = N, .n_rows = N};
+        struct rng r = {8};
+        struct sc_attn_seq seqs[N];
+        uint8_t *maps[N];
+        float *out = malloc(N * 2 * 32 * sizeof(float));
+        s.be = open_backend(isa, 2);
+        s.q = random_floats(&r, (size_t)N * 2 * 32);
+        assert_ok(s.be->ops->kv_open(s.be, &spec, PAGES + N, &s.pool, err));
+        for (uint32_t i = 0; i < N; i++) {
+            maps[i] = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            assert_int_equal(mprotect(maps[i] + 4096, 4096, PROT_NONE), 0);
+            uint32_t *table = (uint32_t *)(void *)(maps[i] + 4096) - PAGES;
+            for (uint32_t p = 0; p + 1 < PAGES; p++)
+                table[p] = p;
+            table[PAGES - 1] = PAGES + i;
+            seqs[i] = (struct sc_attn_seq){
+                .row0 = i, .n_rows = 1, .pos0 = PAGES * SC_PAGE_ENTRIES - 1, .exact_pages = table};
+        }
+        struct sc_attn_args a = args_of(&s, out);
+        a.seqs = seqs;
+        assert_ok(s.be->ops->attention(s.be, &a, err));
+        for (uint32_t i = 0; i < N; i++)
+            (void)munmap(maps[i], 8192);
+        free(out);
+        close_scene(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(documents_behind_one_head_are_told_apart),
+        cmocka_unit_test(tables_are_not_read_beyond_their_end),
         cmocka_unit_test(spans_of_different_kinds_are_not_shared),
         cmocka_unit_test(sharing_changes_no_bit),
         cmocka_unit_test(questions_on_one_document_share_its_spans),

@@ -158,9 +158,52 @@ static void weights_that_are_not_finite_stay_so(void **state)
     }
 }
 
+/* Products read whole steps of 32 inputs: what a thread's memory held before must not be in them.
+ */
+static void an_earlier_product_leaves_nothing_behind(void **state)
+{
+    static const uint32_t widths[] = {1, 33, 48, 63, 80, 130, 1040};
+    enum { N = 300, OUT = 64 };
+    struct rng r = {34};
+    float *x = random_floats(&r, (size_t)N * 1040), *y = malloc(N * OUT * sizeof(float));
+    uint16_t *all_inf = malloc((size_t)OUT * 2048 * sizeof(*all_inf));
+    float *ones = malloc((size_t)N * 2048 * sizeof(*ones));
+    (void)state;
+    for (size_t i = 0; i < (size_t)OUT * 2048; i++)
+        all_inf[i] = 0x7f80;
+    for (size_t i = 0; i < (size_t)N * 2048; i++)
+        ones[i] = 1.0f;
+    FOR_EACH_ISA(isa)
+    {
+        struct sc_backend *be = open_weights(isa, 1, false);
+        struct sc_matrix *before = open_parts(be, all_inf, OUT, 2048, NULL);
+        for (size_t s = 0; s < SC_ARRAY_LEN(widths); s++) {
+            uint16_t *w = weights(&r, NORMAL, (size_t)OUT * widths[s]);
+            struct sc_matrix *m = open_parts(be, w, OUT, widths[s], NULL);
+            for (uint32_t n = 1; n <= N; n += n < 18 ? 8 : 250) {
+                assert_ok(be->ops->matmul(be, before, ones, 2048, y, OUT, N, err));
+                assert_ok(be->ops->matmul(be, m, x, widths[s], y, OUT, n, err));
+                for (uint32_t i = 0; i < n * OUT; i++)
+                    if (!isfinite(y[i]))
+                        fail_msg("%s, %u inputs, %u rows: output %u is %g", sc_cpu_isa_name(isa),
+                                 widths[s], n, i, (double)y[i]);
+            }
+            be->ops->matrix_close(be, m);
+            free(w);
+        }
+        be->ops->matrix_close(be, before);
+        be->ops->close(be);
+    }
+    free(x);
+    free(y);
+    free(ones);
+    free(all_inf);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_earlier_product_leaves_nothing_behind),
         cmocka_unit_test(packed_weights_give_the_bits_of_plain_ones),
         cmocka_unit_test(normal_weights_take_three_quarters_of_the_memory),
         cmocka_unit_test(weights_that_are_not_finite_stay_so),

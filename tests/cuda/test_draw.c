@@ -22,12 +22,12 @@ static void fill(struct rng *r, float *x, uint32_t n, uint32_t kind)
 static struct sc_draw any_draw(struct rng *r)
 {
     static const float ps[] = {1.0f, 1.0f, 0.95f, 0.6f, 0.05f};
-    static const uint32_t ks[] = {0, 0, 1, 5, 50, 1000};
+    static const uint32_t ks[] = {0, 0, 1, 5, 50, 1000, 1024, 1025};
     static const float scales[] = {0.0f, -0.7f, -1.44f, -2.9f, -1e6f};
     return (struct sc_draw){
         .scale = scales[rng_below(r, 5)],
         .top_p = ps[rng_below(r, 5)],
-        .top_k = ks[rng_below(r, 6)],
+        .top_k = ks[rng_below(r, 8)],
         .last = SC_DRAW_BITS(rng_below(r, 3) == 0 ? 3.5f : 3e38f),
         .random = rng_below(r, 9) == 0 ? UINT64_MAX : (uint64_t)rng_u32(r) << 32 | rng_u32(r),
     };
@@ -69,8 +69,10 @@ static void compare(struct sc_backend *be, struct rng *r, uint32_t n_cols, uint3
         assert_true(got[2 * i] == max);
         if (draws[i].scale != 0.0f)
             want = sc_draw_token(row, n_cols, max, &draws[i], NULL);
-        /* Ties and flat rows may have more candidates than a list holds; a model's rows do not. */
-        if (column(got, i) == SC_DRAW_UNDECIDED && n_cols > 4096 && i % 3 != 1)
+        /* Ties and flat rows may have more candidates than a list holds, a model's rows do not; and
+         * of the 1025 likeliest no thread of 1024 need have one. */
+        if (column(got, i) == SC_DRAW_UNDECIDED &&
+            ((n_cols > 4096 && i % 3 != 1) || (n_cols > 1025 && draws[i].top_k == 1025)))
             ++*n_undecided;
         else if (column(got, i) != want)
             fail_msg("%u columns, row %u, top_k %u, top_p %g, scale %g: %u, not %u", n_cols, i,
@@ -93,7 +95,8 @@ static void columns_are_those_of_the_cpu(void **state)
     for (size_t w = 0; w < SC_ARRAY_LEN(widths); w++)
         for (uint32_t round = 0; round < 4; round++)
             compare(be, &r, widths[w], widths[w] + round, &n_undecided);
-    printf("  %u rows of ties or flat ones were left undecided\n", n_undecided);
+    printf("  %u of %zu rows were left undecided\n", n_undecided, SC_ARRAY_LEN(widths) * 4 * ROWS);
+    assert_true(n_undecided < SC_ARRAY_LEN(widths) * 4 * ROWS / 20);
     assert_fails(SC_EINVAL, be->ops->draw(be, NULL, 1, 4, 5, NULL, NULL, err));
     be->ops->close(be);
 }
@@ -105,6 +108,8 @@ static void a_large_vocabulary_too(void **state)
     uint32_t n_undecided = 0;
     (void)state;
     compare(be, &r, 151936, 152064, &n_undecided);
+    printf("  %u of %u rows were left undecided\n", n_undecided, ROWS);
+    assert_true(n_undecided < ROWS / 3);
     be->ops->close(be);
 }
 

@@ -8,7 +8,8 @@
  * copy into shared memory arrives when it is waited for, and not before.
  *
  * SC_SIMT_ORDER=backward turns around whatever is free: the last thread runs first, and copies
- * arrive at once. A barrier that is missing shows in one of the two orders, if not in both.
+ * arrive at once. A barrier that is missing shows where what a thread reads or overwrites depends on
+ * whose turn it is. Blocks run in rising order in both.
  *
  * Threads: one launch at a time, under the lock of the runtime.
  */
