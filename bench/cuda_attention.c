@@ -1,12 +1,12 @@
 /* bench/cuda_attention.c - how fast a backend plugin's attention is on this machine.
  *
- *   bench-cuda-attention PLUGIN [strict]
+ *   bench-cuda-attention PLUGIN [strict] [int8]
  *
- * 32 query heads over 8 KV heads of 128, bf16 pages. Decode: one row per sequence, in bytes of K, V
- * and biases read; prefill: 2048 rows of one sequence at several depths, in operations of visible
- * entries. A call reads other pages than the one before, so that little of them is in a cache. The
- * calls of one repetition are the layers of one step, as in the engine; medians of repetitions. The
- * first line is a copy of device memory, for comparison.
+ * 32 query heads over 8 KV heads of 128, bf16 pages or int8 ones. Decode: one row per sequence, in
+ * bytes of K, V, scales and biases read; prefill: 2048 rows of one sequence at several depths, in
+ * operations of visible entries. A call reads other pages than the one before, so that little of
+ * them is in a cache. The calls of one repetition are the layers of one step, as in the engine;
+ * medians of repetitions. The first line is a copy of device memory, for comparison.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -78,10 +78,10 @@ static double median(double *x, size_t n)
     return x[n / 2];
 }
 
-static void open_all(struct bench *b, const char *path, bool strict)
+static void open_all(struct bench *b, const char *path, bool strict, enum sc_dtype dtype)
 {
     struct sc_backend_opts opts = {.n_ranks = 1, .n_threads = 1, .strict = strict};
-    struct sc_kv_spec spec = {KV_HEADS, HEAD_DIM, SC_DTYPE_BF16};
+    struct sc_kv_spec spec = {KV_HEADS, HEAD_DIM, dtype};
     struct sc_err err = SC_ERR_INIT;
     const struct sc_backend_plugin *plugin = NULL;
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -95,7 +95,7 @@ static void open_all(struct bench *b, const char *path, bool strict)
     }
     must(plugin->open(&opts, &b->be, &err), &err);
     b->be->ops->describe(b->be, text, sizeof(text));
-    printf("%s\n", text);
+    printf("%s, %s pages\n", text, sc_dtype_name(dtype));
     b->page_bytes = b->be->ops->kv_page_bytes(b->be, &spec);
     must(b->be->ops->kv_open(b->be, &spec, PAGES, &b->pool, &err), &err);
     must(b->be->ops->alloc(b->be, (size_t)ROWS * WIDTH * sizeof(float), (void **)&b->q, &err),
@@ -110,20 +110,39 @@ static float noise(uint32_t *state)
     return (float)(*state >> 8) * 0x1p-22f - 2.0f;
 }
 
-static void fill(struct bench *b)
+/* A packed row of noise; returns its end. int8: some whole numbers, with a scale of 1/64. */
+static uint8_t *put_row(uint8_t *to, enum sc_dtype dtype, uint32_t *state)
 {
-    const size_t n = (size_t)SC_PAGE_ENTRIES * HEAD_DIM, n_q = (size_t)ROWS * WIDTH;
+    const float scale = 0x1p-6f;
+    for (uint32_t d = 0; d < HEAD_DIM; d++) {
+        const float x = noise(state);
+        const uint16_t bf16 = sc_f32_to_bf16(x);
+        if (dtype == SC_DTYPE_I8)
+            to[d] = (uint8_t)(int8_t)(x * 63.0f);
+        else
+            memcpy(to + (size_t)2 * d, &bf16, sizeof(bf16));
+    }
+    if (dtype == SC_DTYPE_I8)
+        memcpy(to + HEAD_DIM, &scale, sizeof(scale));
+    return to + sc_kv_row_bytes(dtype, HEAD_DIM);
+}
+
+static void fill(struct bench *b, enum sc_dtype dtype)
+{
+    const size_t n_q = (size_t)ROWS * WIDTH;
     const struct sc_backend_ops *ops = b->be->ops;
     struct sc_err err = SC_ERR_INIT;
-    uint16_t *k = take(n, sizeof(*k)), *v = take(n, sizeof(*v));
+    uint8_t *k = take(SC_PAGE_ENTRIES, sc_kv_row_bytes(dtype, HEAD_DIM));
+    uint8_t *v = take(SC_PAGE_ENTRIES, sc_kv_row_bytes(dtype, HEAD_DIM));
     float bias[SC_PAGE_ENTRIES] = {0}, *q = take(n_q, sizeof(*q));
     uint32_t state = 1;
 
     for (uint32_t page = 0; page < 64; page++) {
         for (uint32_t h = 0; h < KV_HEADS; h++) {
-            for (size_t i = 0; i < n; i++) {
-                k[i] = sc_f32_to_bf16(noise(&state));
-                v[i] = sc_f32_to_bf16(noise(&state));
+            uint8_t *k_to = k, *v_to = v;
+            for (uint32_t i = 0; i < SC_PAGE_ENTRIES; i++) {
+                k_to = put_row(k_to, dtype, &state);
+                v_to = put_row(v_to, dtype, &state);
             }
             must(ops->kv_unpack(b->be, b->pool, page, 0, SC_PAGE_ENTRIES, h, k, v, bias, &err),
                  &err);
@@ -247,12 +266,18 @@ int main(int argc, char **argv)
     static const uint32_t depths[] = {0, 8192, 32768};
     struct bench b = {0};
 
+    bool strict = false;
+    enum sc_dtype dtype = SC_DTYPE_BF16;
+    for (int i = 2; i < argc; i++) {
+        strict = strict || strcmp(argv[i], "strict") == 0;
+        dtype = strcmp(argv[i], "int8") == 0 ? SC_DTYPE_I8 : dtype;
+    }
     if (argc < 2) {
-        fprintf(stderr, "usage: bench-cuda-attention PLUGIN [strict]\n");
+        fprintf(stderr, "usage: bench-cuda-attention PLUGIN [strict] [int8]\n");
         return 2;
     }
-    open_all(&b, argv[1], argc > 2 && strcmp(argv[2], "strict") == 0);
-    fill(&b);
+    open_all(&b, argv[1], strict, dtype);
+    fill(&b, dtype);
     bench_copy(&b);
     for (size_t i = 0; i < SC_ARRAY_LEN(decodes); i++) {
         uint32_t context = decodes[i].context;

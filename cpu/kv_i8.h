@@ -9,9 +9,10 @@
 #ifndef SC_CPU_KV_I8_H
 #define SC_CPU_KV_I8_H
 
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "base/row_i8.h"
 
 #define SC_CPU_LINE 64u
 
@@ -32,36 +33,23 @@ static inline uint8_t sc_cpu_i8_byte(int8_t whole)
     return (uint8_t)(whole < 0 ? 128 | (-whole & 127) : whole);
 }
 
-/* x [n] as bytes; returns the scale. Loops that compilers turn into vectors: no branches, and the
- * largest magnitude is found among bit patterns, which also order infinities and NaN above all. */
+/* x [n] as bytes; returns the scale. Loops that compilers turn into vectors. */
 static inline float sc_cpu_i8_round(const float *x, uint32_t n, uint8_t *bytes)
 {
-    const float magic = 0x1.8p23f; /* added, it leaves the whole number in the low bits */
-    int32_t most = 0, base;
-    float largest, scale;
+    uint32_t most = 0;
+    float scale;
 
     for (uint32_t i = 0; i < n; i++) {
-        int32_t bits;
-        memcpy(&bits, &x[i], sizeof(bits));
-        bits &= 0x7fffffff;
-        most = bits > most ? bits : most;
+        const uint32_t magnitude = sc_row_i8_magnitude(x[i]);
+        most = magnitude > most ? magnitude : most;
     }
-    memcpy(&largest, &most, sizeof(largest));
-    scale = most >= 0x7f800000 ? NAN : largest / 127.0f;
+    scale = sc_row_i8_scale(most);
     if (!(scale > 0.0f)) { /* zeros, or too small for a scale, or not finite */
         memset(bytes, 0, n);
         return scale;
     }
-    memcpy(&base, &magic, sizeof(base));
-    for (uint32_t i = 0; i < n; i++) {
-        float q = x[i] / scale + magic;
-        int32_t whole, magnitude;
-        memcpy(&whole, &q, sizeof(whole));
-        whole -= base;
-        magnitude = whole < 0 ? -whole : whole;
-        magnitude = magnitude > 127 ? 127 : magnitude; /* scales that are denormal */
-        bytes[i] = (uint8_t)(magnitude | (whole < 0 ? 128 : 0));
-    }
+    for (uint32_t i = 0; i < n; i++)
+        bytes[i] = sc_cpu_i8_byte((int8_t)sc_row_i8_round(x[i], scale));
     return scale;
 }
 

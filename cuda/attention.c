@@ -72,7 +72,7 @@ static uint16_t *image_of(const struct sc_cuda_device *dev, const struct sc_attn
 
 static bool takes_tensor_cores(const struct sc_cuda_device *dev, const struct sc_attn_args *a)
 {
-    return dev->bf16 && a->pool->spec.dtype == SC_DTYPE_BF16 &&
+    return dev->bf16 && a->pool->spec.dtype != SC_DTYPE_F32 &&
            (a->head_dim == 32 || a->head_dim == 64 || a->head_dim == 128) && a->scale > 0.0f &&
            isfinite(a->scale) && a->q_stride % 4 == 0 && (uintptr_t)a->q % 16 == 0 &&
            (uintptr_t)a->out % 16 == 0;
@@ -177,7 +177,7 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
                              .head_dim = a->head_dim,
                              .group = a->n_heads / a->n_kv_heads,
                              .scale = a->scale,
-                             .pool_bf16 = a->pool->spec.dtype == SC_DTYPE_BF16,
+                             .dtype = a->pool->spec.dtype,
                              .split = !dev->strict};
     cudaError_t rc = cudaSuccess;
     if (l.split)

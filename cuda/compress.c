@@ -34,7 +34,7 @@ static struct sc_cuda_kv_view view(const struct sc_kv_pool *pool)
                                     .v_offset = pool->v_offset,
                                     .bias_offset = pool->bias_offset,
                                     .head_dim = pool->spec.head_dim,
-                                    .bf16 = pool->spec.dtype == SC_DTYPE_BF16};
+                                    .dtype = pool->spec.dtype};
 }
 
 /* The pages of entries first .. first + n - 1. */

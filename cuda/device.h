@@ -77,12 +77,12 @@ static inline struct sc_cuda_device *sc_cuda_device(struct sc_backend *be)
 }
 
 /* How a page lies in memory: one block per KV head, each 128-byte aligned: K [32][head_dim],
- * V [32][head_dim] in the pool's dtype, bias f32 [32]. Block of (page, head) at
- * mem + page * page_bytes + head * head_bytes. */
+ * V [32][head_dim] in the pool's dtype, with I8 the scales of K and those of V, f32 [32] each,
+ * bias f32 [32]. Block of (page, head) at mem + page * page_bytes + head * head_bytes. */
 struct sc_kv_pool {
     struct sc_kv_spec spec;
     uint32_t n_pages;
-    size_t v_offset, bias_offset; /* in a block */
+    size_t v_offset, bias_offset; /* in a block; I8: where scales are, cuda/page.h */
     size_t head_bytes, page_bytes;
     uint8_t *mem; /* device */
     bool has_tensor_map;

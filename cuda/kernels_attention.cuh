@@ -114,13 +114,14 @@ __device__ __forceinline__ float *part_of(const sc_cuda_attn &a, uint32_t seq, u
     return a.parts + unit * a.part_rows * (a.head_dim + SC_CUDA_ATTN_PART_PAD);
 }
 
-/* ---- tiles of bf16 rows of D in shared memory ---- */
+/* ---- tiles of bf16 rows of D in shared memory; rows of int8 are like bf16 ones of half as many
+ * dimensions ---- */
 
 /* Eight rows' equal chunks of 16 bytes lie in different banks: a row's chunks are permuted by XOR
  * with the number that this makes of the row. */
 template <int D> __device__ __forceinline__ constexpr int row_key(int row)
 {
-    return D == 32 ? (row >> 1) & 3 : row & 7;
+    return D == 16 ? (row >> 2) & 1 : D == 32 ? (row >> 1) & 3 : row & 7;
 }
 
 /* Byte offset of a chunk in a tile. */
@@ -162,6 +163,15 @@ __device__ __forceinline__ void load_queries(const sc_cuda_attn &a, const view &
         *(uint4 *)(tile + chunk_at<D>(row, chunk)) =
             query_chunk<D>(a, v, head, x0 + (uint32_t)row, chunk);
     }
+}
+
+/* ---- int8 to bf16 ---- */
+
+/* Bytes 0 and 2 as a pair, exactly. Their low seven bits are those of a number from 128 to 255, of
+ * which 128 is too much, or 256 where the sign is set: three instructions for two numbers. */
+__device__ __forceinline__ uint32_t widen_pair(uint32_t bytes)
+{
+    return add_bf16((bytes & 0x007f007fu) | 0x43004300u, (bytes & 0x00800080u) | 0xc300c300u);
 }
 
 /* ---- softmax of one row, whose entries lie in four neighbouring lanes ---- */

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/dtype.h"
+#include "cuda/page.h"
 #include "cuda/seqs.h"
 
 #define SC_CUDA_ATTN_SMALL       16u  /* rows of one tensor-core tile */
@@ -32,8 +34,8 @@ struct sc_cuda_attn {
     struct sc_cuda_seqs seqs;
     uint32_t q_stride, n_heads, n_kv_heads, head_dim, group;
     float scale;
-    bool pool_bf16;
-    bool split; /* small sequences go by splits, in launches of their own */
+    enum sc_dtype dtype; /* of the pool: F32, BF16 or I8 */
+    bool split;          /* small sequences go by splits, in launches of their own */
     /* Launches by splits: sequences seq0 .., KV heads head0 .. of this launch. */
     uint32_t seq0, n_seqs, head0, n_heads_now;
     uint32_t n_splits, part_rows; /* bounds; also the strides of parts */
@@ -45,8 +47,8 @@ extern "C" {
 
 /* The inits: once per device, before the first launch. */
 
-/* Tensor cores, bf16 pools, head_dim 32, 64 or 128, scale > 0; q and out 16-byte aligned, q_stride
- * a multiple of 4. Queries and weights are rounded to bf16. */
+/* Tensor cores, pools of bf16 or int8, head_dim 32, 64 or 128, scale > 0; q and out 16-byte
+ * aligned, q_stride a multiple of 4. Queries and weights are rounded to bf16. */
 cudaError_t sc_cuda_attn_decode_init(void);
 cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
 /* All sequences, or with a->split those that are not small. The arithmetic of a row does not depend
@@ -54,8 +56,8 @@ cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t strea
 cudaError_t sc_cuda_attn_prefill_init(void);
 cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
 
-/* The same on compute capability 9.0 with warpgroup instructions and tensor copies; head_dim 64 or
- * 128, needs a->tensor_map. */
+/* The same on compute capability 9.0 with warpgroup instructions and tensor copies; bf16 pools,
+ * head_dim 64 or 128, needs a->tensor_map. */
 cudaError_t sc_cuda_attn_prefill_hopper_init(void);
 cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream);
 

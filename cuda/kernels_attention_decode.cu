@@ -5,17 +5,31 @@
  * while V is used and the other way round. All rows (tokens x query heads of the group) are one
  * tile of 16, so a page is read once. The warps' results are added in the order of warps. Memory
  * bound: three blocks of a multiprocessor have 96 to 192 KiB of pages on their way.
+ *
+ * int8 pages pass through shared memory as they are and become bf16 in registers. A register that
+ * ldmatrix gives holds four numbers, of which widen_pair takes the even and the odd bytes: so K's
+ * sums go over the even dimensions of 16, then the odd ones, and queries lie in that order; with V,
+ * whose pairs of dimensions ldmatrix transposes, a column of an even and one of an odd dimension
+ * come out, in a tile of o each.
  */
 #include "cuda/kernels_attention.cuh"
 #include "cuda/overlap.cuh"
 
 #define WARPS 4
 
-/* Shared memory: K and V of one page for each warp, queries, biases of the pages. */
-template <int D> struct layout {
-    static constexpr int tile = ENTRIES * D * 2, warp = 2 * tile;
-    static constexpr int q = WARPS * warp, bias = q + 16 * D * 2;
-    static constexpr int bytes = bias + WARPS * ENTRIES * 4;
+/* Floats of a page's scales of K, of V and its biases, in that order as in the page; bf16: biases.
+ */
+#define V_SCALES ENTRIES
+#define BIASES   (2 * ENTRIES)
+
+/* Shared memory: K and V of one page for each warp, queries, biases and scales of the pages. A row
+ * of a page is as long as WIDTH of bf16. */
+template <int D, bool I8> struct layout {
+    static constexpr int WIDTH = I8 ? D / 2 : D;
+    static constexpr int tile = ENTRIES * WIDTH * 2, warp = 2 * tile;
+    static constexpr int q = WARPS * warp, floats = q + 16 * D * 2;
+    static constexpr int n_floats = I8 ? 3 * ENTRIES : ENTRIES; /* of a page */
+    static constexpr int bytes = floats + WARPS * n_floats * 4;
     static_assert(warp >= 16 * D * 4, "a warp's sums go where its pages were");
 };
 
@@ -36,6 +50,57 @@ __device__ __forceinline__ void load_tile(uint32_t at, const uint8_t *from, slot
         const int r = i * (256 / D);
         copy_async(chunk_from<D>(at, r, 0), from + i * 512,
                    r + row >= s.lo && r + row < s.hi ? 16 : 0);
+    }
+}
+
+/* 16 rows of queries, each 16 dimensions with the even ones first. */
+template <int D>
+__device__ __forceinline__ void load_queries_apart(const sc_cuda_attn &a, const view &v,
+                                                   uint32_t head, uint8_t *tile)
+{
+    for (int i = (int)threadIdx.x; i < 16 * (D / 16); i += WARPS * 32) {
+        const int row = i / (D / 16), part = i % (D / 16);
+        const uint4 lo = query_chunk<D>(a, v, head, (uint32_t)row, 2 * part);
+        const uint4 hi = query_chunk<D>(a, v, head, (uint32_t)row, 2 * part + 1);
+        *(uint4 *)(tile + chunk_at<D>(row, 2 * part)) =
+            make_uint4(__byte_perm(lo.x, lo.y, 0x5410), __byte_perm(lo.z, lo.w, 0x5410),
+                       __byte_perm(hi.x, hi.y, 0x5410), __byte_perm(hi.z, hi.w, 0x5410));
+        *(uint4 *)(tile + chunk_at<D>(row, 2 * part + 1)) =
+            make_uint4(__byte_perm(lo.x, lo.y, 0x7632), __byte_perm(lo.z, lo.w, 0x7632),
+                       __byte_perm(hi.x, hi.y, 0x7632), __byte_perm(hi.z, hi.w, 0x7632));
+    }
+}
+
+/* Scores of 16 rows and 32 entries of int8. */
+template <int D>
+__device__ __forceinline__ void score_i8(float (&s)[4][4], uint32_t q_at, uint32_t k_at,
+                                         const float *floats, float inverse, int lane)
+{
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+        s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < D / 16; k += 2) {
+        uint32_t q[2][4];
+        load_matrices(q[0], chunk_from<D>(q_at, 0, 2 * k));
+        load_matrices(q[1], chunk_from<D>(q_at, 0, 2 * k + 2));
+#pragma unroll
+        for (int n = 0; n < 4; n += 2) {
+            uint32_t b[4];
+            load_matrices(b, chunk_from<D / 2>(k_at, 8 * n, k));
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                multiply_add(s[n + i / 2], q[i % 2], widen_pair(b[i]), widen_pair(b[i] >> 8));
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+        const float2 scale = *(const float2 *)(floats + 8 * n + lane % 4 * 2);
+        const float2 b = *(const float2 *)(floats + BIASES + 8 * n + lane % 4 * 2);
+        s[n][0] = fmaf(s[n][0], scale.x, b.x * inverse);
+        s[n][1] = fmaf(s[n][1], scale.y, b.y * inverse);
+        s[n][2] = fmaf(s[n][2], scale.x, b.x * inverse);
+        s[n][3] = fmaf(s[n][3], scale.y, b.y * inverse);
     }
 }
 
@@ -84,14 +149,61 @@ __device__ __forceinline__ void add_values(float (&o)[D / 8][4], const float (&s
     }
 }
 
+/* o[2 i], o[2 i + 1]: the even and the odd dimensions of 16. */
+template <int D>
+__device__ __forceinline__ void add_values_i8(float (&o)[D / 8][4], const float (&s)[4][4],
+                                              uint32_t v_at, const float *scales, int lane)
+{
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const float2 x = *(const float2 *)(scales + 16 * k + lane % 4 * 2);
+        const float2 y = *(const float2 *)(scales + 16 * k + 8 + lane % 4 * 2);
+        const uint32_t p[4] = {pack_bf16(s[2 * k][0] * x.x, s[2 * k][1] * x.y),
+                               pack_bf16(s[2 * k][2] * x.x, s[2 * k][3] * x.y),
+                               pack_bf16(s[2 * k + 1][0] * y.x, s[2 * k + 1][1] * y.y),
+                               pack_bf16(s[2 * k + 1][2] * y.x, s[2 * k + 1][3] * y.y)};
+#pragma unroll
+        for (int n = 0; n < D / 16; n += 2) {
+            uint32_t b[4];
+            load_transposed(b, chunk_from<D / 2>(v_at, 16 * k, n));
+#pragma unroll
+            for (int i = 0; i < 4; i += 2) {
+                multiply_add(o[2 * n + i], p, widen_pair(b[i]), widen_pair(b[i + 1]));
+                multiply_add(o[2 * n + i + 1], p, widen_pair(b[i] >> 8), widen_pair(b[i + 1] >> 8));
+            }
+        }
+    }
+}
+
 /* Where column col of row r of a warp's sums lies: rows in different banks. */
 template <int D> __device__ __forceinline__ int sum_at(int r, int col)
 {
     return r * D + (col ^ ((r & (D / 8 - 1) & 7) << 3));
 }
 
+/* A warp's sums of rows lane / 4 and 8 below, to where its pages were. */
+template <int D, bool I8>
+__device__ __forceinline__ void put_sums(float *sums, const float (&o)[D / 8][4], int lane)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int r = lane / 4 + 8 * i;
+        if (I8) {
+#pragma unroll
+            for (int n = 0; n < D / 8; n += 2)
+                *(float4 *)(sums + sum_at<D>(r, 8 * n + lane % 4 * 4)) =
+                    make_float4(o[n][2 * i], o[n + 1][2 * i], o[n][2 * i + 1], o[n + 1][2 * i + 1]);
+        } else {
+#pragma unroll
+            for (int n = 0; n < D / 8; n++)
+                *(float2 *)(sums + sum_at<D>(r, 8 * n + lane % 4 * 2)) =
+                    make_float2(o[n][2 * i], o[n][2 * i + 1]);
+        }
+    }
+}
+
 /* The block's rows from its warps' sums, in the order of warps: the result itself, or a part. */
-template <int D>
+template <int D, bool I8>
 __device__ __forceinline__ void add_warps(const sc_cuda_attn &a, const uint8_t *shared,
                                           const float (&top)[WARPS][16],
                                           const float (&sum)[WARPS][16])
@@ -110,7 +222,7 @@ __device__ __forceinline__ void add_warps(const sc_cuda_attn &a, const uint8_t *
         float base = m == -INFINITY ? 0.0f : m;
 #pragma unroll
         for (int w = 0; w < WARPS; w++) {
-            const float *sums = (const float *)(shared + w * layout<D>::warp);
+            const float *sums = (const float *)(shared + w * layout<D, I8>::warp);
             float factor = exp2_fast(top[w][r] - base);
             l += sum[w][r] * factor;
             o += sums[sum_at<D>(r, d)] * factor;
@@ -134,10 +246,12 @@ __device__ __forceinline__ void add_warps(const sc_cuda_attn &a, const uint8_t *
     }
 }
 
-template <int D, int BLOCKS>
+template <int D, int BLOCKS, bool I8>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     decode_kernel(const __grid_constant__ sc_cuda_attn a)
 {
+    using at = layout<D, I8>;
+    constexpr int WIDTH = at::WIDTH;
     extern __shared__ __align__(1024) uint8_t shared[];
     __shared__ float top[WARPS][16], sum[WARPS][16];
     __shared__ int low[16], own[16]; /* of each row */
@@ -155,13 +269,13 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     const int end = min(begin + per_split, v.n_pages);
     const int first = begin + warp; /* page of the list */
     const int n_mine = first < end ? (end - first + WARPS - 1) / WARPS : 0;
-    uint8_t *mine = shared + warp * layout<D>::warp;
+    uint8_t *mine = shared + warp * at::warp;
     const uint32_t tiles = shared_address(mine);
-    const uint32_t k_to = tiles + chunk_at<D>(lane / (D / 8), lane % (D / 8));
-    const uint32_t q_at = shared_address(shared + layout<D>::q) + chunk_at<D>(lane & 15, lane >> 4);
-    const uint32_t k_at = tiles + chunk_at<D>((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1);
-    const uint32_t v_at = tiles + layout<D>::tile + chunk_at<D>(lane & 15, lane >> 4);
-    const float *bias = (const float *)(shared + layout<D>::bias) + warp * ENTRIES;
+    const uint32_t k_to = tiles + chunk_at<WIDTH>(lane / (WIDTH / 8), lane % (WIDTH / 8));
+    const uint32_t q_at = shared_address(shared + at::q) + chunk_at<D>(lane & 15, lane >> 4);
+    const uint32_t k_at = tiles + chunk_at<WIDTH>((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1);
+    const uint32_t v_at = tiles + at::tile + chunk_at<WIDTH>(lane & 15, lane >> 4);
+    const float *floats = (const float *)(shared + at::floats) + warp * at::n_floats;
     const uint8_t *base = a.mem + (a.head0 + blockIdx.y) * a.head_bytes;
     const float c = a.scale * LOG2E, inverse = 1.0f / a.scale, slack = SLACK / c;
     /* What the rows see all together. */
@@ -179,13 +293,22 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         return base + __shfl_sync(0xffffffffu, ids, it % 32) * a.page_bytes;
     };
     auto load_k = [&](const uint8_t *block, int it) {
-        load_tile<D>(k_to, block, slots_of(v, first + it * WARPS, low_all, own_all), lane);
-        if (lane < ENTRIES / 4)
-            copy_async(shared_address(bias + lane * 4), block + a.bias_offset + lane * 16, 16);
+        load_tile<WIDTH>(k_to, block, slots_of(v, first + it * WARPS, low_all, own_all), lane);
+        if (I8 && lane < 2 * ENTRIES / 4) { /* with K's scales; V's come with V */
+            const int i = lane % (ENTRIES / 4) * 4 + (lane < ENTRIES / 4 ? 0 : BIASES);
+            copy_async(shared_address(floats + i),
+                       block + SC_CUDA_K_SCALES(a.bias_offset) + i * sizeof(float), 16);
+        }
+        if (!I8 && lane < ENTRIES / 4)
+            copy_async(shared_address(floats + lane * 4), block + a.bias_offset + lane * 16, 16);
     };
     auto load_v = [&](const uint8_t *block, int it) {
-        load_tile<D>(k_to + layout<D>::tile, block + a.v_offset,
-                     slots_of(v, first + it * WARPS, low_all, own_all), lane);
+        const slots seen = slots_of(v, first + it * WARPS, low_all, own_all);
+        load_tile<WIDTH>(k_to + at::tile, block + a.v_offset, seen, lane);
+        if (I8) /* a weight of 0 would let NaN through */
+            copy_async_word(shared_address(floats + V_SCALES + lane),
+                            block + SC_CUDA_V_SCALES(a.bias_offset) + lane * sizeof(float),
+                            lane >= seen.lo && lane < seen.hi ? 4 : 0);
     };
 
     const uint8_t *block = base;
@@ -199,7 +322,10 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         load_v(block, 0);
     copy_commit();
 
-    load_queries<D, 16, WARPS * 32>(a, v, a.head0 + blockIdx.y, 0, shared + layout<D>::q);
+    if (I8)
+        load_queries_apart<D>(a, v, a.head0 + blockIdx.y, shared + at::q);
+    else
+        load_queries<D, 16, WARPS * 32>(a, v, a.head0 + blockIdx.y, 0, shared + at::q);
     __syncthreads();
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {};
 #pragma unroll 1
@@ -207,7 +333,10 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         float s[4][4];
         copy_wait<1>();
         __syncwarp();
-        score<D>(s, q_at, k_at, bias, inverse, lane);
+        if (I8)
+            score_i8<D>(s, q_at, k_at, floats, inverse, lane);
+        else
+            score<D>(s, q_at, k_at, floats, inverse, lane);
         __syncwarp(); /* K was read by all lanes */
         if (it + 1 < n_mine) {
             block = block_of(it + 1);
@@ -259,14 +388,16 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 
         copy_wait<1>();
         __syncwarp();
-        add_values<D>(o, s, v_at);
+        if (I8)
+            add_values_i8<D>(o, s, v_at, floats + V_SCALES, lane);
+        else
+            add_values<D>(o, s, v_at);
         __syncwarp(); /* V was read by all lanes */
         if (it + 1 < n_mine)
             load_v(block, it + 1);
         copy_commit();
     }
 
-    float *sums = (float *)mine;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int r = lane / 4 + 8 * i;
@@ -275,45 +406,57 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
             top[warp][r] = m[i] * c;
             sum[warp][r] = l[i];
         }
-#pragma unroll
-        for (int n = 0; n < D / 8; n++)
-            *(float2 *)(sums + sum_at<D>(r, 8 * n + lane % 4 * 2)) =
-                make_float2(o[n][2 * i], o[n][2 * i + 1]);
     }
+    put_sums<D, I8>((float *)mine, o, lane);
     __syncthreads();
-    add_warps<D>(a, shared, top, sum);
+    add_warps<D, I8>(a, shared, top, sum);
 }
 
-template <int D, int BLOCKS> static cudaError_t allow(void)
+template <int D, int BLOCKS, bool I8> static cudaError_t allow(void)
 {
-    return cudaFuncSetAttribute(decode_kernel<D, BLOCKS>,
-                                cudaFuncAttributeMaxDynamicSharedMemorySize, layout<D>::bytes);
+    return cudaFuncSetAttribute(decode_kernel<D, BLOCKS, I8>,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, layout<D, I8>::bytes);
+}
+
+template <bool I8> static cudaError_t allow_all(void)
+{
+    cudaError_t rc = allow<32, 5, I8>();
+    if (rc == cudaSuccess)
+        rc = allow<64, 4, I8>();
+    return rc == cudaSuccess ? allow<128, 3, I8>() : rc;
 }
 
 extern "C" cudaError_t sc_cuda_attn_decode_init(void)
 {
-    cudaError_t rc = allow<32, 5>();
-    if (rc == cudaSuccess)
-        rc = allow<64, 4>();
-    return rc == cudaSuccess ? allow<128, 3>() : rc;
+    cudaError_t rc = allow_all<false>();
+    return rc == cudaSuccess ? allow_all<true>() : rc;
 }
 
-template <int D, int BLOCKS> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
+template <int D, int BLOCKS, bool I8>
+static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
 {
-    return sc_overlap_launch(decode_kernel<D, BLOCKS>, dim3(a->n_splits, a->n_heads_now, a->n_seqs),
-                             WARPS * 32, layout<D>::bytes, stream, *a);
+    return sc_overlap_launch(decode_kernel<D, BLOCKS, I8>,
+                             dim3(a->n_splits, a->n_heads_now, a->n_seqs), WARPS * 32,
+                             layout<D, I8>::bytes, stream, *a);
+}
+
+template <bool I8> static cudaError_t launch_width(const sc_cuda_attn *a, cudaStream_t stream)
+{
+    switch (a->head_dim) {
+    case 32:
+        return launch<32, 5, I8>(a, stream);
+    case 64:
+        return launch<64, 4, I8>(a, stream);
+    case 128:
+        return launch<128, 3, I8>(a, stream);
+    default:
+        return cudaErrorInvalidValue;
+    }
 }
 
 extern "C" cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream)
 {
-    switch (a->head_dim) {
-    case 32:
-        return launch<32, 5>(a, stream);
-    case 64:
-        return launch<64, 4>(a, stream);
-    case 128:
-        return launch<128, 3>(a, stream);
-    default:
-        return cudaErrorInvalidValue;
-    }
+    if (a->dtype == SC_DTYPE_I8)
+        return launch_width<true>(a, stream);
+    return launch_width<false>(a, stream);
 }

@@ -1,5 +1,5 @@
 /* cuda/kernels_attention_plain.cu - attention in f32 arithmetic, any even head_dim up to 256, pools
- * of f32 or bf16.
+ * of f32, bf16 or int8.
  *
  * For exact activations, for heads that the tensor-core kernels do not take, and as their
  * reference. A block of eight warps goes through the pages that its rows see; each page becomes f32
@@ -13,10 +13,13 @@
 #define THREADS (WARPS * 32)
 
 /* Shared memory: K [32][dim + 1] (an odd stride: 32 entries in 32 banks), V [32][dim],
- * Q [rows][dim], biases. Floats. */
+ * Q [rows][dim], biases, scales of K and of V (1 but for int8). Floats. */
 struct layout {
     int k_stride, v, q, bias, floats;
 };
+
+#define K_SCALES ENTRIES /* behind the biases */
+#define V_SCALES (2 * ENTRIES)
 
 __host__ __device__ __forceinline__ layout layout_of(int dim, int n_rows)
 {
@@ -25,39 +28,52 @@ __host__ __device__ __forceinline__ layout layout_of(int dim, int n_rows)
     l.v = ENTRIES * (dim + 1); /* even */
     l.q = l.v + ENTRIES * dim;
     l.bias = l.q + n_rows * dim;
-    l.floats = l.bias + ENTRIES;
+    l.floats = l.bias + 3 * ENTRIES;
     return l;
 }
 
-__device__ __forceinline__ float2 load_pair(const uint8_t *from, int i, bool bf16)
+__device__ __forceinline__ float2 load_pair(const uint8_t *from, int i, enum sc_dtype dtype)
 {
-    if (!bf16)
+    if (dtype == SC_DTYPE_F32)
         return ((const float2 *)from)[i];
+    if (dtype == SC_DTYPE_I8) {
+        uint32_t x = ((const uint16_t *)from)[i];
+        return make_float2((float)(int8_t)x, (float)(int8_t)(x >> 8));
+    }
     uint32_t x = ((const uint32_t *)from)[i];
     return make_float2(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u));
 }
 
-/* One page as f32; entries outside s are left out, and zero. */
+/* One page as f32; entries outside s are left out, and zero. int8 stays whole numbers. */
 __device__ __forceinline__ void load_page(const sc_cuda_attn &a, const uint8_t *block, slots s,
                                           const layout &at, float *shared)
 {
-    const int dim = (int)a.head_dim, row_bytes = dim * (a.pool_bf16 ? 2 : 4);
+    const int dim = (int)a.head_dim, row_bytes = dim * (a.dtype == SC_DTYPE_F32  ? 4
+                                                        : a.dtype == SC_DTYPE_I8 ? 1
+                                                                                 : 2);
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     for (int row = warp; row < ENTRIES; row += WARPS) {
         const bool seen = row >= s.lo && row < s.hi;
         for (int i = lane; i < dim / 2; i += 32) {
             float2 k = make_float2(0.0f, 0.0f), v = k;
             if (seen) {
-                k = load_pair(block + row * row_bytes, i, a.pool_bf16);
-                v = load_pair(block + a.v_offset + row * row_bytes, i, a.pool_bf16);
+                k = load_pair(block + row * row_bytes, i, a.dtype);
+                v = load_pair(block + a.v_offset + row * row_bytes, i, a.dtype);
             }
             shared[row * at.k_stride + 2 * i] = k.x;
             shared[row * at.k_stride + 2 * i + 1] = k.y;
             *(float2 *)(shared + at.v + row * dim + 2 * i) = v;
         }
     }
-    if (threadIdx.x < ENTRIES)
-        shared[at.bias + threadIdx.x] = ((const float *)(block + a.bias_offset))[threadIdx.x];
+    /* Biases, scales of K and of V, a warp each. */
+    if (warp == 0)
+        shared[at.bias + lane] = ((const float *)(block + a.bias_offset))[lane];
+    else if (warp <= 2)
+        shared[at.bias + warp * ENTRIES + lane] =
+            a.dtype == SC_DTYPE_I8
+                ? ((const float *)(block +
+                                   SC_CUDA_K_SCALES(a.bias_offset)))[(warp - 1) * ENTRIES + lane]
+                : 1.0f;
 }
 
 __device__ __forceinline__ float warp_max(float x)
@@ -103,7 +119,9 @@ __device__ __forceinline__ void attend(const sc_cuda_attn &a, const view &v, int
 #pragma unroll
     for (int r = 0; r < R; r++) {
         bool seen = e < v.n_cores || (e >= s.low[r] && e <= s.own[r]);
-        p[r] = seen ? fmaf(p[r], a.scale, shared[at.bias + lane]) : -INFINITY;
+        p[r] = seen
+                   ? fmaf(p[r] * shared[at.bias + K_SCALES + lane], a.scale, shared[at.bias + lane])
+                   : -INFINITY;
         float top = warp_max(p[r]);
         if (top > s.m[r]) {
             float factor = expf(s.m[r] - top);
@@ -115,6 +133,8 @@ __device__ __forceinline__ void attend(const sc_cuda_attn &a, const view &v, int
         }
         p[r] = expf(p[r] - (s.m[r] == -INFINITY ? 0.0f : s.m[r]));
         s.l[r] += p[r];
+        /* The scale of what is not seen may be NaN. */
+        p[r] = seen ? p[r] * shared[at.bias + V_SCALES + lane] : 0.0f;
     }
     for (int i = 0; i < ENTRIES; i++) {
         float x[NV];

@@ -6,29 +6,27 @@
  * shared memory, which is what bounds this kernel beside the tensor cores. Tiles with the longest
  * way to go start first.
  *
+ * int8 pages land in a tile of their own and become bf16 on their way to the tiles that the
+ * products read, once for all warps, before the copies of the next 64 entries start.
+ *
  * What a row's sums are made of, and their order, follows from its own entries alone: tiles of 64
  * are counted from the start of the list of pages, and what it does not see adds nothing.
  */
-#include "cuda/kernels_attention.cuh"
+#include "cuda/kernels_attention_landing.cuh"
 
-#define WARPS   4
-#define THREADS (WARPS * 32)
-#define ROWS    (WARPS * 32)
-#define KEYS    64 /* two pages */
-#define STAGES  2
+/* Entries that a warp has scores of at a time: with scales, those of 64 do not fit the registers
+ * beside sums of 128 dimensions. */
+template <int D, bool I8> __host__ __device__ constexpr int at_once()
+{
+    return I8 && D == 128 ? KEYS / 2 : KEYS;
+}
 
-/* What the loop over tiles of keys reads anew each time: the sums take the registers. */
-struct limits {
-    int low[ROWS], own[ROWS]; /* first and last exact entry that each row sees; rows beyond the
-                                 sequence are like its last */
-    view v;
-    const uint8_t *base; /* of the KV head */
-};
-
-template <int D> struct layout {
-    static constexpr int tile = KEYS * D * 2, stage = 2 * tile;
-    static constexpr int kv = ROWS * D * 2, bias = kv + STAGES * stage;
-    static constexpr int limits = bias + STAGES * KEYS * 4;
+template <int D, bool I8> struct layout {
+    static constexpr int tile = KEYS * D * 2, stage = 2 * tile; /* K, V as bf16 */
+    static constexpr int kv = ROWS * D * 2, landing = kv + (I8 ? 1 : STAGES) * stage;
+    static constexpr int floats = landing + (I8 ? 2 * KEYS * D : 0);
+    static constexpr int n_floats = I8 ? 3 * KEYS : KEYS; /* of a stage */
+    static constexpr int limits = floats + STAGES * n_floats * 4;
     static constexpr int bytes = limits + (int)sizeof(struct limits);
 };
 
@@ -52,11 +50,46 @@ __device__ __forceinline__ void load_keys(const sc_cuda_attn &a, const limits &b
             int n = row + i >= s.lo && row + i < s.hi ? 16 : 0;
             uint32_t at = chunk_from<D>(to, i, 0) + page * ENTRIES * D * 2;
             copy_async(at, from + i * D * 2, n);
-            copy_async(at + layout<D>::tile, from + a.v_offset + i * D * 2, n);
+            copy_async(at + layout<D, false>::tile, from + a.v_offset + i * D * 2, n);
         }
         if (threadIdx.x < ENTRIES / 4)
             copy_async(bias_to + (page * ENTRIES / 4 + threadIdx.x) * 16,
                        block + a.bias_offset + threadIdx.x * 16, any_slot(s) ? 16 : 0);
+    }
+}
+
+/* Scales of K, and biases, to sums of whole numbers. */
+template <int N>
+__device__ __forceinline__ void scale_scores(float (&s)[2][N / 8][4], const float *floats,
+                                             float inverse, int lane)
+{
+#pragma unroll
+    for (int n = 0; n < N / 8; n++) {
+        const float2 scale = *(const float2 *)(floats + 8 * n + lane % 4 * 2);
+        float2 b = *(const float2 *)(floats + BIASES + 8 * n + lane % 4 * 2);
+        b.x *= inverse;
+        b.y *= inverse;
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            float *x = &s[r / 2][n][r % 2 * 2];
+            x[0] = fmaf(x[0], scale.x, b.x);
+            x[1] = fmaf(x[1], scale.y, b.y);
+        }
+    }
+}
+
+template <int N>
+__device__ __forceinline__ void scale_weights(float (&s)[2][N / 8][4], const float *scales,
+                                              int lane)
+{
+#pragma unroll
+    for (int n = 0; n < N / 8; n++) {
+        const float2 scale = *(const float2 *)(scales + 8 * n + lane % 4 * 2);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            s[r / 2][n][r % 2 * 2] *= scale.x;
+            s[r / 2][n][r % 2 * 2 + 1] *= scale.y;
+        }
     }
 }
 
@@ -71,14 +104,18 @@ __device__ __forceinline__ uint2 ids_of(const view &v, int t, int last)
     return ids;
 }
 
-/* Scores of 2 x 16 rows and 64 entries. */
-template <int D>
-__device__ __forceinline__ void score(float (&s)[2][KEYS / 8][4], uint32_t q_at, uint32_t k_at,
+/* Scores of 2 x 16 rows and N entries; I8: products with whole numbers alone. */
+template <int D, bool I8, int N>
+__device__ __forceinline__ void score(float (&s)[2][N / 8][4], uint32_t q_at, uint32_t k_at,
                                       const float *bias, float inverse, int lane)
 {
+    [[maybe_unused]] constexpr int together =
+        N == KEYS ? D / 16 : 2; /* all would spill with half the entries */
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n++) {
-        float2 b = *(const float2 *)(bias + 8 * n + lane % 4 * 2);
+    for (int n = 0; n < N / 8; n++) {
+        float2 b = make_float2(0.0f, 0.0f);
+        if (!I8)
+            b = *(const float2 *)(bias + 8 * n + lane % 4 * 2);
         b.x *= inverse;
         b.y *= inverse;
 #pragma unroll
@@ -87,13 +124,13 @@ __device__ __forceinline__ void score(float (&s)[2][KEYS / 8][4], uint32_t q_at,
             s[i][n][1] = s[i][n][3] = b.y;
         }
     }
-#pragma unroll
+#pragma unroll together
     for (int k = 0; k < D / 16; k++) {
         uint32_t q[2][4];
         load_matrices(q[0], chunk_from<D>(q_at, 0, 2 * k));
         load_matrices(q[1], chunk_from<D>(q_at, 16, 2 * k));
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n += 2) {
+        for (int n = 0; n < N / 8; n += 2) {
             uint32_t b[4];
             load_matrices(b, chunk_from<D>(k_at, 8 * n, 2 * k));
 #pragma unroll
@@ -106,8 +143,8 @@ __device__ __forceinline__ void score(float (&s)[2][KEYS / 8][4], uint32_t q_at,
 }
 
 /* Scores to weights; o and l are rescaled where a reference moves. */
-template <int D>
-__device__ __forceinline__ void weigh(float (&s)[2][KEYS / 8][4], float (&o)[2][D / 8][4],
+template <int D, int N>
+__device__ __forceinline__ void weigh(float (&s)[2][N / 8][4], float (&o)[2][D / 8][4],
                                       float (&m)[4], float (&l)[4], float c, float slack)
 {
     float factor[4];
@@ -115,7 +152,7 @@ __device__ __forceinline__ void weigh(float (&s)[2][KEYS / 8][4], float (&o)[2][
     for (int r = 0; r < 4; r++) {
         float highest = -INFINITY;
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
+        for (int n = 0; n < N / 8; n++)
             highest = fmaxf(highest, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
         factor[r] = move_reference(m[r], quad_max(highest), c, slack);
     }
@@ -135,7 +172,7 @@ __device__ __forceinline__ void weigh(float (&s)[2][KEYS / 8][4], float (&o)[2][
     for (int r = 0; r < 4; r++) {
         float offset = exponent_offset(m[r], c);
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
+        for (int n = 0; n < N / 8; n++) {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float &x = s[r / 2][n][r % 2 * 2 + i];
@@ -146,12 +183,12 @@ __device__ __forceinline__ void weigh(float (&s)[2][KEYS / 8][4], float (&o)[2][
     }
 }
 
-template <int D>
-__device__ __forceinline__ void add_values(float (&o)[2][D / 8][4],
-                                           const float (&s)[2][KEYS / 8][4], uint32_t v_at)
+template <int D, int N>
+__device__ __forceinline__ void add_values(float (&o)[2][D / 8][4], const float (&s)[2][N / 8][4],
+                                           uint32_t v_at)
 {
 #pragma unroll
-    for (int k = 0; k < KEYS / 16; k++) {
+    for (int k = 0; k < N / 16; k++) {
         uint32_t p[2][4];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -179,16 +216,18 @@ __device__ __forceinline__ int row_of(int r)
     return (int)threadIdx.x / 32 * 32 + r * 8 + (int)threadIdx.x % 32 / 4;
 }
 
-__device__ __forceinline__ void hide(const limits &b, int t, float (&s)[2][KEYS / 8][4])
+/* first: the first of the N entries. */
+template <int N>
+__device__ __forceinline__ void hide(const limits &b, int first, float (&s)[2][N / 8][4])
 {
 #pragma unroll
     for (int r = 0; r < 4; r++) {
         const int n_cores = b.v.n_cores, low = b.low[row_of(r)], own = b.own[row_of(r)];
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
+        for (int n = 0; n < N / 8; n++) {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                int e = t * KEYS + 8 * n + (int)threadIdx.x % 4 * 2 + i;
+                int e = first + 8 * n + (int)threadIdx.x % 4 * 2 + i;
                 if (e >= n_cores && (e < low || e > own))
                     s[r / 2][n][r % 2 * 2 + i] = -INFINITY;
             }
@@ -221,10 +260,12 @@ __device__ __forceinline__ void store(const sc_cuda_attn &a, uint32_t seq, uint3
     }
 }
 
-template <int D>
+template <int D, bool I8>
 __global__ void __launch_bounds__(THREADS, 2)
     prefill_kernel(const __grid_constant__ sc_cuda_attn a, uint32_t n_tiles)
 {
+    using at = layout<D, I8>;
+    constexpr int N = at_once<D, I8>();
     extern __shared__ __align__(1024) uint8_t shared[];
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const uint32_t head = blockIdx.x % a.n_kv_heads;
@@ -234,7 +275,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 
     if (x0 >= n_rows || (a.split && is_small(a, a.seqs.seqs[seq].n_rows)))
         return;
-    limits &b = *(limits *)(shared + layout<D>::limits);
+    limits &b = *(limits *)(shared + at::limits);
     {
         const view v = view_of(a, seq, 2);
         for (int i = (int)threadIdx.x; i < ROWS; i += THREADS) {
@@ -251,11 +292,18 @@ __global__ void __launch_bounds__(THREADS, 2)
     __syncthreads();
 
     const int first = b.v.n_cores > 0 ? 0 : b.low[0] / KEYS, last = b.own[ROWS - 1] / KEYS;
-    const uint32_t kv = shared_address(shared + layout<D>::kv);
-    const uint32_t bias_to = shared_address(shared + layout<D>::bias);
-    const float *bias = (const float *)(shared + layout<D>::bias);
+    const uint32_t kv = shared_address(shared + at::kv);
+    const uint32_t floats_to = shared_address(shared + at::floats);
+    const float *floats = (const float *)(shared + at::floats);
     const float c = a.scale * LOG2E, inverse = 1.0f / a.scale, slack = SLACK / c;
-    load_keys<D>(a, b, ids_of(b.v, first, last), first, kv, bias_to);
+    auto load = [&](uint2 ids, int t, int stage) {
+        const uint32_t to = floats_to + stage * at::n_floats * 4;
+        if (I8)
+            load_keys_i8<D>(a, b, ids, t, shared_address(shared + at::landing), to);
+        else
+            load_keys<D>(a, b, ids, t, kv + stage * at::stage, to);
+    };
+    load(ids_of(b.v, first, last), first, 0);
     copy_commit();
     uint2 ids = ids_of(b.v, first + 1, last);
 
@@ -263,7 +311,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     const bool idle = x0 + (uint32_t)row0 >= n_rows;
     const uint32_t q_at = shared_address(shared) + chunk_at<D>(row0 + (lane & 15), lane >> 4);
     const uint32_t k_at = kv + chunk_at<D>((lane & 7) + (lane >> 4) * 8, (lane >> 3) & 1);
-    const uint32_t v_at = kv + layout<D>::tile + chunk_at<D>(lane & 15, lane >> 4);
+    const uint32_t v_at = kv + at::tile + chunk_at<D>(lane & 15, lane >> 4);
     float o[2][D / 8][4] = {}, l[4] = {};
     float m[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
 
@@ -272,60 +320,90 @@ __global__ void __launch_bounds__(THREADS, 2)
         const int stage = (t - first) % STAGES, other = (stage + 1) % STAGES;
         copy_wait<0>();
         __syncthreads(); /* tile t is there for all, and all are past tile t - 1 */
+        if (I8) {
+            widen_keys<D>(shared + at::landing, shared + at::kv);
+            __syncthreads();
+        }
         if (t < last)
-            load_keys<D>(a, b, ids, t + 1, kv + other * layout<D>::stage,
-                         bias_to + other * KEYS * 4);
+            load(ids, t + 1, other);
         copy_commit();
         ids = ids_of(b.v, t + 2, last);
         if (idle ||
             (t * KEYS >= b.v.n_cores && (t * KEYS > b.own[row1] || t * KEYS + KEYS <= b.low[row0])))
             continue; /* no row of the warp sees any of it */
 
-        float s[2][KEYS / 8][4];
-        score<D>(s, q_at, k_at + stage * layout<D>::stage, bias + stage * KEYS, inverse, lane);
-        if (!all_slots(slots_of(b.v, 2 * t, b.low[row1], b.own[row0])) ||
-            !all_slots(slots_of(b.v, 2 * t + 1, b.low[row1], b.own[row0])))
-            hide(b, t, s);
-        weigh<D>(s, o, m, l, c, slack);
-        add_values<D>(o, s, v_at + stage * layout<D>::stage);
+        const uint32_t from = I8 ? 0 : stage * at::stage;
+        const float *of_tile = floats + stage * at::n_floats;
+#pragma unroll 1
+        for (int i = 0; i < KEYS / N; i++) {
+            float s[2][N / 8][4];
+            const uint32_t rows = from + i * N * D * 2;
+            bool all = true;
+            score<D, I8, N>(s, q_at, k_at + rows, of_tile + i * N, inverse, lane);
+            if (I8)
+                scale_scores<N>(s, of_tile + i * N, inverse, lane);
+#pragma unroll
+            for (int page = 0; page < N / ENTRIES; page++)
+                all = all && all_slots(slots_of(b.v, 2 * t + i + page, b.low[row1], b.own[row0]));
+            if (!all)
+                hide<N>(b, t * KEYS + i * N, s);
+            weigh<D, N>(s, o, m, l, c, slack);
+            if (I8)
+                scale_weights<N>(s, of_tile + V_SCALES + i * N, lane);
+            add_values<D, N>(o, s, v_at + rows);
+        }
     }
     store<D>(a, seq, head, x0, o, l);
 }
 
-template <int D> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
+template <int D, bool I8> static cudaError_t launch(const sc_cuda_attn *a, cudaStream_t stream)
 {
+    constexpr int bytes = layout<D, I8>::bytes;
     uint32_t n_tiles = (a->seqs.max_rows * a->group + ROWS - 1) / ROWS;
     uint64_t n_blocks = (uint64_t)n_tiles * a->n_kv_heads * a->seqs.n_seqs;
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return cudaErrorInvalidConfiguration;
-    prefill_kernel<D><<<(unsigned)n_blocks, THREADS, layout<D>::bytes, stream>>>(*a, n_tiles);
+    prefill_kernel<D, I8><<<(unsigned)n_blocks, THREADS, bytes, stream>>>(*a, n_tiles);
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream)
+template <bool I8> static cudaError_t launch_width(const sc_cuda_attn *a, cudaStream_t stream)
 {
     switch (a->head_dim) {
     case 32:
-        return launch<32>(a, stream);
+        return launch<32, I8>(a, stream);
     case 64:
-        return launch<64>(a, stream);
+        return launch<64, I8>(a, stream);
     case 128:
-        return launch<128>(a, stream);
+        return launch<128, I8>(a, stream);
     default:
         return cudaErrorInvalidValue;
     }
 }
 
-template <int D> static cudaError_t allow(void)
+extern "C" cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream)
 {
-    return cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                layout<D>::bytes);
+    if (a->dtype == SC_DTYPE_I8)
+        return launch_width<true>(a, stream);
+    return launch_width<false>(a, stream);
+}
+
+template <int D, bool I8> static cudaError_t allow(void)
+{
+    return cudaFuncSetAttribute(prefill_kernel<D, I8>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                layout<D, I8>::bytes);
+}
+
+template <bool I8> static cudaError_t allow_all(void)
+{
+    cudaError_t rc = allow<32, I8>();
+    if (rc == cudaSuccess)
+        rc = allow<64, I8>();
+    return rc == cudaSuccess ? allow<128, I8>() : rc;
 }
 
 extern "C" cudaError_t sc_cuda_attn_prefill_init(void)
 {
-    cudaError_t rc = allow<32>();
-    if (rc == cudaSuccess)
-        rc = allow<64>();
-    return rc == cudaSuccess ? allow<128>() : rc;
+    cudaError_t rc = allow_all<false>();
+    return rc == cudaSuccess ? allow_all<true>() : rc;
 }

@@ -13,6 +13,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include "base/dtype.h"
+#include "cuda/page.h"
+
 #define SC_CUDA_CHUNK       128u /* SC_CHUNK_MAX */
 #define SC_CUDA_PAGE        32u  /* SC_PAGE_ENTRIES */
 #define SC_CUDA_CHUNK_PAGES 5u   /* pages that a chunk, or its cores, can touch */
@@ -22,12 +25,12 @@
 extern "C" {
 #endif
 
-/* struct sc_kv_pool as kernels read it. */
+/* struct sc_kv_pool as kernels read it; scales of I8: cuda/page.h. */
 struct sc_cuda_kv_view {
     uint8_t *mem;
     size_t page_bytes, head_bytes, v_offset, bias_offset;
     uint32_t head_dim;
-    bool bf16;
+    enum sc_dtype dtype; /* F32, BF16 or I8 */
 };
 
 struct sc_cuda_dist_job {

@@ -37,11 +37,6 @@ static __device__ float widen(uint16_t x)
     return __uint_as_float((uint32_t)x << 16);
 }
 
-static __device__ float widen(float x)
-{
-    return x;
-}
-
 static __device__ void read4(const uint16_t *from, float (&x)[4])
 {
     const uint2 v = *(const uint2 *)from;
@@ -53,6 +48,19 @@ static __device__ void read4(const float *from, float (&x)[4])
 {
     const float4 v = *(const float4 *)from;
     x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+
+/* f32, and int8 without its scale. */
+template <typename T> static __device__ float widen(T x)
+{
+    return (float)x;
+}
+
+static __device__ void read4(const int8_t *from, float (&x)[4])
+{
+    const uint32_t v = *(const uint32_t *)from;
+    for (uint32_t k = 0; k < 4; k++)
+        x[k] = (float)(int8_t)(v >> 8 * k);
 }
 
 /* Back to the chunk's origin: by minus the angle whose cosine and sine turn holds. */
@@ -82,6 +90,16 @@ static __device__ const T *key_at(const struct sc_cuda_dist_launch &a, const chu
     return (const T *)(a.kv.mem + block) + at % SC_CUDA_PAGE * a.kv.head_dim;
 }
 
+/* Of int8 keys. */
+static __device__ float scale_of(const struct sc_cuda_dist_launch &a, const chunk &job,
+                                 uint32_t head, uint32_t token)
+{
+    const uint32_t at = job.slot0 + token;
+    const size_t block = job.pages[at / SC_CUDA_PAGE] * a.kv.page_bytes + head * a.kv.head_bytes;
+    return (
+        (const float *)(a.kv.mem + block + SC_CUDA_K_SCALES(a.kv.bias_offset)))[at % SC_CUDA_PAGE];
+}
+
 /* Four pairs a thread and turn; half of head_dim is a multiple of 4. Tokens from m to end are
  * padding. ahead: bytes from these keys to those of the next slab, 0 behind the last. */
 template <typename T, uint32_t S>
@@ -96,7 +114,7 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a, const c
     if (d >= s.n)
         return;
     for (uint32_t token0 = threadIdx.x / (PAIRS / 4); token0 < end; token0 += batch * step) {
-        float lo[batch][4] = {{0}}, hi[batch][4] = {{0}};
+        float lo[batch][4] = {{0}}, hi[batch][4] = {{0}}, scale[batch] = {};
         float4 t01[batch] = {}, t23[batch] = {};
 #pragma unroll
         for (uint32_t b = 0; b < batch; b++) { /* all on their way before anything waits */
@@ -111,6 +129,8 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a, const c
             }
             read4(key, lo[b]);
             read4(key + half, hi[b]);
+            if (sizeof(T) == 1)
+                scale[b] = scale_of(a, job, head, token);
             if (ahead != 0) { /* what the next slab will want */
                 prefetch_l2((const uint8_t *)key + ahead);
                 prefetch_l2((const uint8_t *)(key + half) + ahead);
@@ -121,6 +141,11 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a, const c
             const uint32_t token = token0 + b * step;
             if (token >= end)
                 continue;
+#pragma unroll
+            for (uint32_t k = 0; sizeof(T) == 1 && k < 4; k++) {
+                lo[b][k] *= scale[b];
+                hi[b][k] *= scale[b];
+            }
             if (a.turns != NULL) { /* padding stays zero */
                 unrotate(lo[b][0], hi[b][0], t01[b].x, t01[b].y);
                 unrotate(lo[b][1], hi[b][1], t01[b].z, t01[b].w);
@@ -153,6 +178,11 @@ static __device__ void load_by_one(const struct sc_cuda_dist_launch &a, const ch
             const T *key = key_at<T>(a, job, head, token) + s.first + d;
             lo = widen(key[0]);
             hi = widen(key[half]);
+            if (sizeof(T) == 1) {
+                const float scale = scale_of(a, job, head, token);
+                lo *= scale;
+                hi *= scale;
+            }
             if (a.turns != NULL) {
                 const float *turn = a.turns + 2 * ((size_t)token * half + s.first + d);
                 unrotate(lo, hi, turn[0], turn[1]);
@@ -398,7 +428,10 @@ template <uint32_t S>
 static cudaError_t launch_size(const struct sc_cuda_dist_launch *a, const share &s,
                                cudaStream_t stream)
 {
-    if (a->kv.bf16)
+    if (a->kv.dtype == SC_DTYPE_I8)
+        return a->cosine ? launch<int8_t, true, S>(a, s, stream)
+                         : launch<int8_t, false, S>(a, s, stream);
+    if (a->kv.dtype == SC_DTYPE_BF16)
         return a->cosine ? launch<uint16_t, true, S>(a, s, stream)
                          : launch<uint16_t, false, S>(a, s, stream);
     return a->cosine ? launch<float, true, S>(a, s, stream) : launch<float, false, S>(a, s, stream);

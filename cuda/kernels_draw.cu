@@ -19,7 +19,6 @@
 #define CHUNKS_MAX (SC_DRAW_TOKENS_MAX / CHUNK)
 #define LIST_MAX   4096u
 #define NOTHING    0xffffffffffffffffull
-#define BISECTIONS 12u
 
 struct row {
     const float *x;
@@ -191,22 +190,25 @@ static __device__ uint64_t needed(uint64_t total, float top_p)
     return need < 1 ? 1 : need > total ? total : need;
 }
 
-/* A bound within which columns are few enough for the list and have the mass that top-p wants, by
- * bisection from one that lets in too many. If there is none, that one. */
-static __device__ uint32_t narrow(const struct row &r, uint32_t bound, struct scratch *s)
+/* A bound within which columns are few enough for the list and as many as top-k wants, or of the
+ * mass that top-p wants, by bisection of its bits from one that lets in too many. If there is none,
+ * that one. */
+static __device__ uint32_t narrow(const struct row &r, uint32_t bound, bool top_k,
+                                  struct scratch *s)
 {
-    const uint64_t need = needed(s->total, r.draw.top_p);
-    float low = 0.0f, high = SC_DRAW_FLOAT(bound);
+    const uint64_t need = top_k ? 0 : needed(s->total, r.draw.top_p);
+    uint32_t low = 0, high = bound;
 
-    for (uint32_t round = 0; round < BISECTIONS; round++) {
-        const float middle = 0.5f * (low + high);
-        measure(r, SC_DRAW_BITS(middle), s);
-        const bool fits = s->n <= LIST_MAX, enough = s->within >= need;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        measure(r, middle, s);
+        const bool fits = s->n <= LIST_MAX;
+        const bool enough = top_k ? s->n >= r.draw.top_k : s->within >= need;
         __syncthreads();
         if (fits == enough)
-            return fits ? SC_DRAW_BITS(middle) : bound;
+            return fits ? middle : bound;
         if (fits)
-            low = middle;
+            low = middle + 1;
         else
             high = middle;
     }
@@ -300,18 +302,16 @@ static __device__ uint32_t draw_filtered(const struct row &r, struct scratch *s)
     const bool top_k = r.draw.top_k > 0 && r.draw.top_k < r.n_cols;
     uint32_t bound;
 
-    if (top_k && r.draw.top_k > THREADS)
-        return SC_DRAW_UNDECIDED;
     if (top_k) {
-        bound = bound_of_top_k(r, s);
+        bound = r.draw.top_k <= THREADS ? bound_of_top_k(r, s) : SC_DRAW_BITS(INFINITY);
     } else {
         sum_chunks(r, s);
         bound = bound_of_top_p(r, s);
     }
     bound = min(bound, r.draw.last);
     bool fits = collect(r, bound, s);
-    if (!fits && !top_k)
-        fits = collect(r, narrow(r, bound, s), s);
+    if (!fits)
+        fits = collect(r, narrow(r, bound, top_k, s), s);
     if (!fits)
         return SC_DRAW_UNDECIDED;
     if (threadIdx.x < 32) {

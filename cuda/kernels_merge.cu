@@ -7,7 +7,11 @@
  * ring in shared memory that only their own thread uses: rows are on their way long before they are
  * added, whatever cluster they belong to. Memory bound: every entry of the chunk is read once,
  * every core written once.
+ *
+ * int8: a core's scale follows from all of its row, so a row is a warp's, one warp has K, the other
+ * V. Also where a core is one member, it is rounded anew, as the twin does it.
  */
+#include "base/row_i8.h"
 #include "cuda/kernels_compress.h"
 #include "cuda/ptx.cuh"
 
@@ -169,6 +173,19 @@ static __device__ void write_means(const struct order *o, uint32_t m, const uint
     }
 }
 
+/* Of all cores, by all threads, in the end. */
+static __device__ void write_biases(const struct sc_cuda_merge_launch &a, const struct order &o,
+                                    uint32_t core_slot0, uint32_t n_cores, uint32_t count,
+                                    size_t row_bytes)
+{
+    for (uint32_t c = threadIdx.x; c < n_cores; c += THREADS) {
+        const uint32_t at = core_slot0 + c, slot = at % SC_CUDA_PAGE;
+        uint8_t *block = a.kv.mem + o.cores[c] - slot * row_bytes;
+        ((float *)(block + a.kv.bias_offset))[slot] =
+            c < count ? a.bias[o.n[c]] : -__int_as_float(0x7f800000);
+    }
+}
+
 template <typename T, uint32_t N>
 static __global__ void __launch_bounds__(THREADS)
     merge_kernel(const __grid_constant__ struct sc_cuda_merge_launch a)
@@ -213,21 +230,190 @@ static __global__ void __launch_bounds__(THREADS)
             write(c, core);
         }
     }
-    for (uint32_t c = threadIdx.x; c < n_cores; c += THREADS) {
-        const uint32_t at = core_slot0 + c, slot = at % SC_CUDA_PAGE;
-        uint8_t *block = a.kv.mem + o.cores[c] - slot * row_bytes;
-        ((float *)(block + a.kv.bias_offset))[slot] =
-            c < count ? a.bias[o.n[c]] : -__int_as_float(0x7f800000);
+    write_biases(a, o, core_slot0, n_cores, count, row_bytes);
+}
+
+/* ---- int8 ---- */
+
+#define LANE_WORDS 2u /* of four numbers each: 32 lanes of them are head_dim 256 */
+
+/* A lane's numbers of a row, zeros beyond head_dim: word w is number lane + 32 w of the row. */
+struct words {
+    uint32_t at[LANE_WORDS];
+};
+
+struct numbers {
+    float at[LANE_WORDS][4];
+};
+
+/* What a warp knows of its half of the entries, K or V. */
+struct side {
+    const float *scales; /* shared, by place in the order */
+    uint8_t *mem;        /* to which offsets of rows are added */
+    ptrdiff_t scales_at; /* from where the block's rows begin */
+    uint32_t head_dim, lane;
+};
+
+/* Rows that are not of whole words are not aligned to them either. */
+template <bool ALIGNED> static __device__ words read_words(const side &h, size_t row)
+{
+    const uint8_t *from = h.mem + row;
+    words x = {};
+#pragma unroll
+    for (uint32_t w = 0; w < LANE_WORDS; w++) {
+        const uint32_t d = 4 * (h.lane + 32 * w);
+        if (ALIGNED && d < h.head_dim)
+            x.at[w] = *(const uint32_t *)(from + d);
+        for (uint32_t e = 0; !ALIGNED && e < 4; e++)
+            x.at[w] |= d + e < h.head_dim ? (uint32_t)from[d + e] << 8 * e : 0;
     }
+    return x;
+}
+
+static __device__ void add_scaled(numbers &sum, const words &x, float scale)
+{
+#pragma unroll
+    for (uint32_t w = 0; w < LANE_WORDS; w++) {
+#pragma unroll
+        for (uint32_t e = 0; e < 4; e++)
+            sum.at[w][e] =
+                __fadd_rn(sum.at[w][e], __fmul_rn((float)(int8_t)(x.at[w] >> 8 * e), scale));
+    }
+}
+
+/* By all lanes: x as core c. */
+template <bool ALIGNED>
+static __device__ void write_core(const side &h, const struct order *o, uint32_t c, uint32_t slot,
+                                  const numbers &x)
+{
+    uint8_t *to = h.mem + o->cores[c];
+    uint32_t largest = 0;
+
+#pragma unroll
+    for (uint32_t w = 0; w < LANE_WORDS; w++) {
+#pragma unroll
+        for (uint32_t e = 0; e < 4; e++)
+            largest = max(largest, sc_row_i8_magnitude(x.at[w][e]));
+    }
+    const float scale = sc_row_i8_scale(__reduce_max_sync(ALL_LANES, largest));
+    const bool kept = scale > 0.0f;
+#pragma unroll
+    for (uint32_t w = 0; w < LANE_WORDS; w++) {
+        const uint32_t d = 4 * (h.lane + 32 * w);
+        uint32_t word = 0;
+#pragma unroll
+        for (uint32_t e = 0; e < 4; e++) {
+            const uint32_t q = (uint32_t)(kept ? sc_row_i8_round(x.at[w][e], scale) : 0) & 0xffu;
+            word |= q << 8 * e;
+            if (!ALIGNED && d + e < h.head_dim)
+                to[d + e] = (uint8_t)q;
+        }
+        if (ALIGNED && d < h.head_dim)
+            *(uint32_t *)(to + d) = word;
+    }
+    if (h.lane == 0)
+        ((float *)(to - slot * h.head_dim + h.scales_at))[slot] = scale;
+}
+
+/* As write_means, of whole rows. ring: the lane's. */
+template <bool ALIGNED>
+static __device__ void write_means_i8(const side &h, const struct order *o, uint32_t m,
+                                      uint32_t core_slot0, words *ring)
+{
+    const auto fetch = [&](uint32_t i) {
+        for (uint32_t w = 0; ALIGNED && i < m && w < LANE_WORDS; w++) {
+            const uint32_t d = 4 * (h.lane + 32 * w);
+            if (d < h.head_dim)
+                copy_async(&ring[i % AHEAD * THREADS].at[w], h.mem + o->rows[i] + d);
+        }
+        copy_commit();
+    };
+    numbers sum = {};
+
+    for (uint32_t k = 0; ALIGNED && k < AHEAD * LANE_WORDS; k++) { /* no copy goes there */
+        if (4 * (h.lane + 32 * (k % LANE_WORDS)) >= h.head_dim)
+            ring[k / LANE_WORDS * THREADS].at[k % LANE_WORDS] = 0;
+    }
+    for (uint32_t i = 0; i < AHEAD - 1; i++)
+        fetch(i);
+    for (uint32_t i = 0; i < m; i++) {
+        const uint32_t n = o->closes[i], c = o->label[i];
+        copy_wait<AHEAD - 2>();
+        const words x = ALIGNED ? ring[i % AHEAD * THREADS] : read_words<false>(h, o->rows[i]);
+        fetch(i + AHEAD - 1);
+        add_scaled(sum, x, h.scales[i]);
+        if (n == 0)
+            continue;
+#pragma unroll
+        for (uint32_t k = 0; k < 4 * LANE_WORDS; k++)
+            sum.at[k / 4][k % 4] = __fdiv_rn(sum.at[k / 4][k % 4], (float)n);
+        write_core<ALIGNED>(h, o, c, (core_slot0 + c) % SC_CUDA_PAGE, sum);
+        sum = {};
+    }
+}
+
+template <bool ALIGNED>
+static __global__ void __launch_bounds__(THREADS)
+    merge_i8_kernel(const __grid_constant__ struct sc_cuda_merge_launch a)
+{
+    __shared__ struct order o;
+    __shared__ struct words rings[AHEAD * THREADS];
+    __shared__ float scales[2][SC_CUDA_CHUNK];
+    const uint32_t index = blockIdx.x / a.n_kv_heads, head = blockIdx.x % a.n_kv_heads;
+    const uint32_t on_plane = a.n_planes == 1 ? 0 : head, row_bytes = a.kv.head_dim;
+    const struct sc_cuda_merge_job *job = &a.jobs[index];
+    const uint32_t m = job->m, n_cores = job->n_cores, core_slot0 = job->core_slot0;
+    const uint32_t count = a.counts[index * a.n_planes + on_plane], is_v = threadIdx.x / 32;
+    const uint64_t label_at = job->label_at + (uint64_t)on_plane * m;
+    const size_t head_at = head * a.kv.head_bytes;
+
+    for (uint32_t c = threadIdx.x; c < n_cores; c += THREADS) {
+        const uint32_t at = core_slot0 + c;
+        o.cores[c] = job->core_pages[at / SC_CUDA_PAGE] * a.kv.page_bytes + head_at +
+                     at % SC_CUDA_PAGE * row_bytes;
+    }
+    sort_tokens(job, a.labels + label_at, a.kv, head_at, row_bytes, &o);
+    for (uint32_t i = threadIdx.x; i < m; i += THREADS) {
+        const uint32_t at = job->slot0 + i, slot = at % SC_CUDA_PAGE;
+        const uint8_t *block = a.kv.mem + job->pages[at / SC_CUDA_PAGE] * a.kv.page_bytes + head_at;
+        scales[0][o.place[i]] = ((const float *)(block + SC_CUDA_K_SCALES(a.kv.bias_offset)))[slot];
+        scales[1][o.place[i]] = ((const float *)(block + SC_CUDA_V_SCALES(a.kv.bias_offset)))[slot];
+    }
+    __syncthreads();
+    const size_t part = is_v ? a.kv.v_offset : 0;
+    const side h = {scales[is_v], a.kv.mem + part,
+                    (ptrdiff_t)((is_v ? SC_CUDA_V_SCALES(a.kv.bias_offset)
+                                      : SC_CUDA_K_SCALES(a.kv.bias_offset)) -
+                                part),
+                    a.kv.head_dim, threadIdx.x % 32};
+    if (a.pick == SC_CUDA_PICK_MEAN)
+        write_means_i8<ALIGNED>(h, &o, m, core_slot0, rings + threadIdx.x);
+    for (uint32_t c = 0; c < n_cores; c++) {
+        const uint32_t n = o.n[c];
+        numbers x = {};
+        if (n != 0 && a.pick == SC_CUDA_PICK_MEAN)
+            continue;
+        if (n != 0) {
+            const uint32_t i =
+                a.pick == SC_CUDA_PICK_SEED ? o.place[a.seeds[label_at + c]] : o.first[c] + n - 1;
+            add_scaled(x, read_words<ALIGNED>(h, o.rows[i]), h.scales[i]);
+        }
+        write_core<ALIGNED>(h, &o, c, (core_slot0 + c) % SC_CUDA_PAGE, x);
+    }
+    write_biases(a, o, core_slot0, n_cores, count, row_bytes);
 }
 
 extern "C" cudaError_t sc_cuda_launch_merge(const struct sc_cuda_merge_launch *a,
                                             cudaStream_t stream)
 {
     const uint32_t n_blocks = a->n_jobs * a->n_kv_heads, hd = a->kv.head_dim;
-    if (a->kv.bf16 && hd % 4 == 0)
+    if (a->kv.dtype == SC_DTYPE_I8 && hd % 4 == 0)
+        merge_i8_kernel<true><<<n_blocks, THREADS, 0, stream>>>(*a);
+    else if (a->kv.dtype == SC_DTYPE_I8)
+        merge_i8_kernel<false><<<n_blocks, THREADS, 0, stream>>>(*a);
+    else if (a->kv.dtype == SC_DTYPE_BF16 && hd % 4 == 0)
         merge_kernel<uint16_t, 4><<<n_blocks, THREADS, 0, stream>>>(*a);
-    else if (a->kv.bf16)
+    else if (a->kv.dtype == SC_DTYPE_BF16)
         merge_kernel<uint16_t, 2><<<n_blocks, THREADS, 0, stream>>>(*a);
     else if (hd % 4 == 0)
         merge_kernel<uint32_t, 4><<<n_blocks, THREADS, 0, stream>>>(*a);

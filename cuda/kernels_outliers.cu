@@ -21,6 +21,11 @@ static __device__ float widen(float x)
     return x;
 }
 
+static __device__ float widen(int8_t x)
+{
+    return (float)x;
+}
+
 template <typename T> static __global__ void outliers_kernel(struct sc_cuda_dist_launch a)
 {
     const uint32_t index = blockIdx.x / a.n_planes, on_plane = blockIdx.x % a.n_planes;
@@ -39,9 +44,16 @@ template <typename T> static __global__ void outliers_kernel(struct sc_cuda_dist
         const T *key =
             (const T *)(page + head * a.kv.head_bytes) + (size_t)(at % SC_CUDA_PAGE) * head_dim;
         const float *mean = a.mean_key + ((size_t)job.mean * a.n_kv_heads + head) * head_dim;
-        float sum = 0.0f;
+        float sum = 0.0f, scale = 1.0f;
+        if (sizeof(T) == 1)
+            scale = ((const float *)(page + head * a.kv.head_bytes +
+                                     SC_CUDA_K_SCALES(a.kv.bias_offset)))[at % SC_CUDA_PAGE];
         for (uint32_t d = lane; d < half; d += 32) {
-            const float lo = widen(key[d]), hi = widen(key[d + half]);
+            float lo = widen(key[d]), hi = widen(key[d + half]);
+            if (sizeof(T) == 1) {
+                lo = __fmul_rn(lo, scale);
+                hi = __fmul_rn(hi, scale);
+            }
             float sine, cosine;
             sincosf(__fmul_rn((float)token, a.inv_freq[d]), &sine, &cosine);
             const float x = lo * cosine + hi * sine, y = hi * cosine - lo * sine;
@@ -67,7 +79,9 @@ extern "C" cudaError_t sc_cuda_launch_outliers(const struct sc_cuda_dist_launch 
     for (uint32_t s = 0; s < SC_CUDA_DIST_SIZES; s++)
         n_jobs += a->n_jobs[s];
     const dim3 grid(n_jobs * a->n_planes, (a->max_m + WARPS - 1) / WARPS);
-    if (a->kv.bf16)
+    if (a->kv.dtype == SC_DTYPE_I8)
+        outliers_kernel<int8_t><<<grid, 32 * WARPS, 0, stream>>>(*a);
+    else if (a->kv.dtype == SC_DTYPE_BF16)
         outliers_kernel<uint16_t><<<grid, 32 * WARPS, 0, stream>>>(*a);
     else
         outliers_kernel<float><<<grid, 32 * WARPS, 0, stream>>>(*a);

@@ -4,7 +4,9 @@
  * sum, the rotation and the store need no shared memory. Reference: cpu/qkv.c. */
 #include "cuda/kernels_qkv.h"
 
+#include "base/row_i8.h"
 #include "cuda/overlap.cuh"
+#include "cuda/page.h"
 #include "cuda/rows.cuh"
 
 #define QKV_WARPS     4
@@ -102,6 +104,28 @@ static __device__ inline void store_pairs(T *to, const pairs &p, uint32_t half, 
     }
 }
 
+static __device__ inline void store_i8(int8_t *to, float *scale_to, const pairs &p, uint32_t half,
+                                       unsigned lane)
+{
+    uint32_t largest = 0; /* what lies beyond head_dim is zero */
+
+#pragma unroll
+    for (int j = 0; j < LANE_PAIRS; j++)
+        largest = max(largest, max(sc_row_i8_magnitude(p.low[j]), sc_row_i8_magnitude(p.high[j])));
+    const float scale = sc_row_i8_scale(__reduce_max_sync(0xffffffffu, largest));
+    const bool kept = scale > 0.0f;
+#pragma unroll
+    for (int j = 0; j < LANE_PAIRS; j++) {
+        const uint32_t i = lane + 32 * j;
+        if (i < half) {
+            to[i] = (int8_t)(kept ? sc_row_i8_round(p.low[j], scale) : 0);
+            to[half + i] = (int8_t)(kept ? sc_row_i8_round(p.high[j], scale) : 0);
+        }
+    }
+    if (lane == 0)
+        *scale_to = scale;
+}
+
 template <typename T>
 static __global__ void __launch_bounds__(32 * QKV_WARPS) qkv_kernel(sc_cuda_qkv_split a)
 {
@@ -135,14 +159,20 @@ static __global__ void __launch_bounds__(32 * QKV_WARPS) qkv_kernel(sc_cuda_qkv_
     const uint32_t kv_head = head - a.n_heads - (is_key ? 0 : a.n_kv_heads);
     uint8_t *block = a.mem + page * a.page_bytes + kv_head * a.head_bytes;
 
+    float *scale_to = (float *)(block + SC_CUDA_V_SCALES(a.bias_offset)); /* of I8 */
     if (is_key) {
         rotate(p, turn);
         if (lane == 0)
             ((float *)(block + a.bias_offset))[slot] = 0.0f;
+        scale_to = (float *)(block + SC_CUDA_K_SCALES(a.bias_offset));
     } else {
         block += a.v_offset;
     }
-    store_pairs((T *)block + (size_t)slot * a.head_dim, p, half, lane);
+    T *to = (T *)block + (size_t)slot * a.head_dim;
+    if constexpr (sizeof(T) == 1)
+        store_i8(to, scale_to + slot, p, half, lane);
+    else
+        store_pairs(to, p, half, lane);
 }
 
 extern "C" cudaError_t sc_cuda_launch_qkv(const struct sc_cuda_qkv_split *a, cudaStream_t stream)
@@ -152,7 +182,9 @@ extern "C" cudaError_t sc_cuda_launch_qkv(const struct sc_cuda_qkv_split *a, cud
 
     if (a->head_dim > 2 * 32 * LANE_PAIRS)
         return cudaErrorInvalidValue;
-    if (a->bf16)
+    if (a->dtype == SC_DTYPE_I8)
+        return sc_overlap_launch(qkv_kernel<int8_t>, grid, 32 * QKV_WARPS, 0, stream, *a);
+    if (a->dtype == SC_DTYPE_BF16)
         return sc_overlap_launch(qkv_kernel<__nv_bfloat16>, grid, 32 * QKV_WARPS, 0, stream, *a);
     return sc_overlap_launch(qkv_kernel<float>, grid, 32 * QKV_WARPS, 0, stream, *a);
 }

@@ -4,8 +4,9 @@
 #define SC_CUDA_KERNELS_QKV_H
 
 #include <cuda_runtime_api.h>
-#include <stdbool.h>
 #include <stdint.h>
+
+#include "base/dtype.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,7 +25,7 @@ struct sc_cuda_qkv_split {
     size_t v_offset, bias_offset, head_bytes, page_bytes;
     uint32_t n_rows, n_heads, n_kv_heads, head_dim; /* head_dim even, <= 256 */
     float eps;
-    bool bf16; /* pages hold bf16, else f32 */
+    enum sc_dtype dtype; /* of pages: F32, BF16 or I8 */
 };
 cudaError_t sc_cuda_launch_qkv(const struct sc_cuda_qkv_split *args, cudaStream_t stream);
 

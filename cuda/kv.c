@@ -5,14 +5,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* K and V of a head lie entry after entry, as core files keep them: pack and unpack are copies.
- * The parts of a block are multiples of 64 bytes times an even head_dim, so 128-byte aligned. */
+#include "base/row_i8.h"
+#include "cuda/page.h"
+
+#define BLOCK_I8_MAX (2 * SC_PAGE_ENTRIES * (SC_CUDA_HEAD_DIM_MAX + 4u) + SC_PAGE_ENTRIES * 4u)
+
+/* K and V of a head lie entry after entry, as core files keep them: pack and unpack are copies,
+ * but of I8, whose scales are behind their rows there. The parts of a block are multiples of 32
+ * bytes times an even head_dim, so 64-byte aligned, and blocks are of 128 bytes. */
 static enum sc_status layout(const struct sc_kv_spec *spec, struct sc_kv_pool *pool,
                              struct sc_err *err)
 {
     size_t element = sc_dtype_bytes(spec->dtype);
-    if (spec->dtype != SC_DTYPE_F32 && spec->dtype != SC_DTYPE_BF16)
-        return sc_fail(err, SC_ENOTSUP, "kv pool: dtype %s, allowed f32 and bf16",
+    if (spec->dtype != SC_DTYPE_F32 && spec->dtype != SC_DTYPE_BF16 && spec->dtype != SC_DTYPE_I8)
+        return sc_fail(err, SC_ENOTSUP, "kv pool: dtype %s, allowed f32, bf16 and int8",
                        sc_dtype_name(spec->dtype));
     if (spec->head_dim == 0 || spec->head_dim > SC_CUDA_HEAD_DIM_MAX || spec->head_dim % 2 != 0)
         return sc_fail(err, SC_EINVAL, "kv pool: head_dim %u, allowed even numbers up to %u",
@@ -22,7 +28,8 @@ static enum sc_status layout(const struct sc_kv_spec *spec, struct sc_kv_pool *p
                        SC_CUDA_HEADS_MAX);
     pool->spec = *spec;
     pool->v_offset = SC_PAGE_ENTRIES * spec->head_dim * element;
-    pool->bias_offset = 2 * pool->v_offset;
+    pool->bias_offset =
+        2 * (pool->v_offset + (spec->dtype == SC_DTYPE_I8 ? SC_CUDA_SCALES_BYTES : 0));
     pool->head_bytes = pool->bias_offset + SC_PAGE_ENTRIES * sizeof(float);
     pool->page_bytes = pool->head_bytes * spec->n_kv_heads;
     return SC_OK;
@@ -78,38 +85,99 @@ static uint8_t *block_at(const struct sc_kv_pool *pool, uint32_t page, uint32_t 
     return pool->mem + page * pool->page_bytes + head * pool->head_bytes;
 }
 
+/* A row as it is packed, and back. */
+static void narrow_row(const struct sc_kv_spec *spec, const float *x, uint8_t *row)
+{
+    const uint32_t hd = spec->head_dim;
+    uint16_t *row16 = (uint16_t *)(void *)row;
+    uint32_t most = 0;
+
+    if (spec->dtype == SC_DTYPE_F32)
+        memcpy(row, x, hd * sizeof(*x));
+    for (uint32_t d = 0; spec->dtype == SC_DTYPE_BF16 && d < hd; d++)
+        row16[d] = sc_f32_to_bf16(x[d]);
+    if (spec->dtype != SC_DTYPE_I8)
+        return;
+    for (uint32_t d = 0; d < hd; d++) {
+        const uint32_t magnitude = sc_row_i8_magnitude(x[d]);
+        most = magnitude > most ? magnitude : most;
+    }
+    const float scale = sc_row_i8_scale(most);
+    for (uint32_t d = 0; d < hd; d++)
+        row[d] = (uint8_t)(scale > 0.0f ? sc_row_i8_round(x[d], scale) : 0);
+    memcpy(row + hd, &scale, sizeof(scale));
+}
+
+static void widen_row(const struct sc_kv_spec *spec, const uint8_t *row, float *x)
+{
+    const uint32_t hd = spec->head_dim;
+    const uint16_t *row16 = (const uint16_t *)(const void *)row;
+    float scale;
+
+    if (spec->dtype == SC_DTYPE_F32)
+        memcpy(x, row, hd * sizeof(*x));
+    for (uint32_t d = 0; spec->dtype == SC_DTYPE_BF16 && d < hd; d++)
+        x[d] = sc_bf16_to_f32(row16[d]);
+    if (spec->dtype != SC_DTYPE_I8)
+        return;
+    memcpy(&scale, row + hd, sizeof(scale));
+    for (uint32_t d = 0; d < hd; d++)
+        x[d] = scale * (float)(int8_t)row[d];
+}
+
 enum sc_status sc_cuda_kv_read(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                                uint32_t slot, uint32_t head, float *k, float *v, float *bias,
                                struct sc_err *err)
 {
-    uint16_t k16[SC_CUDA_HEAD_DIM_MAX], v16[SC_CUDA_HEAD_DIM_MAX];
-    bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
+    float rows[2][SC_CUDA_HEAD_DIM_MAX]; /* of any type: int8 with its scale is shorter */
     enum sc_status st = sc_check_entry(&pool->spec, pool->n_pages, page, slot, head, err);
     if (st == SC_OK)
-        st = sc_cuda_kv_pack(be, pool, page, slot, 1, head, bf16 ? (void *)k16 : k,
-                             bf16 ? (void *)v16 : v, bias, err);
-    for (uint32_t d = 0; st == SC_OK && bf16 && d < pool->spec.head_dim; d++) {
-        k[d] = sc_bf16_to_f32(k16[d]);
-        v[d] = sc_bf16_to_f32(v16[d]);
-    }
-    return st;
+        st = sc_cuda_kv_pack(be, pool, page, slot, 1, head, rows[0], rows[1], bias, err);
+    if (st != SC_OK)
+        return st;
+    widen_row(&pool->spec, (const uint8_t *)rows[0], k);
+    widen_row(&pool->spec, (const uint8_t *)rows[1], v);
+    return SC_OK;
 }
 
 enum sc_status sc_cuda_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                                 uint32_t slot, uint32_t head, const float *k, const float *v,
                                 float bias, struct sc_err *err)
 {
-    uint16_t k16[SC_CUDA_HEAD_DIM_MAX], v16[SC_CUDA_HEAD_DIM_MAX];
-    bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
+    float rows[2][SC_CUDA_HEAD_DIM_MAX];
     enum sc_status st = sc_check_entry(&pool->spec, pool->n_pages, page, slot, head, err);
     if (st != SC_OK)
         return st;
-    for (uint32_t d = 0; bf16 && d < pool->spec.head_dim; d++) {
-        k16[d] = sc_f32_to_bf16(k[d]);
-        v16[d] = sc_f32_to_bf16(v[d]);
+    narrow_row(&pool->spec, k, (uint8_t *)rows[0]);
+    narrow_row(&pool->spec, v, (uint8_t *)rows[1]);
+    return sc_cuda_kv_unpack(be, pool, page, slot, 1, head, rows[0], rows[1], &bias, err);
+}
+
+/* I8: the whole block comes, one copy instead of five, and its rows get their scales here. */
+static enum sc_status pack_i8(struct sc_backend *be, const struct sc_kv_pool *pool,
+                              const uint8_t *from, uint32_t slot0, uint32_t n, uint8_t *k,
+                              uint8_t *v, float *bias, struct sc_err *err)
+{
+    const uint32_t hd = pool->spec.head_dim;
+    uint8_t block[BLOCK_I8_MAX];
+    enum sc_status st =
+        sc_cuda_check(cudaMemcpyAsync(block, from, pool->head_bytes, cudaMemcpyDeviceToHost,
+                                      sc_cuda_device(be)->stream),
+                      "kv entries to the host", err);
+    if (st == SC_OK)
+        st = sc_cuda_sync(be, err);
+    if (st != SC_OK)
+        return st;
+    const uint8_t *k_scales = block + SC_CUDA_K_SCALES(pool->bias_offset);
+    const uint8_t *v_scales = block + SC_CUDA_V_SCALES(pool->bias_offset);
+    for (uint32_t slot = slot0; slot < slot0 + n; slot++, k += hd + 4, v += hd + 4) {
+        memcpy(k, block + slot * hd, hd);
+        memcpy(v, block + pool->v_offset + slot * hd, hd);
+        memcpy(k + hd, k_scales + slot * 4, 4);
+        memcpy(v + hd, v_scales + slot * 4, 4);
     }
-    return sc_cuda_kv_unpack(be, pool, page, slot, 1, head, bf16 ? (const void *)k16 : k,
-                             bf16 ? (const void *)v16 : v, &bias, err);
+    memcpy(bias, block + pool->bias_offset + slot0 * sizeof(*bias), n * sizeof(*bias));
+    return SC_OK;
 }
 
 enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
@@ -123,6 +191,8 @@ enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, u
         return st;
     const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
     const uint8_t *block = block_at(pool, page, head);
+    if (pool->spec.dtype == SC_DTYPE_I8)
+        return pack_i8(be, pool, block, slot0, n, k, v, bias, err);
     cudaError_t rc = cudaMemcpyAsync(k, block + slot0 * row, n * row, down, stream);
     if (rc == cudaSuccess)
         rc = cudaMemcpyAsync(v, block + pool->v_offset + slot0 * row, n * row, down, stream);
@@ -133,6 +203,17 @@ enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, u
     return st == SC_OK ? sc_cuda_sync(be, err) : st;
 }
 
+/* Packed rows of K or V apart from their scales. No row that was rounded holds -128: in one from a
+ * file it is 0, as on the CPU. */
+static void split_rows(const uint8_t *from, uint32_t n, uint32_t hd, uint8_t *rows, uint8_t *scales)
+{
+    for (uint32_t i = 0; i < n; i++, from += hd + 4, rows += hd) {
+        for (uint32_t d = 0; d < hd; d++)
+            rows[d] = from[d] == 0x80 ? 0 : from[d];
+        memcpy(scales + (size_t)i * 4, from + hd, 4);
+    }
+}
+
 enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                                  uint32_t slot0, uint32_t n, uint32_t head, const void *k,
                                  const void *v, const float *bias, struct sc_err *err)
@@ -141,27 +222,44 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
     enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
     if (st != SC_OK)
         return st;
-    const size_t row = pool->v_offset / SC_PAGE_ENTRIES, bias_row = sizeof(*bias);
-    uint8_t *block = block_at(pool, page, head), *host;
+    const bool i8 = pool->spec.dtype == SC_DTYPE_I8;
+    const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
+    /* In the order of a block: where each lies there, and bytes of an entry. */
+    const struct {
+        size_t at, bytes;
+    } parts[] = {{0, row},
+                 {pool->v_offset, row},
+                 {SC_CUDA_K_SCALES(pool->bias_offset), i8 ? 4 : 0},
+                 {SC_CUDA_V_SCALES(pool->bias_offset), i8 ? 4 : 0},
+                 {pool->bias_offset, sizeof(*bias)}};
+    uint8_t *block = block_at(pool, page, head), *host[SC_ARRAY_LEN(parts)];
+    size_t entry = 0;
     void *staged, *unused;
+    for (size_t i = 0; i < SC_ARRAY_LEN(parts); i++)
+        entry += parts[i].bytes;
     /* Through pinned memory, so that a restored document's many pages need not wait for each
      * other: a whole page is one copy. */
-    st = sc_cuda_stage_take(dev, n * (2 * row + bias_row), "kv entries", &staged, &unused, err);
+    st = sc_cuda_stage_take(dev, n * entry, "kv entries", &staged, &unused, err);
     if (st != SC_OK)
         return st;
-    host = staged;
-    memcpy(host, k, n * row);
-    memcpy(host + n * row, v, n * row);
-    memcpy(host + 2 * n * row, bias, n * bias_row);
+    host[0] = staged;
+    for (size_t i = 1; i < SC_ARRAY_LEN(parts); i++)
+        host[i] = host[i - 1] + n * parts[i - 1].bytes;
+    if (i8) {
+        split_rows(k, n, pool->spec.head_dim, host[0], host[2]);
+        split_rows(v, n, pool->spec.head_dim, host[1], host[3]);
+    } else {
+        memcpy(host[0], k, n * row);
+        memcpy(host[1], v, n * row);
+    }
+    memcpy(host[4], bias, n * sizeof(*bias));
     if (n == SC_PAGE_ENTRIES)
-        return sc_cuda_stage_send(dev, host, block, pool->head_bytes, err);
-    st = sc_cuda_stage_send(dev, host, block + slot0 * row, n * row, err);
-    if (st == SC_OK)
-        st = sc_cuda_stage_send(dev, host + n * row, block + pool->v_offset + slot0 * row, n * row,
-                                err);
-    if (st == SC_OK)
-        st = sc_cuda_stage_send(dev, host + 2 * n * row,
-                                block + pool->bias_offset + slot0 * bias_row, n * bias_row, err);
+        return sc_cuda_stage_send(dev, host[0], block, pool->head_bytes, err);
+    for (size_t i = 0; st == SC_OK && i < SC_ARRAY_LEN(parts); i++) {
+        if (parts[i].bytes != 0)
+            st = sc_cuda_stage_send(dev, host[i], block + parts[i].at + slot0 * parts[i].bytes,
+                                    n * parts[i].bytes, err);
+    }
     return st;
 }
 

@@ -38,6 +38,13 @@ __device__ __forceinline__ void copy_async_cached(uint32_t shared, const void *g
                  : "memory");
 }
 
+/* 4 bytes, or zeros where n is 0. */
+__device__ __forceinline__ void copy_async_word(uint32_t shared, const void *global, int n)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(n)
+                 : "memory");
+}
+
 /* What the thread has asked for since the last call is a group, also when that is nothing. */
 __device__ __forceinline__ void copy_commit()
 {
@@ -57,11 +64,27 @@ __device__ __forceinline__ void prefetch_l2(const void *global)
 
 /* ---- arithmetic ---- */
 
+/* x, which the compiler does not know to be x: what follows from it is computed where it stands
+ * rather than kept in registers through a loop. */
+__device__ __forceinline__ uint32_t again(uint32_t x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 /* To the nearest, ties to even. */
 __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
 {
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+}
+
+/* Both halves. */
+__device__ __forceinline__ uint32_t add_bf16(uint32_t a, uint32_t b)
+{
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(0x3f803f80u), "r"(b));
     return r;
 }
 

@@ -96,7 +96,7 @@ enum sc_status sc_cuda_qkv(struct sc_backend *be, const struct sc_qkv_args *a, s
         .n_kv_heads = a->n_kv_heads,
         .head_dim = a->head_dim,
         .eps = a->eps,
-        .bf16 = a->pool->spec.dtype == SC_DTYPE_BF16,
+        .dtype = a->pool->spec.dtype,
     };
     return sc_cuda_check(sc_cuda_launch_qkv(&split, dev->stream), "qkv", err);
 }

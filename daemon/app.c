@@ -158,8 +158,6 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
     enum sc_status st = choose_backend(config, &opts.open_backend, &gpu, err);
 
     if (st == SC_OK)
-        st = sc_config_check_device(config, gpu, err);
-    if (st == SC_OK)
         st = sc_config_devices(config, devices, &devices_given, err);
     opts.devices = devices_given ? devices : NULL;
     if (config->kv_memory > 100)

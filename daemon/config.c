@@ -379,15 +379,6 @@ enum sc_status sc_config_load(struct sc_config *config, const char *path, struct
     return st;
 }
 
-enum sc_status sc_config_check_device(const struct sc_config *config, bool gpu, struct sc_err *err)
-{
-    if (gpu && config->kv_dtype == SC_DTYPE_I8)
-        return sc_fail(err, SC_ENOTSUP,
-                       "kv.dtype: \"int8\": pages of a GPU are bf16 or f32; engine.backend \"cpu\" "
-                       "would work");
-    return SC_OK;
-}
-
 enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *err)
 {
     enum sc_status st;
@@ -420,9 +411,6 @@ enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *er
         return sc_fail(err, SC_EINVAL,
                        "engine.math: \"int8\" needs engine.weight_dtype \"int8\", which is \"%s\"",
                        sc_dtype_name(config->weight_dtype));
-    st = sc_config_check_device(config, config->backend == SC_BACKEND_CUDA, err);
-    if (st != SC_OK)
-        return st;
     if (config->prefill_tokens > 0 && config->prefill_tokens < 16)
         return sc_fail(err, SC_EINVAL, "engine.prefill_tokens: %u, must be 0 or 16..%u",
                        config->prefill_tokens, SC_STEP_TOKENS_MAX);

@@ -116,9 +116,6 @@ enum sc_status sc_config_set(struct sc_config *config, const char *key, const ch
 /* engine.devices into ret [tensor_parallel]; false: the key is empty. */
 enum sc_status sc_config_devices(const struct sc_config *config, int *ret_devices, bool *ret_given,
                                  struct sc_err *err) SC_MUST_CHECK;
-/* What a GPU lacks; gpu: the engine will run on one. */
-enum sc_status sc_config_check_device(const struct sc_config *config, bool gpu,
-                                      struct sc_err *err) SC_MUST_CHECK;
 /* What no single key can tell: a model is named, addresses are allowed, parts fit together. */
 enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *err) SC_MUST_CHECK;
 

@@ -57,24 +57,20 @@ static void write_page(struct scene *s, struct rng *r, uint32_t page, uint32_t l
                        bool core)
 {
     uint32_t hd = s->sh->head_dim;
-    size_t n = (size_t)SC_PAGE_ENTRIES * hd;
-    float *k = malloc(n * sizeof(*k)), *v = malloc(n * sizeof(*v)), bias[SC_PAGE_ENTRIES];
-    uint16_t *k16 = (uint16_t *)(void *)k, *v16 = (uint16_t *)(void *)v;
+    size_t bytes = SC_PAGE_ENTRIES * sc_kv_row_bytes(s->dtype, hd);
+    uint8_t *k = malloc(bytes), *v = malloc(bytes);
+    float x[SC_CPU_HEAD_DIM_MAX], y[SC_CPU_HEAD_DIM_MAX], bias[SC_PAGE_ENTRIES];
 
     for (uint32_t h = 0; h < s->sh->n_kv_heads; h++) {
-        for (uint32_t i = 0; i < n; i++) {
-            bool seen = i / hd >= lo && i / hd < hi;
-            float x = seen ? rng_normal(r) : NAN_KEY, y = seen ? rng_normal(r) : NAN_KEY;
-            if (s->dtype == SC_DTYPE_BF16) {
-                k16[i] = sc_f32_to_bf16(x);
-                v16[i] = sc_f32_to_bf16(y);
-            } else {
-                k[i] = x;
-                v[i] = y;
-            }
-        }
+        uint8_t *k_to = k, *v_to = v;
         for (uint32_t i = 0; i < SC_PAGE_ENTRIES; i++) {
             bool seen = i >= lo && i < hi;
+            for (uint32_t d = 0; d < hd; d++) {
+                x[d] = seen ? rng_normal(r) : NAN_KEY;
+                y[d] = seen ? rng_normal(r) : NAN_KEY;
+            }
+            k_to = pack_row(k_to, x, hd, s->dtype);
+            v_to = pack_row(v_to, y, hd, s->dtype);
             bias[i] = !seen                   ? NAN_KEY
                       : !core                 ? 0.0f
                       : rng_below(r, 16) == 0 ? -INFINITY

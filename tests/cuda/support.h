@@ -95,28 +95,49 @@ static inline double relative_error(const float *got, const float *want, size_t 
             fail_msg("%s: relative error %g, limit %g", what, e_, (double)(limit));                \
     } while (0)
 
+/* A row as pools of that dtype pack it; returns its end. int8: by division and rounding, as the
+ * contract says. */
+static inline uint8_t *pack_row(uint8_t *to, const float *x, uint32_t n, enum sc_dtype dtype)
+{
+    float largest = 0.0f, scale;
+    bool finite = true;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint16_t bf16 = sc_f32_to_bf16(x[i]);
+        largest = fmaxf(largest, fabsf(x[i]));
+        finite &= isfinite(x[i]) != 0;
+        if (dtype == SC_DTYPE_F32)
+            memcpy(to + 4 * i, &x[i], 4);
+        else if (dtype == SC_DTYPE_BF16)
+            memcpy(to + 2 * i, &bf16, 2);
+    }
+    scale = finite ? largest / 127.0f : NAN;
+    for (uint32_t i = 0; dtype == SC_DTYPE_I8 && i < n; i++)
+        to[i] = (uint8_t)(scale > 0.0f ? lrintf(x[i] / scale) : 0);
+    if (dtype == SC_DTYPE_I8)
+        memcpy(to + n, &scale, sizeof(scale));
+    return to + sc_kv_row_bytes(dtype, n);
+}
+
 /* Writes the same random entries into pools of both backends. */
 static inline void fill_pools(struct rng *r, struct sc_backend *a, struct sc_kv_pool *pa,
                               struct sc_backend *b, struct sc_kv_pool *pb, uint32_t n_pages,
                               uint32_t n_kv_heads, uint32_t head_dim, enum sc_dtype dtype)
 {
-    const size_t n = (size_t)SC_PAGE_ENTRIES * head_dim;
-    float *k = malloc(n * sizeof(*k)), *v = malloc(n * sizeof(*v)), bias[SC_PAGE_ENTRIES];
+    const size_t bytes = SC_PAGE_ENTRIES * sc_kv_row_bytes(dtype, head_dim);
+    uint8_t *k = malloc(bytes), *v = malloc(bytes);
+    float x[SC_CPU_HEAD_DIM_MAX], y[SC_CPU_HEAD_DIM_MAX], bias[SC_PAGE_ENTRIES];
     for (uint32_t p = 0; p < n_pages; p++) {
         for (uint32_t h = 0; h < n_kv_heads; h++) {
-            uint16_t *k16 = (uint16_t *)(void *)k, *v16 = (uint16_t *)(void *)v;
-            for (size_t i = 0; i < n; i++) {
-                float x = rng_normal(r), y = rng_normal(r);
-                if (dtype == SC_DTYPE_BF16) {
-                    k16[i] = sc_f32_to_bf16(x);
-                    v16[i] = sc_f32_to_bf16(y);
-                } else {
-                    k[i] = x;
-                    v[i] = y;
+            uint8_t *k_to = k, *v_to = v;
+            for (uint32_t i = 0; i < SC_PAGE_ENTRIES; i++) {
+                for (uint32_t d = 0; d < head_dim; d++) {
+                    x[d] = rng_normal(r) * (float)(1 + i); /* scales differ from row to row */
+                    y[d] = rng_normal(r) / (float)(1 + i);
                 }
-            }
-            for (uint32_t i = 0; i < SC_PAGE_ENTRIES; i++)
+                k_to = pack_row(k_to, x, head_dim, dtype);
+                v_to = pack_row(v_to, y, head_dim, dtype);
                 bias[i] = logf(1.0f + (float)rng_below(r, 6));
+            }
             assert_ok(a->ops->kv_unpack(a, pa, p, 0, SC_PAGE_ENTRIES, h, k, v, bias, err));
             assert_ok(b->ops->kv_unpack(b, pb, p, 0, SC_PAGE_ENTRIES, h, k, v, bias, err));
         }

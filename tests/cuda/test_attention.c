@@ -1,6 +1,8 @@
 #include "tests/cuda/attention_scene.h"
 
-/* Scores of f32 differ by about 1e-6, weights by as much, values are about 1. */
+/* Scores of f32 differ by about 1e-6, weights by as much, values are about 1. int8 entries are
+ * whole numbers on both sides, whose scales are applied to the same sums: the limits are the same.
+ */
 #define TOLERANCE_F32 1e-5
 /* Queries and weights are rounded to bf16 (2^-9 each, at random): sums of products to some 1e-3. */
 #define TOLERANCE_BF16 8e-3
@@ -8,7 +10,7 @@
 static bool takes_tensor_cores(const struct scene *s, int math)
 {
     uint32_t hd = s->sh->head_dim;
-    return math == 1 && s->dtype == SC_DTYPE_BF16 && (hd == 32 || hd == 64 || hd == 128);
+    return math == 1 && s->dtype != SC_DTYPE_F32 && (hd == 32 || hd == 64 || hd == 128);
 }
 
 /* Every device that has a pool against the twin. */
@@ -55,6 +57,7 @@ static void decode_matches_the_cpu_backend(void **state)
     for (size_t i = 0; i < SC_ARRAY_LEN(decode_shapes); i++) {
         compare_with_twin(&decode_shapes[i], SC_DTYPE_BF16, 0xf, 2 * i);
         compare_with_twin(&decode_shapes[i], SC_DTYPE_F32, 0xc, 2 * i + 1);
+        compare_with_twin(&decode_shapes[i], SC_DTYPE_I8, 0xf, 2 * i);
     }
 }
 
@@ -70,6 +73,7 @@ static void long_contexts_match_the_cpu_backend(void **state)
     for (size_t i = 0; i < SC_ARRAY_LEN(longs); i++) {
         compare_with_twin(&longs[i], SC_DTYPE_BF16, 0x7, 100 + i);
         compare_with_twin(&longs[i], SC_DTYPE_F32, 0x4, 200 + i);
+        compare_with_twin(&longs[i], SC_DTYPE_I8, 0x6, 100 + i);
     }
 }
 
@@ -92,6 +96,7 @@ static void blocks_match_the_cpu_backend(void **state)
     for (size_t i = 0; i < SC_ARRAY_LEN(prefill_shapes); i++) {
         compare_with_twin(&prefill_shapes[i], SC_DTYPE_BF16, 0xf, 300 + 2 * i);
         compare_with_twin(&prefill_shapes[i], SC_DTYPE_F32, 0xc, 301 + 2 * i);
+        compare_with_twin(&prefill_shapes[i], SC_DTYPE_I8, 0xf, 300 + 2 * i);
     }
 }
 
@@ -127,12 +132,15 @@ static const struct shape cut_shapes[] = {
     {128, 1, 1, 1, {{200, 0, 31, 0, 0}}},
 };
 
+/* What kernels on tensor cores read. */
+static const enum sc_dtype short_dtypes[] = {SC_DTYPE_BF16, SC_DTYPE_I8};
+
 static void how_a_block_is_cut_changes_nothing(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(cut_shapes); i++) {
+    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(cut_shapes); i++) {
         struct scene s;
-        scene_open(&s, &cut_shapes[i], SC_DTYPE_BF16, 0xf, 400 + i);
+        scene_open(&s, &cut_shapes[i / 2], short_dtypes[i % 2], 0xf, 400 + i / 2);
         for (int d = 0; d < 4; d++) {
             uint32_t n = s.n_rows;
             float *whole = attend(&s, d / 2, d % 2, s.seqs, 1, 1);
@@ -152,9 +160,9 @@ static void how_a_block_is_cut_changes_nothing(void **state)
 static void strict_decode_gives_the_bits_of_a_block(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(cut_shapes); i++) {
+    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(cut_shapes); i++) {
         struct scene s;
-        scene_open(&s, &cut_shapes[i], SC_DTYPE_BF16, 0xa, 500 + i);
+        scene_open(&s, &cut_shapes[i / 2], short_dtypes[i % 2], 0xa, 500 + i / 2);
         for (int math = 0; math < 2; math++) {
             float *whole = attend(&s, math, 1, s.seqs, 1, 1);
             for (uint32_t row = 0; row < s.n_rows; row += 13) {
@@ -188,15 +196,16 @@ static void other_sequences_of_the_call_change_nothing(void **state)
         {96, 1, 2, 3, {{1, 700, 20, 0, 0}, {50, 3, 0, 0, 0}, {16, 31, 0, 0, 0}}},
     };
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(mixed); i++) {
+    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(mixed); i++) {
+        const uint32_t n_seqs = mixed[i / 2].n_seqs;
         struct scene s;
-        scene_open(&s, &mixed[i], SC_DTYPE_BF16, 0xf, 600 + i);
+        scene_open(&s, &mixed[i / 2], short_dtypes[i % 2], 0xf, 600 + i / 2);
         for (int d = 0; d < 4; d++) {
-            float *all = attend(&s, d / 2, d % 2, s.seqs, mixed[i].n_seqs, 1);
-            float *again = attend(&s, d / 2, d % 2, s.seqs, mixed[i].n_seqs, 1);
-            float *alone = attend(&s, d / 2, d % 2, s.seqs, mixed[i].n_seqs, mixed[i].n_seqs);
+            float *all = attend(&s, d / 2, d % 2, s.seqs, n_seqs, 1);
+            float *again = attend(&s, d / 2, d % 2, s.seqs, n_seqs, 1);
+            float *alone = attend(&s, d / 2, d % 2, s.seqs, n_seqs, n_seqs);
             assert_same_rows(&s, again, all, 0, s.n_rows, "a second time");
-            for (uint32_t j = 0; j < mixed[i].n_seqs; j++)
+            for (uint32_t j = 0; j < n_seqs; j++)
                 assert_same_rows(&s, alone, all, s.seqs[j].row0, s.seqs[j].n_rows, "alone");
             free(all);
             free(again);
@@ -225,10 +234,11 @@ static void check_equal_keys(int math, enum sc_dtype dtype, double tolerance)
             k[d] = rng_normal(&r);
         for (uint32_t j = 0; j < EACH; j++) {
             uint32_t at = g * EACH + j;
-            for (uint32_t d = 0; d < HD; d++) {
-                v[d] = to_dtype(rng_normal(&r), dtype);
+            for (uint32_t d = 0; d < HD; d++)
+                v[d] = rng_normal(&r);
+            to_kept_row(v, HD, dtype);
+            for (uint32_t d = 0; d < HD; d++)
                 mean[d] += v[d] / EACH;
-            }
             assert_ok(be->ops->kv_write(be, pool, s.seqs[1].core_pages[at / 32], at % 32, 0, k, v,
                                         0.0f, err));
         }
@@ -249,24 +259,28 @@ static void check_equal_keys(int math, enum sc_dtype dtype, double tolerance)
 }
 
 /* bf16: means are rounded (values of about 0.5 by 1e-3 at random, some 40 of them averaged), and
- * weights are, which are not the same ones on both sides. */
+ * weights are, which are not the same ones on both sides. int8: means are rounded to 1/127 of their
+ * largest, by up to 4e-3. */
 static void a_core_of_equal_keys_weighs_as_much_as_its_members(void **state)
 {
     (void)state;
     check_equal_keys(0, SC_DTYPE_F32, 1e-6);
     check_equal_keys(1, SC_DTYPE_BF16, 3e-3);
+    check_equal_keys(0, SC_DTYPE_I8, 4e-3);
+    check_equal_keys(1, SC_DTYPE_I8, 5e-3);
 }
 
 static void large_scores_neither_overflow_nor_vanish(void **state)
 {
     static const struct shape sh = {64, 4, 1, 2, {{60, 500, 100, 0, 0}, {1, 900, 40, 0, 0}}};
     (void)state;
-    for (int math = 0; math < 2; math++) {
+    for (int i = 0; i < 4; i++) {
+        const int math = i / 2;
         struct scene s;
-        scene_open(&s, &sh, SC_DTYPE_BF16, 0x5, 88);
+        scene_open(&s, &sh, short_dtypes[i % 2], 0x5, 88);
         /* Scores of some hundreds; powers of two, so that rounding to bf16 stays the same. */
-        for (size_t i = 0; i < (size_t)s.n_rows * s.width; i++)
-            s.q[i] = to_dtype(s.q[i], SC_DTYPE_BF16) * 64.0f;
+        for (size_t j = 0; j < (size_t)s.n_rows * s.width; j++)
+            s.q[j] = to_dtype(s.q[j], SC_DTYPE_BF16) * 64.0f;
         float *got = attend(&s, math, 0, s.seqs, 2, 1);
         assert_close(math == 1 ? "large scores, bf16" : "large scores, f32", got, twin_result(&s),
                      (size_t)s.n_rows * s.width, math == 1 ? TOLERANCE_BF16 : 2e-4);

@@ -26,11 +26,10 @@ static void fill_page(struct scene *s, struct rng *r, const float *centres, uint
                       uint32_t head, const uint32_t *pos0)
 {
     const uint32_t hd = s->head_dim, half = hd / 2;
-    static float x[2][32 * 256];
-    static uint16_t x16[2][32 * 256];
-    float bias[32];
+    static uint8_t rows[2][32 * 256 * 4];
+    uint8_t *k_to = rows[0], *v_to = rows[1];
+    float k[256], v[256], bias[32];
     for (uint32_t i = 0; i < 32; i++) {
-        float *k = x[0] + i * hd, *v = x[1] + i * hd;
         const float *centre = centres + (rng_below(r, 6) * HEADS_MAX + head) * 256;
         bias[i] = pos0 != NULL ? 0.0f : NAN_KEY;
         for (uint32_t d = 0; d < hd; d++) {
@@ -43,16 +42,12 @@ static void fill_page(struct scene *s, struct rng *r, const float *centres, uint
             k[d] = a * cosf(angle) - b * sinf(angle);
             k[d + half] = b * cosf(angle) + a * sinf(angle);
         }
+        k_to = pack_row(k_to, k, hd, s->dtype);
+        v_to = pack_row(v_to, v, hd, s->dtype);
     }
-    for (uint32_t i = 0; i < 32 * hd; i++) {
-        x16[0][i] = sc_f32_to_bf16(x[0][i]);
-        x16[1][i] = sc_f32_to_bf16(x[1][i]);
-    }
-    const bool bf = s->dtype == SC_DTYPE_BF16;
     for (int b = 0; b < 2; b++)
-        assert_ok(s->be[b]->ops->kv_unpack(s->be[b], s->pool[b], page, 0, 32, head,
-                                           bf ? (void *)x16[0] : x[0], bf ? (void *)x16[1] : x[1],
-                                           bias, err));
+        assert_ok(s->be[b]->ops->kv_unpack(s->be[b], s->pool[b], page, 0, 32, head, rows[0],
+                                           rows[1], bias, err));
 }
 
 /* Chunks of the given lengths, one behind the other from pos0; cores from entry 5. */
@@ -181,14 +176,14 @@ static void distances_match_the_twin_for_every_metric_and_length(void **state)
                                          {1, 96}, {1, 72}, {8, 128}, {1, 256}};
     double worst = 0.0;
     (void)state;
-    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(shapes); i++) {
+    for (size_t i = 0; i < 3 * SC_ARRAY_LEN(shapes); i++) {
         struct scene s;
         struct rng r = {i};
         uint32_t lengths[11] = {1, 128, 45, 32, 2, 64, 33, 96, 97};
         lengths[9] = 1 + rng_below(&r, 128);
         lengths[10] = 1 + rng_below(&r, 128);
-        scene_open(&s, (uint32_t)i, shapes[i / 2][0], shapes[i / 2][1],
-                   i % 2 ? SC_DTYPE_BF16 : SC_DTYPE_F32, rng_below(&r, 100), lengths, 11);
+        scene_open(&s, (uint32_t)i, shapes[i / 3][0], shapes[i / 3][1], kv_dtypes[i % 3],
+                   rng_below(&r, 100), lengths, 11);
         for (int metric = 0; metric < 4; metric++) {
             compare_distances(&s, (enum sc_metric)metric, 1, &worst);
             compare_distances(&s, (enum sc_metric)metric, s.n_kv_heads, &worst);
@@ -207,7 +202,8 @@ static void every_length_from_every_slot_is_measured(void **state)
         uint32_t lengths[8];
         for (uint32_t i = 0; i < 8; i++)
             lengths[i] = m0 + i;
-        scene_open(&s, m0, 1, 16, SC_DTYPE_BF16, m0 / 8 * 5 % 32, lengths, 8);
+        scene_open(&s, m0, 1, 16, m0 / 8 % 2 ? SC_DTYPE_I8 : SC_DTYPE_BF16, m0 / 8 * 5 % 32,
+                   lengths, 8);
         compare_distances(&s, SC_METRIC_L2_PRE, 1, &worst);
         scene_close(&s);
     }
@@ -247,10 +243,10 @@ static void far_broken_and_zero_keys_give_what_the_twin_gives(void **state)
 {
     static const uint32_t lengths[] = {64, 100};
     (void)state;
-    for (int dtype = 0; dtype < 2; dtype++) {
+    for (int dtype = 0; dtype < 3; dtype++) {
         struct scene s;
         double worst = 0.0;
-        scene_open(&s, 9, 2, 16, dtype ? SC_DTYPE_BF16 : SC_DTYPE_F32, 37, lengths, 2);
+        scene_open(&s, 9, 2, 16, kv_dtypes[dtype], 37, lengths, 2);
         for (uint32_t i = 0; i < 8; i++) {
             const uint32_t pos = 37 + 20 * i;
             const float bad[] = {NAN_KEY, 1e30f, -INFINITY, 0.0f};
@@ -332,7 +328,7 @@ static struct sc_merge_args merge_args(const struct scene *s, int b, uint32_t n_
 /* Every byte of both pools: cores, what lies beside them, and the chunks, which stay. */
 static void compare_pools(const struct scene *s)
 {
-    const size_t bytes = 32 * s->head_dim * sc_dtype_bytes(s->dtype);
+    const size_t bytes = 32 * sc_kv_row_bytes(s->dtype, s->head_dim);
     static uint8_t k[2][32 * 256 * 4], v[2][32 * 256 * 4];
     float bias[2][32];
     const uint32_t last = s->exact_pages[0]; /* pages were given out from the end */
@@ -354,11 +350,11 @@ static void cores_are_the_twins_bit_for_bit(void **state)
     static struct clusters c;
     struct rng r = {5};
     (void)state;
-    for (uint32_t i = 0; i < 4 * SC_ARRAY_LEN(shapes); i++) {
+    for (uint32_t i = 0; i < 6 * SC_ARRAY_LEN(shapes); i++) {
         struct scene s;
-        scene_open(&s, i, shapes[i / 4][0], shapes[i / 4][1], i % 2 ? SC_DTYPE_BF16 : SC_DTYPE_F32,
-                   37, lengths, SC_ARRAY_LEN(lengths));
-        const uint32_t n_planes = i % 4 < 2 ? 1 : s.n_kv_heads;
+        scene_open(&s, i, shapes[i / 6][0], shapes[i / 6][1], kv_dtypes[i % 3], 37, lengths,
+                   SC_ARRAY_LEN(lengths));
+        const uint32_t n_planes = i % 6 < 3 ? 1 : s.n_kv_heads;
         for (int rep = 0; rep < 4; rep++) { /* the last: a mean without bias */
             cluster_at_random(&s, &r, n_planes, &c);
             for (int b = 0; b < 2; b++) {

@@ -4,7 +4,9 @@
 static const struct sc_kv_spec specs[] = {
     {1, 2, SC_DTYPE_F32},   {3, 18, SC_DTYPE_F32},   {2, 64, SC_DTYPE_F32},
     {1, 256, SC_DTYPE_F32}, {1, 2, SC_DTYPE_BF16},   {3, 18, SC_DTYPE_BF16},
-    {2, 80, SC_DTYPE_BF16}, {8, 128, SC_DTYPE_BF16}, {1, 256, SC_DTYPE_BF16}};
+    {2, 80, SC_DTYPE_BF16}, {8, 128, SC_DTYPE_BF16}, {1, 256, SC_DTYPE_BF16},
+    {1, 2, SC_DTYPE_I8},    {3, 18, SC_DTYPE_I8},    {2, 80, SC_DTYPE_I8},
+    {8, 128, SC_DTYPE_I8},  {1, 256, SC_DTYPE_I8}};
 
 #define N_PAGES 3u
 
@@ -35,10 +37,10 @@ static void entries_are_read_as_they_were_written(void **state)
             assert_ok(be->ops->kv_read(be, pool, (uint32_t)(e / heads / SC_PAGE_ENTRIES),
                                        e / heads % SC_PAGE_ENTRIES, e % heads, got_k, got_v, &bias,
                                        err));
-            for (uint32_t d = 0; d < hd; d++) {
-                assert_true(got_k[d] == to_dtype(k[e * hd + d], specs[i].dtype));
-                assert_true(got_v[d] == to_dtype(v[e * hd + d], specs[i].dtype));
-            }
+            to_kept_row(k + e * hd, hd, specs[i].dtype);
+            to_kept_row(v + e * hd, hd, specs[i].dtype);
+            assert_memory_equal(got_k, k + e * hd, hd * sizeof(float));
+            assert_memory_equal(got_v, v + e * hd, hd * sizeof(float));
             assert_true(bias == (float)e);
         }
         free(k);
@@ -54,7 +56,7 @@ static void packed_entries_are_the_same_bytes_on_both_backends(void **state)
     (void)state;
     for (size_t i = 0; i < SC_ARRAY_LEN(specs); i++) {
         const uint32_t hd = specs[i].head_dim, heads = specs[i].n_kv_heads;
-        const size_t row = hd * sc_dtype_bytes(specs[i].dtype);
+        const size_t row = sc_kv_row_bytes(specs[i].dtype, hd);
         struct sc_kv_pool *pool = open_pool(be, &specs[i]), *twin = open_pool(cpu, &specs[i]);
         uint8_t k[2][32 * 256 * 4], v[2][32 * 256 * 4];
         float bias[2][32];
@@ -75,6 +77,36 @@ static void packed_entries_are_the_same_bytes_on_both_backends(void **state)
         be->ops->kv_close(be, pool);
         cpu->ops->kv_close(cpu, twin);
     }
+}
+
+/* A file may hold anything that a checksum lets through; -128 and any scale are in it. */
+static void any_bytes_of_int8_rows_mean_what_they_mean_to_the_cpu(void **state)
+{
+    enum { HD = 64, ROW = HD + 4 };
+    const struct sc_kv_spec spec = {1, HD, SC_DTYPE_I8};
+    struct sc_kv_pool *pool = open_pool(be, &spec), *twin = open_pool(cpu, &spec);
+    uint8_t k[2][32 * ROW], v[2][32 * ROW];
+    float bias[2][32] = {{0}}, x[2][HD], y[2][HD], b[2];
+    struct rng r = {4};
+    (void)state;
+    for (uint32_t i = 0; i < 32 * ROW; i++) {
+        k[0][i] = (uint8_t)rng_u32(&r);
+        v[0][i] = (uint8_t)i;
+    }
+    assert_ok(be->ops->kv_unpack(be, pool, 1, 0, 32, 0, k[0], v[0], bias[0], err));
+    assert_ok(cpu->ops->kv_unpack(cpu, twin, 1, 0, 32, 0, k[0], v[0], bias[0], err));
+    assert_ok(be->ops->kv_pack(be, pool, 1, 0, 32, 0, k[0], v[0], bias[0], err));
+    assert_ok(cpu->ops->kv_pack(cpu, twin, 1, 0, 32, 0, k[1], v[1], bias[1], err));
+    assert_memory_equal(k[0], k[1], sizeof(k[0]));
+    assert_memory_equal(v[0], v[1], sizeof(v[0]));
+    for (uint32_t slot = 0; slot < 32; slot++) {
+        assert_ok(be->ops->kv_read(be, pool, 1, slot, 0, x[0], y[0], &b[0], err));
+        assert_ok(cpu->ops->kv_read(cpu, twin, 1, slot, 0, x[1], y[1], &b[1], err));
+        for (uint32_t d = 0; d < HD; d++)
+            assert_true(x[0][d] == x[1][d] || (isnan(x[0][d]) && isnan(x[1][d])));
+    }
+    be->ops->kv_close(be, pool);
+    cpu->ops->kv_close(cpu, twin);
 }
 
 static void a_copied_page_holds_all_heads_and_leaves_the_others_alone(void **state)
@@ -139,6 +171,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(entries_are_read_as_they_were_written),
         cmocka_unit_test(packed_entries_are_the_same_bytes_on_both_backends),
+        cmocka_unit_test(any_bytes_of_int8_rows_mean_what_they_mean_to_the_cpu),
         cmocka_unit_test(a_copied_page_holds_all_heads_and_leaves_the_others_alone),
         cmocka_unit_test(bad_shapes_and_entries_are_refused),
     };

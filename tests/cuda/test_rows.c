@@ -290,7 +290,8 @@ struct qkv_case {
 
 /* Every entry that was written, and that its neighbours were not. */
 static void compare_pools(struct sc_backend *be, struct sc_backend *cpu,
-                          const struct sc_qkv_args *a, const struct sc_qkv_args *twin, bool bf16)
+                          const struct sc_qkv_args *a, const struct sc_qkv_args *twin,
+                          enum sc_dtype dtype, bool same_keys)
 {
     const uint32_t hd = a->head_dim;
     float k[2][256], v[2][256], bias[2];
@@ -308,6 +309,8 @@ static void compare_pools(struct sc_backend *be, struct sc_backend *cpu,
                 }
                 assert_true(bias[0] == 0.0f);
                 assert_memory_equal(v[0], v[1], hd * sizeof(float));
+                if (same_keys)
+                    assert_memory_equal(k[0], k[1], hd * sizeof(float));
                 for (uint32_t d = 0; d < hd; d++) {
                     diff += ((double)k[0][d] - k[1][d]) * ((double)k[0][d] - k[1][d]);
                     norm += (double)k[1][d] * k[1][d];
@@ -315,9 +318,10 @@ static void compare_pools(struct sc_backend *be, struct sc_backend *cpu,
             }
         }
     }
-    /* bf16: a last bit of f32 may tip the rounding of a few elements */
-    printf("  keys %.2e\n", sqrt(diff / norm));
-    assert_true(sqrt(diff / norm) < (bf16 ? 1e-3 : F32_LIMIT));
+    /* A last bit of f32 may tip the rounding of a few elements, by 2^-8 of each in bf16, 1/127 of
+     * the row's largest in int8. */
+    printf("  %s keys %.2e\n", sc_dtype_name(dtype), sqrt(diff / norm));
+    assert_true(same_keys || sqrt(diff / norm) < (dtype == SC_DTYPE_F32 ? F32_LIMIT : 1e-3));
 }
 
 static void check_qkv(const struct qkv_case *c, struct rng *r)
@@ -326,6 +330,8 @@ static void check_qkv(const struct qkv_case *c, struct rng *r)
     struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
     const uint32_t width = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
     const size_t size = (size_t)c->n * width;
+    /* Angles of 0: then keys have the twin's bits, too. */
+    const bool still = !c->norms && c->dtype == SC_DTYPE_I8;
     uint32_t pages[130], slots[130];
     float *x = random_floats(r, size), *angles = random_floats(r, (size_t)c->n * c->head_dim);
     float *norm = random_floats(r, c->head_dim), *q, *want;
@@ -334,6 +340,13 @@ static void check_qkv(const struct qkv_case *c, struct rng *r)
     for (uint32_t i = 0; i < c->n; i++) {
         pages[i] = 5 - i / 32;
         slots[i] = (i + 3) % 32;
+        for (uint32_t d = 0; still && d < c->head_dim; d++) {
+            /* as small as has a scale of few bits, and nothing */
+            const float by = i == 1 ? 1e-43f : i == 2 ? 0.0f : i == 3 ? 1e37f : 1.0f;
+            angles[i * c->head_dim + d] = d < c->head_dim / 2 ? 1.0f : 0.0f;
+            for (uint32_t h = c->n_heads; h < width / c->head_dim; h++)
+                x[(size_t)i * width + h * c->head_dim + d] *= by;
+        }
     }
     twin.q_norm = c->norms ? norm : NULL;
     twin.k_norm = c->norms ? norm : NULL;
@@ -359,7 +372,7 @@ static void check_qkv(const struct qkv_case *c, struct rng *r)
             q[(size_t)i * width + d] = want[(size_t)i * width + d] = 0.0f;
     }
     assert_close("queries", q, want, size, F32_LIMIT);
-    compare_pools(be, cpu, &a, &twin, c->dtype == SC_DTYPE_BF16);
+    compare_pools(be, cpu, &a, &twin, c->dtype, still);
     slots[0] = 32;
     assert_fails(SC_EINVAL, be->ops->qkv(be, &a, err));
     slots[0] = 0;
@@ -386,7 +399,11 @@ static void qkv_normalises_rotates_and_stores(void **state)
         {7, 1, 24, 33, true, SC_DTYPE_F32},    {4, 4, 80, 9, false, SC_DTYPE_BF16},
         {2, 1, 128, 40, true, SC_DTYPE_BF16},  {3, 3, 2, 5, false, SC_DTYPE_F32},
         {4, 2, 96, 17, true, SC_DTYPE_F32},    {3, 1, 256, 2, true, SC_DTYPE_F32},
-        {32, 8, 128, 1, false, SC_DTYPE_BF16},
+        {32, 8, 128, 1, false, SC_DTYPE_BF16}, {8, 2, 64, 130, true, SC_DTYPE_I8},
+        {4, 4, 80, 9, false, SC_DTYPE_I8},     {2, 1, 128, 40, true, SC_DTYPE_I8},
+        {3, 3, 2, 5, false, SC_DTYPE_I8},      {3, 2, 18, 70, true, SC_DTYPE_I8},
+        {3, 1, 256, 33, true, SC_DTYPE_I8},    {2, 2, 64, 40, false, SC_DTYPE_I8},
+        {1, 1, 18, 40, false, SC_DTYPE_I8},
     };
     struct rng r = {6};
     (void)state;

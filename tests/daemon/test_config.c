@@ -202,14 +202,6 @@ static void parts_must_fit_together(void **state)
     assert_int_equal(c.kv_dtype, SC_DTYPE_BF16);
     assert_ok(sc_config_set(&c, "kv.dtype", "int8", &err));
     assert_int_equal(c.kv_dtype, SC_DTYPE_I8);
-    assert_ok(sc_config_check(&c, &err)); /* auto may find a GPU only later */
-    assert_int_equal(sc_config_check_device(&c, true, &err), SC_ENOTSUP);
-    sc_err_clear(&err);
-    assert_ok(sc_config_set(&c, "engine.backend", "cuda", &err));
-    assert_int_equal(sc_config_check(&c, &err), SC_ENOTSUP);
-    assert_text_has(err.text, "kv.dtype: \"int8\": pages of a GPU are bf16 or f32");
-    sc_err_clear(&err);
-    assert_ok(sc_config_set(&c, "engine.backend", "cpu", &err));
     assert_ok(sc_config_check(&c, &err));
     assert_ok(sc_config_set(&c, "engine.prefill_tokens", "15", &err));
     assert_int_equal(sc_config_check(&c, &err), SC_EINVAL);

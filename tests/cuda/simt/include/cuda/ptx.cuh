@@ -27,6 +27,11 @@ template <int BYTES> static inline void copy_async_cached(uint32_t shared, const
     simt::copy_begin(simt::shared_memory(shared, BYTES), global, BYTES, BYTES);
 }
 
+static inline void copy_async_word(uint32_t shared, const void *global, int n)
+{
+    simt::copy_begin(simt::shared_memory(shared, 4), global, (size_t)n, 4);
+}
+
 static inline void copy_commit()
 {
     simt::copy_commit();
@@ -41,9 +46,20 @@ static inline void prefetch_l2(const void *)
 {
 }
 
+static inline uint32_t again(uint32_t x)
+{
+    return x;
+}
+
 static inline uint32_t pack_bf16(float lo, float hi)
 {
     return __float2bfloat16_rn(lo).bits | (uint32_t)__float2bfloat16_rn(hi).bits << 16;
+}
+
+static inline uint32_t add_bf16(uint32_t a, uint32_t b)
+{
+    return pack_bf16(__uint_as_float(a << 16) + __uint_as_float(b << 16),
+                     __uint_as_float(a & 0xffff0000u) + __uint_as_float(b & 0xffff0000u));
 }
 
 /* Flushes what is no normal number. */
