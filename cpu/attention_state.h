@@ -93,7 +93,7 @@ static void state_store(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 
 /* Where query i's part goes: all [head][token][head of the group], or each token's [head][head of
  * the group]. */
-static float *part_at(const struct sc_cpu_attn *a, uint32_t i)
+static float *part_of_query(const struct sc_cpu_attn *a, uint32_t i)
 {
     uint32_t floats = sc_cpu_attn_part_floats(a->pool);
     uint32_t head = i / (a->n_tokens * a->group), rest = i % (a->n_tokens * a->group);
@@ -107,7 +107,7 @@ static void state_put_part(const struct sc_cpu_attn *a, const struct sc_cpu_scra
 {
     uint32_t dim_pad = a->pool->dim_pad;
     for (uint32_t i = 0; i < query_count(a); i++) {
-        float *part = part_at(a, i);
+        float *part = part_of_query(a, i);
         memcpy(part, s->attn.span.o + i * query_stride(dim_pad), dim_pad * sizeof(float));
         memcpy(part + dim_pad, s->attn.span.sum + i * 16, 16 * sizeof(float));
         part[dim_pad + 16] = s->attn.span.top[i];

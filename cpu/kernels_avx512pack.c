@@ -6,6 +6,7 @@
 #include "cpu/simd.h"
 
 #include "cpu/bf16_impl.h"
+#include "cpu/packed_impl.h"
 
 #define WHOLE_ROWS 4 /* of a register tile of 64 outputs */
 #define HALF_ROWS  8 /* of 32 outputs */
@@ -23,50 +24,6 @@ struct piece {
     const float *bias; /* added at the end, or NULL */
     bool first;
 };
-
-struct tables {
-    __m512i low, high;
-};
-
-INLINE struct tables tables_of(const uint8_t exponents[16])
-{
-    const __m512i e = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)exponents));
-    return (struct tables){
-        .low = _mm512_slli_epi16(_mm512_and_si512(e, _mm512_set1_epi8(1)), 7),
-        .high = _mm512_and_si512(_mm512_srli_epi16(e, 1), _mm512_set1_epi8(0x7f)),
-    };
-}
-
-/* 64 weights: w[0] the first 32, w[1] the last. */
-INLINE void unpack_half(const struct tables *t, const uint8_t *from, __m512i codes, const int half,
-                        __m512i *w)
-{
-    const __m512i x = _mm512_loadu_si512(from + 64 * half);
-    const __m512i code =
-        _mm512_and_si512(half == 0 ? codes : _mm512_srli_epi16(codes, 4), _mm512_set1_epi8(0x0f));
-    /* (x & mask) | what was looked up */
-    const __m512i lo = _mm512_ternarylogic_epi32(x, _mm512_set1_epi8(0x7f),
-                                                 _mm512_shuffle_epi8(t->low, code), 0xea);
-    const __m512i hi = _mm512_ternarylogic_epi32(x, _mm512_set1_epi8((char)0x80),
-                                                 _mm512_shuffle_epi8(t->high, code), 0xea);
-    w[0] = _mm512_unpacklo_epi8(lo, hi);
-    w[1] = _mm512_unpackhi_epi8(lo, hi);
-}
-
-INLINE void unpack_row(const int halves, const int half0, const struct tables *t,
-                       const uint8_t *from, __m512i *w)
-{
-    const uint8_t *ahead = from + SC_CPU_PACKED_AHEAD;
-    const __m512i codes = _mm512_loadu_si512(from + 128);
-    _mm_prefetch(ahead + 64 * half0, _MM_HINT_T0);
-    if (halves == 2)
-        _mm_prefetch(ahead + 64, _MM_HINT_T0);
-    if (half0 == 0)
-        _mm_prefetch(ahead + 128, _MM_HINT_T0);
-#pragma GCC unroll 2
-    for (int h = 0; h < halves; h++)
-        unpack_half(t, from, codes, half0 + h, w + 2 * h);
-}
 
 /* Puts a rare weight in its place; at: of 128, of which w has those from `first` on. */
 INLINE void put_rare(__m512i *w, const int n, uint32_t first, uint32_t at, uint16_t bits)
