@@ -229,7 +229,7 @@ static uint32_t bound_of_top_p(const struct row *r, uint64_t total)
 {
     const double least = (double)total * (1.0 - (double)r->draw->top_p) / r->n;
     const double d = log2((double)SC_DRAW_ONE / (least + 1e-3)) / -(double)r->draw->scale;
-    return d > 0.0 ? SC_DRAW_BITS((float)d) : 0;
+    return d > 0.0 ? SC_TWIN_BITS((float)d) : 0;
 }
 
 /* All tokens with distances <= last; false: more than fit. */

@@ -13,7 +13,7 @@
 #ifndef SC_BASE_DRAW_H
 #define SC_BASE_DRAW_H
 
-#include <stdint.h>
+#include "base/twin.h"
 
 #define SC_DRAW_TOKENS_MAX (1u << 20)
 #define SC_DRAW_ONE        (1u << 30) /* the mass of the likeliest token */
@@ -28,31 +28,10 @@ struct sc_draw {
 };
 
 #ifdef __CUDACC__
-#define SC_DRAW_FN        static __device__ __forceinline__
-#define SC_DRAW_MUL(a, b) __fmul_rn(a, b)
-#define SC_DRAW_ADD(a, b) __fadd_rn(a, b)
-#define SC_DRAW_BITS(f)   __float_as_uint(f)
-#define SC_DRAW_FLOAT(u)  __uint_as_float(u)
-#define SC_DRAW_ROUND(f)  ((uint32_t)__float2int_rn(f))
+#define SC_DRAW_ROUND(f) ((uint32_t)__float2int_rn(f))
 #else
 #include <math.h>
-#include <string.h>
-#define SC_DRAW_FN        static inline
-#define SC_DRAW_MUL(a, b) ((a) * (b))
-#define SC_DRAW_ADD(a, b) ((a) + (b))
-#define SC_DRAW_ROUND(f)  ((uint32_t)lrintf(f))
-static inline uint32_t SC_DRAW_BITS(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof(u));
-    return u;
-}
-static inline float SC_DRAW_FLOAT(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
+#define SC_DRAW_ROUND(f) ((uint32_t)lrintf(f))
 #endif
 
 /* Taylor series of 2^f, |f| <= 1/2, to the sixth power. */
@@ -66,26 +45,26 @@ static inline float SC_DRAW_FLOAT(uint32_t u)
 #define SC_DRAW_MAGIC  12582912.0f /* 1.5 * 2^23: a sum with it keeps whole numbers */
 
 /* d >= 0 orders as its bits do, +inf (a masked token) last; the sum with 0 makes -0 of +0. */
-SC_DRAW_FN uint32_t sc_draw_distance(float max, float logit)
+SC_TWIN_FN uint32_t sc_draw_distance(float max, float logit)
 {
-    return SC_DRAW_BITS(SC_DRAW_ADD(SC_DRAW_ADD(max, -logit), 0.0f));
+    return SC_TWIN_BITS(SC_TWIN_ADD(SC_TWIN_ADD(max, -logit), 0.0f));
 }
 
-SC_DRAW_FN uint32_t sc_draw_mass(uint32_t distance, float scale)
+SC_TWIN_FN uint32_t sc_draw_mass(uint32_t distance, float scale)
 {
-    const float power = SC_DRAW_MUL(SC_DRAW_FLOAT(distance), scale);
+    const float power = SC_TWIN_MUL(SC_TWIN_FLOAT(distance), scale);
     const float t = power > SC_DRAW_LOWEST ? power : SC_DRAW_LOWEST;
-    const float whole = SC_DRAW_ADD(t, SC_DRAW_MAGIC);
-    const float f = SC_DRAW_ADD(t, -SC_DRAW_ADD(whole, -SC_DRAW_MAGIC));
+    const float whole = SC_TWIN_ADD(t, SC_DRAW_MAGIC);
+    const float f = SC_TWIN_ADD(t, -SC_TWIN_ADD(whole, -SC_DRAW_MAGIC));
     float y = SC_DRAW_C6;
-    y = SC_DRAW_ADD(SC_DRAW_MUL(y, f), SC_DRAW_C5);
-    y = SC_DRAW_ADD(SC_DRAW_MUL(y, f), SC_DRAW_C4);
-    y = SC_DRAW_ADD(SC_DRAW_MUL(y, f), SC_DRAW_C3);
-    y = SC_DRAW_ADD(SC_DRAW_MUL(y, f), SC_DRAW_C2);
-    y = SC_DRAW_ADD(SC_DRAW_MUL(y, f), SC_DRAW_C1);
-    y = SC_DRAW_ADD(SC_DRAW_MUL(y, f), 1.0f);
-    y = SC_DRAW_FLOAT(SC_DRAW_BITS(y) + (SC_DRAW_BITS(whole) << 23));
-    return SC_DRAW_ROUND(SC_DRAW_MUL(y, (float)SC_DRAW_ONE));
+    y = SC_TWIN_ADD(SC_TWIN_MUL(y, f), SC_DRAW_C5);
+    y = SC_TWIN_ADD(SC_TWIN_MUL(y, f), SC_DRAW_C4);
+    y = SC_TWIN_ADD(SC_TWIN_MUL(y, f), SC_DRAW_C3);
+    y = SC_TWIN_ADD(SC_TWIN_MUL(y, f), SC_DRAW_C2);
+    y = SC_TWIN_ADD(SC_TWIN_MUL(y, f), SC_DRAW_C1);
+    y = SC_TWIN_ADD(SC_TWIN_MUL(y, f), 1.0f);
+    y = SC_TWIN_FLOAT(SC_TWIN_BITS(y) + (SC_TWIN_BITS(whole) << 23));
+    return SC_DRAW_ROUND(SC_TWIN_MUL(y, (float)SC_DRAW_ONE));
 }
 
 #ifndef __CUDACC__

@@ -4,7 +4,8 @@
  *
  * Every instruction set that runs here: dense products of a 2048 x 2048 matrix with 1, 64 and 512
  * rows, attention of one decode step over 8192 entries, and prefill attention of 512 rows; 32
- * heads, 8 KV heads of 64. "w8a8" is int8 weights with int8 activations. The best of several runs.
+ * heads, 8 KV heads of 64; tokens drawn from eight rows of 128256 logits, beside the plain loops of
+ * base/draw.c. "w8a8" is int8 weights with int8 activations. The best of several runs.
  * Where OpenBLAS was linked, its sgemm is in the table.
  */
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/draw.h"
 #include "cpu/cpu.h"
 
 #ifdef SC_HAVE_OPENBLAS
@@ -183,6 +185,84 @@ static void bench_openblas(struct bench *b, int n_threads)
 }
 #endif
 
+/* ---- draws ---- */
+
+enum { VOCAB = 128256, DRAW_ROWS = 8 };
+
+struct draws {
+    struct bench *b;
+    float *x, best[2 * DRAW_ROWS];
+    struct sc_draw draws[DRAW_ROWS];
+};
+
+static void draw_by_backend(struct draws *d)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_backend *be = d->b->be;
+    must(be->ops->row_max(be, d->x, DRAW_ROWS, VOCAB, VOCAB, d->best, &err), &err);
+    must(be->ops->draw(be, d->x, DRAW_ROWS, VOCAB, VOCAB, d->draws, d->best, &err), &err);
+}
+
+static void draw_plainly(struct draws *d)
+{
+    for (uint32_t i = 0; i < DRAW_ROWS; i++) {
+        uint32_t id;
+        const float *row = d->x + (size_t)i * VOCAB;
+        float max = sc_draw_largest(row, VOCAB, NULL, &id);
+        id = sc_draw_token(row, VOCAB, max, &d->draws[i], NULL);
+        memcpy(&d->best[2 * i + 1], &id, sizeof(id));
+    }
+}
+
+static double fastest_row(void (*run)(struct draws *d), struct draws *d)
+{
+    double best = 1e9;
+    for (int i = 0; i < 12; i++) {
+        double t = now_s();
+        run(d);
+        t = now_s() - t;
+        best = t < best ? t : best;
+    }
+    return best / DRAW_ROWS;
+}
+
+/* Logits of about a model's spread, twenty of them likely. */
+static void bench_draws(struct bench *b)
+{
+    static const struct {
+        const char *name;
+        float temperature, top_p;
+        uint32_t top_k;
+    } ways[] = {{"T 1", 1.0f, 1.0f, 0},
+                {"T 0.7, p 0.95", 0.7f, 0.95f, 0},
+                {"T 0.7, k 50, p 0.9", 0.7f, 0.9f, 50}};
+    struct draws d = {.b = b, .x = malloc((size_t)DRAW_ROWS * VOCAB * sizeof(float))};
+    uint32_t r = 1;
+    if (d.x == NULL)
+        return;
+    for (size_t i = 0; i < (size_t)DRAW_ROWS * VOCAB; i++) {
+        float sum = 0.0f;
+        for (int k = 0; k < 4; k++)
+            sum += (float)((r = r * 1664525u + 1013904223u) >> 8) * 0x1p-24f;
+        d.x[i] = (sum - 2.0f) * 4.3f;
+    }
+    for (uint32_t i = 0; i < DRAW_ROWS * 20; i++)
+        d.x[(size_t)(i % DRAW_ROWS) * VOCAB + (r = r * 1664525u + 1013904223u) % VOCAB] =
+            8.0f + 0.5f * (float)(i / DRAW_ROWS);
+    for (size_t w = 0; w < sizeof(ways) / sizeof(ways[0]); w++) {
+        for (uint32_t i = 0; i < DRAW_ROWS; i++)
+            d.draws[i] = (struct sc_draw){.scale = -1.44269504f / ways[w].temperature,
+                                          .top_p = ways[w].top_p,
+                                          .top_k = ways[w].top_k,
+                                          .last = 0x7f7fffff,
+                                          .random = (uint64_t)i << 60 | 12345};
+        printf("%-11s draw %-18s %8.3f ms a row, plain loops %.3f\n", sc_cpu_isa_name(b->isa),
+               ways[w].name, fastest_row(draw_by_backend, &d) * 1e3,
+               fastest_row(draw_plainly, &d) * 1e3);
+    }
+    free(d.x);
+}
+
 int main(int argc, char **argv)
 {
     struct sc_backend_opts opts = {.n_ranks = 1, .n_threads = 1};
@@ -205,6 +285,7 @@ int main(int argc, char **argv)
         bench_matmul(&b, SC_DTYPE_I8, "int8");
         bench_attention(&b, SC_DTYPE_BF16);
         bench_attention(&b, SC_DTYPE_I8);
+        bench_draws(&b);
         if (!rounds)
             bench_attention(&b, SC_DTYPE_F32);
         b.be->ops->close(b.be);

@@ -11,7 +11,7 @@ static void draw_masses(const float *x, uint32_t n, float max, const struct sc_d
                         uint32_t *to)
 {
     const vf top = v_set1(max), scale = v_set1(draw->scale), magic = v_set1(SC_DRAW_MAGIC);
-    const vf least = v_set1(-SC_DRAW_FLOAT(draw->last));
+    const vf least = v_set1(-SC_TWIN_FLOAT(draw->last));
 
     for (uint32_t i = 0; i < n; i += 16) {
         const uint32_t count = n - i < 16 ? n - i : 16;

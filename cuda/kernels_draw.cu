@@ -134,7 +134,7 @@ static __device__ void sort(uint64_t *list, uint32_t size)
 /* No more than the threads' k-th smallest of their own smallest distances. */
 static __device__ uint32_t bound_of_top_k(const struct row &r, struct scratch *s)
 {
-    uint32_t least = SC_DRAW_BITS(INFINITY);
+    uint32_t least = SC_TWIN_BITS(INFINITY);
     for (uint32_t c = threadIdx.x; c < r.n_cols; c += THREADS)
         least = min(least, sc_draw_distance(r.max, r.x[c]));
     s->list[threadIdx.x] = least;
@@ -150,7 +150,7 @@ static __device__ uint32_t bound_of_top_p(const struct row &r, const struct scra
     const float least =
         (float)s->total * (1.0f - r.draw.top_p) / (float)r.n_cols + 1e-3f; /* a guess will do */
     const float distance = log2f((float)SC_DRAW_ONE / least) / -r.draw.scale;
-    return distance > 0.0f ? SC_DRAW_BITS(distance) : 0;
+    return distance > 0.0f ? SC_TWIN_BITS(distance) : 0;
 }
 
 /* Mass and number of the columns with distances <= bound, into within and n. */
@@ -303,7 +303,7 @@ static __device__ uint32_t draw_filtered(const struct row &r, struct scratch *s)
     uint32_t bound;
 
     if (top_k) {
-        bound = r.draw.top_k <= THREADS ? bound_of_top_k(r, s) : SC_DRAW_BITS(INFINITY);
+        bound = r.draw.top_k <= THREADS ? bound_of_top_k(r, s) : SC_TWIN_BITS(INFINITY);
     } else {
         sum_chunks(r, s);
         bound = bound_of_top_p(r, s);
@@ -342,7 +342,7 @@ static __global__ void __launch_bounds__(THREADS)
         column = draw_filtered(r, &s);
     }
     if (threadIdx.x == 0)
-        best[2 * blockIdx.x + 1] = SC_DRAW_FLOAT(column);
+        best[2 * blockIdx.x + 1] = SC_TWIN_FLOAT(column);
 }
 
 extern "C" cudaError_t sc_cuda_launch_draw(const float *x, uint32_t n_rows, uint32_t width,

@@ -90,7 +90,7 @@ static struct sc_draw plan_draw(const struct sc_sampling *p)
     struct sc_draw draw = {
         .top_p = p->top_p,
         .top_k = p->top_k > 0 ? (uint32_t)p->top_k : 0,
-        .last = SC_DRAW_BITS(INFINITY) - 1,
+        .last = SC_TWIN_BITS(INFINITY) - 1,
     };
     if (p->temperature > 0.0f) {
         draw.scale = (float)(-1.4426950408889634 / (double)p->temperature);
@@ -99,7 +99,7 @@ static struct sc_draw plan_draw(const struct sc_sampling *p)
     if (p->min_p > 0.0f) {
         /* p >= min_p * p_max  <=>  d <= -ln(min_p) * T; the bit above lets a tie by rounding in. */
         double d = -log((double)p->min_p) * (double)p->temperature;
-        uint32_t bits = SC_DRAW_BITS(nextafterf((float)d, INFINITY));
+        uint32_t bits = SC_TWIN_BITS(nextafterf((float)d, INFINITY));
         draw.last = bits < draw.last ? bits : draw.last;
     }
     return draw;

@@ -96,8 +96,8 @@ static void check(const float *x, uint32_t n, uint32_t kind, uint64_t key)
         .scale = -1.44269504f / temperatures[r % 5],
         .top_p = ps[(r >> 8) % 6],
         .top_k = ks[(r >> 16) % 7],
-        .last = (r >> 24) % 3 == 0 ? SC_DRAW_BITS((float)((r >> 32) % 100) * 0.05f)
-                                   : SC_DRAW_BITS(INFINITY) - 1,
+        .last = (r >> 24) % 3 == 0 ? SC_TWIN_BITS((float)((r >> 32) % 100) * 0.05f)
+                                   : SC_TWIN_BITS(INFINITY) - 1,
         .random = key % 7 == 0   ? 0
                   : key % 7 == 1 ? UINT64_MAX
                                  : sc_mix64(r),
@@ -143,13 +143,13 @@ static void a_mass_is_the_exponential(void **state)
     for (uint32_t i = 0; i <= 400000; i++) {
         float d = (float)i * 0x1p-14f, scale = -1.44269504f;
         double want = exp(-(double)d) * SC_DRAW_ONE;
-        uint32_t got = sc_draw_mass(SC_DRAW_BITS(d), scale);
+        uint32_t got = sc_draw_mass(SC_TWIN_BITS(d), scale);
         if (fabs(got - want) > 0.5 + 2e-6 * want)
             fail_msg("e^-%g: %u, not %.1f", (double)d, got, want);
     }
     assert_int_equal(sc_draw_mass(0, -1e30f), SC_DRAW_ONE);
-    assert_int_equal(sc_draw_mass(SC_DRAW_BITS(INFINITY), -0.01f), 0);
-    assert_int_equal(sc_draw_mass(SC_DRAW_BITS(3.4e38f), -1e30f), 0);
+    assert_int_equal(sc_draw_mass(SC_TWIN_BITS(INFINITY), -0.01f), 0);
+    assert_int_equal(sc_draw_mass(SC_TWIN_BITS(3.4e38f), -1e30f), 0);
 }
 
 static void the_largest_is_found(void **state)

@@ -20,7 +20,7 @@ static struct sc_draw any_draw(struct rng *r)
         .scale = rng_below(r, 5) == 0 ? 0.0f : -0.2f * (float)(1 + rng_below(r, 30)),
         .top_p = ps[rng_below(r, 3)],
         .top_k = rng_below(r, 2) * rng_below(r, 90),
-        .last = SC_DRAW_BITS(rng_below(r, 2) == 0 ? 4.0f : 3e38f),
+        .last = SC_TWIN_BITS(rng_below(r, 2) == 0 ? 4.0f : 3e38f),
         .random = (uint64_t)rng_u32(r) << 32 | rng_u32(r),
     };
 }

@@ -28,7 +28,7 @@ static struct sc_draw any_draw(struct rng *r)
         .scale = scales[rng_below(r, 5)],
         .top_p = ps[rng_below(r, 5)],
         .top_k = ks[rng_below(r, 8)],
-        .last = SC_DRAW_BITS(rng_below(r, 3) == 0 ? 3.5f : 3e38f),
+        .last = SC_TWIN_BITS(rng_below(r, 3) == 0 ? 3.5f : 3e38f),
         .random = rng_below(r, 9) == 0 ? UINT64_MAX : (uint64_t)rng_u32(r) << 32 | rng_u32(r),
     };
 }
