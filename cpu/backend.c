@@ -206,8 +206,10 @@ static void choose_kernels(struct sc_cpu_device *dev)
         }
         if (dev->isa == SC_CPU_ISA_AVX512BF16 && has_vbmi())
             sc_cpu_kernels_avx512vbmi(&dev->kernels);
-        if (dev->isa == SC_CPU_ISA_AMX)
+        if (dev->isa == SC_CPU_ISA_AMX) {
             sc_cpu_kernels_amx(&dev->kernels);
+            sc_cpu_kernels_amxfew(&dev->kernels);
+        }
         if (has_vnni())
             sc_cpu_kernels_avx512vnni(&dev->kernels);
         return;

@@ -236,5 +236,6 @@ void sc_cpu_kernels_avx512pack(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_avx512vbmi(struct sc_cpu_kernels *kernels); /* into those of avx512bf16 */
 void sc_cpu_kernels_avx512vnni(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels);
+void sc_cpu_kernels_amxfew(struct sc_cpu_kernels *kernels); /* into those of amx */
 
 #endif

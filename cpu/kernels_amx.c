@@ -2,66 +2,17 @@
  *
  * The instruction sums the even and the odd products of its 32 columns apart and adds both sums to
  * the accumulator: a row's bits follow from that row and from where the steps of 32 begin, never
- * from the number of rows. Tiles 0-3 accumulate, 4-5 hold rows of activations, 6-7 weights or
- * entries. Each call configures the unit for itself and leaves it released. */
+ * from the number of rows. */
 #include "cpu/kernels.h"
 #define SC_SIMD_AVX512
 #include "cpu/simd.h"
 
 #include "cpu/bf16_impl.h"
 
-struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
+#include "cpu/amx_impl.h"
 
-/* Row counts of the two tiles of activations and of what they accumulate: 0 and 1 belong to 4, 2
- * and 3 to 5, unless `wide`: then all four belong to 4. n_in: what one step sums over, 32 or less.
- */
-static void tiles_open(uint32_t rows, uint32_t rows2, bool wide, uint32_t n_in)
-{
-    struct tile_config c = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        bool second = !wide && (i == 2 || i == 3 || i == 5);
-        c.row_bytes[i] = (uint16_t)(i == 4 || i == 5 ? 2 * n_in : 64);
-        c.rows[i] = (uint8_t)(i >= 6 ? n_in / 2 : second ? (rows2 == 0 ? 1 : rows2) : rows);
-    }
-    _tile_loadconfig(&c);
-}
-
-#define W_STEP (16 * SC_CPU_PANEL) /* words of a panel in one step of 32 inputs */
-#define W_ROW  (SC_CPU_PANEL * 4)  /* bytes */
-
-INLINE void zero_sums(void)
-{
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
-
-/* 32 inputs of up to 16 rows into all 64 outputs. */
-INLINE void step_one(const uint32_t *x, const uint32_t *w)
-{
-    _tile_loadd(4, x, 64);
-    _tile_loadd(6, w, W_ROW);
-    _tile_loadd(7, w + 16, W_ROW);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(6, w + 32, W_ROW);
-    _tile_loadd(7, w + 48, W_ROW);
-    _tile_dpbf16ps(2, 4, 6);
-    _tile_dpbf16ps(3, 4, 7);
-}
-
-INLINE void store_one(float *y, size_t ys)
-{
-    _tile_stored(0, y, ys * 4);
-    _tile_stored(1, y + 16, ys * 4);
-    _tile_stored(2, y + 32, ys * 4);
-    _tile_stored(3, y + 48, ys * 4);
-}
+/* Words of a panel that are asked for before they are used. */
+#define PANEL_AHEAD (4 * W_STEP)
 
 /* Up to 16 rows, all 64 outputs at once: the panel is read once, front to back. */
 static void mm_one(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
@@ -76,6 +27,8 @@ static void mm_one(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size
         _tile_loadd(3, y + 48, ys * 4);
     }
     for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS, w += W_STEP) {
+        for (uint32_t line = 0; line < W_STEP / 16; line++)
+            _mm_prefetch(w + PANEL_AHEAD + 16 * line, _MM_HINT_T1);
         step_one(x, w);
     }
     store_one(y, ys);
@@ -155,44 +108,6 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
             mm_one(mm, x, y, mm->y_stride);
             add_bias(mm, y, mm->y_stride, rows);
         }
-    }
-    _tile_release();
-}
-
-/* Steps that weights are widened ahead of their use: the matrix unit, the vector units and the
- * memory then work at the same time. A power of two. */
-#define AHEAD 4u
-
-/* mm_one over int8 weights. */
-static void mm_one_i8(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size_t ys)
-{
-    _Alignas(64) uint32_t wide[2 * AHEAD][W_STEP];
-    const int8_t *w = mm->panel;
-    const uint32_t n_steps = (mm->k + TILE_COLS - 1) / TILE_COLS;
-
-    zero_sums();
-    for (uint32_t step = 0; step < n_steps + AHEAD; step++) {
-        if (step < n_steps)
-            widen_i8(w + (size_t)step * W_STEP * 2, W_STEP * 2,
-                     (uint16_t *)(void *)wide[step % (2 * AHEAD)]);
-        if (step < AHEAD)
-            continue;
-        const uint32_t *from = wide[(step - AHEAD) % (2 * AHEAD)];
-        step_one(x + (size_t)(step - AHEAD) * TILE_WORDS, from);
-    }
-    store_one(y, ys);
-}
-
-static void matmul_few_i8(const struct sc_cpu_mm *mm)
-{
-    float full[TILE_ROWS][SC_CPU_PANEL];
-    tiles_open(mm->rows, 0, true, TILE_COLS);
-    if (mm->cols == SC_CPU_PANEL) {
-        mm_one_i8(mm, mm->x, mm->y, mm->y_stride);
-    } else {
-        mm_one_i8(mm, mm->x, full[0], SC_CPU_PANEL);
-        for (uint32_t r = 0; r < mm->rows; r++)
-            memcpy(mm->y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
     }
     _tile_release();
 }
@@ -384,7 +299,6 @@ void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels)
 {
     kernels->matmul_bf16 = matmul_bf16;
     kernels->widen_i8 = widen_i8;
-    kernels->matmul_few_i8 = matmul_few_i8;
     kernels->round_rows = round_rows;
     kernels->round_words = round_words;
     kernels->attention_bf16 = attention_rounded;
