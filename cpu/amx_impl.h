@@ -9,6 +9,12 @@ struct tile_config {
     uint8_t rows[16];
 };
 
+/* What was written before is in memory: gcc's tile loads do not tell the compiler that they read. */
+INLINE void written(void)
+{
+    __asm__ volatile("" : : : "memory");
+}
+
 /* Row counts of the two tiles of activations and of what they accumulate: 0 and 1 belong to 4, 2
  * and 3 to 5, unless `wide`: then all four belong to 4. n_in: what one step sums over, 32 or less.
  */
@@ -20,8 +26,7 @@ static void tiles_open(uint32_t rows, uint32_t rows2, bool wide, uint32_t n_in)
         c.row_bytes[i] = (uint16_t)(i == 4 || i == 5 ? 2 * n_in : 64);
         c.rows[i] = (uint8_t)(i >= 6 ? n_in / 2 : second ? (rows2 == 0 ? 1 : rows2) : rows);
     }
-    /* gcc's intrinsic tells the compiler of the first eight bytes only. */
-    __asm__ volatile("" : : "r"(&c) : "memory");
+    __asm__ volatile("" : : "r"(&c) : "memory"); /* all of it, where gcc tells of eight bytes */
     _tile_loadconfig(&c);
 }
 

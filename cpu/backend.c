@@ -131,8 +131,8 @@ static bool amx_usable(void)
     uint32_t a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return false;
-    const uint32_t tile = 1u << 24, bf16 = 1u << 22;
-    return (d & (tile | bf16)) == (tile | bf16) &&
+    const uint32_t bf16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25, all = bf16 | tile | int8;
+    return (d & all) == all &&
            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 #endif
@@ -212,6 +212,8 @@ static void choose_kernels(struct sc_cpu_device *dev)
         }
         if (has_vnni())
             sc_cpu_kernels_avx512vnni(&dev->kernels);
+        if (dev->isa == SC_CPU_ISA_AMX && has_vnni())
+            sc_cpu_kernels_amxint8(&dev->kernels);
         return;
     }
 #endif
@@ -290,9 +292,7 @@ enum sc_status sc_cpu_backend_open(const struct sc_backend_opts *opts, struct sc
     if (rounds && opts->math != SC_MATH_BF16 &&
         (opts->math == SC_MATH_F32 || (isa == SC_CPU_ISA_AVX512BF16 && slow_dot())))
         isa = SC_CPU_ISA_AVX512;
-    /* The matrix unit takes int8 weights as bf16 about as fast as the dot product takes int8. */
-    if (opts->math == SC_MATH_AUTO && has_vnni() && isa >= SC_CPU_ISA_AVX512 &&
-        isa != SC_CPU_ISA_AMX)
+    if (opts->math == SC_MATH_AUTO && has_vnni() && isa >= SC_CPU_ISA_AVX512)
         chosen.math = SC_MATH_INT8;
     return sc_cpu_backend_open_isa(&chosen, isa, ret_be, err);
 }

@@ -126,6 +126,7 @@ INLINE void qk_steps(const bool two, const uint32_t *q, const uint32_t *q2, uint
                      const uint8_t *k, const float *from, size_t from_row, float *scores)
 {
     const float *from2 = from + TILE_ROWS * (from_row / sizeof(float));
+    written();
     _tile_loadd(0, from, from_row);
     _tile_loadd(1, from + 16, from_row);
     if (two) {
@@ -217,6 +218,7 @@ INLINE void pv_columns(const bool two, const int nc, const uint32_t *weights,
 {
     const uint32_t *weights2 = weights + SC_CPU_STRETCH_PAGES * TILE_WORDS;
     float *o2 = o + TILE_ROWS * stride;
+    written();
     _tile_loadd(0, o, stride * 4);
     if (nc == 2)
         _tile_loadd(1, o + 16, stride * 4);

@@ -10,10 +10,11 @@
 #include "cpu/bf16_impl.h"
 
 #include "cpu/amx_impl.h"
+#define PACKED_HINT _MM_HINT_T1 /* the first level holds what was widened */
 #include "cpu/packed_impl.h"
 
 /* Steps from making bf16 to multiplying, a power of two. */
-#define AHEAD 2u
+#define AHEAD 4u
 
 /* What is left of a panel. */
 struct source {
@@ -50,6 +51,7 @@ INLINE void mm_steps(const bool packed, struct source s, uint32_t n_steps, const
     for (uint32_t step = 0; step < n_steps + AHEAD; step++) {
         if (step < n_steps)
             widen_step(packed, &s, step, (uint16_t *)(void *)wide[step % (2 * AHEAD)]);
+        written();
         if (step >= AHEAD)
             step_one(x + (size_t)(step - AHEAD) * TILE_WORDS, wide[(step - AHEAD) % (2 * AHEAD)]);
     }

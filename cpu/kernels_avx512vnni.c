@@ -10,6 +10,8 @@
 #define FEW  3u
 #define ROWS 6
 #define COLS 4
+/* Bytes of a panel that FEW rows ask for before they use them. */
+#define FEW_AHEAD 8192u
 /* Up to a block of rows reads every weight once, from memory, and goes through a panel in slices of
  * so many inputs: one lies in the first-level cache and is used by all pieces of the block, which
  * ask for the next one meanwhile. */
@@ -45,9 +47,9 @@ INLINE void mm_rows(const int mr, const int nc, const int lines, const uint8_t *
 #pragma GCC unroll 2
         for (uint32_t s = 0; s < I8_STEPS; s++, w += SC_CPU_PANEL) {
             __m512i wv[COLS];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int i = 0; i < lines; i++, ahead += 64)
-                _mm_prefetch(ahead, _MM_HINT_T0);
+                _mm_prefetch(ahead, lines == COLS ? _MM_HINT_T1 : _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int c = 0; c < nc; c++)
                 wv[c] = _mm512_loadu_si512(w + 16 * c);
@@ -94,7 +96,7 @@ INLINE void mm_any_rows(uint32_t n, const int lines, const uint8_t *ahead,
     switch (n) {
 #define FEW_CASE(m)                                                                                \
     case m:                                                                                        \
-        mm_rows(m, COLS, 0, NULL, mm, rows, r0, 0, y, ys);                                         \
+        mm_rows(m, COLS, COLS, (const uint8_t *)mm->panel + FEW_AHEAD, mm, rows, r0, 0, y, ys);    \
         break;
 #define CASE(m)                                                                                    \
     case m:                                                                                        \
@@ -154,7 +156,7 @@ static void mm_few(const struct sc_cpu_mm *mm, struct i8_rows rows, float *y, si
     }
 }
 
-static void matmul_i8(const struct sc_cpu_mm *mm)
+void sc_cpu_matmul_vnni(const struct sc_cpu_mm *mm)
 {
     const uint32_t *block = mm->x;
     float full[I8_ROWS][SC_CPU_PANEL];
@@ -182,7 +184,7 @@ static void matmul_i8(const struct sc_cpu_mm *mm)
 
 void sc_cpu_kernels_avx512vnni(struct sc_cpu_kernels *kernels)
 {
-    kernels->matmul_i8 = matmul_i8;
+    kernels->matmul_i8 = sc_cpu_matmul_vnni;
     kernels->i8_round_rows = i8_round_rows;
     kernels->i8_words = i8_words;
 }

@@ -20,7 +20,7 @@
 
 #define SC_CPU_PACKED_ROW   192u                     /* bytes of two inputs of a panel */
 #define SC_CPU_ROW          (2 * SC_CPU_PANEL)       /* weights of them */
-#define SC_CPU_PACKED_AHEAD (64 * SC_CPU_PACKED_ROW) /* asked for while a row is unpacked */
+#define SC_CPU_PACKED_AHEAD (64 * SC_CPU_PACKED_ROW)
 
 /* Packs the bf16 matrix that parts say into m, whose shape is set, if that makes it smaller by a
  * tenth at least. False: it does not, or there is no memory for it; nothing was taken. */

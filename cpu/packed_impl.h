@@ -5,6 +5,11 @@
  * operation puts sign or mantissa beside it, and the bytes are interleaved: five instructions for
  * 64 weights, besides the loads and stores. */
 
+/* Into which cache memory brings what lies ahead. */
+#ifndef PACKED_HINT
+#define PACKED_HINT _MM_HINT_T0
+#endif
+
 #if defined(SC_SIMD_AVX512)
 struct tables {
     __m512i low, high;
@@ -41,11 +46,11 @@ INLINE void unpack_row(const int halves, const int half0, const struct tables *t
 {
     const uint8_t *ahead = from + SC_CPU_PACKED_AHEAD;
     const __m512i codes = _mm512_loadu_si512(from + 128);
-    _mm_prefetch(ahead + 64 * half0, _MM_HINT_T0);
+    _mm_prefetch(ahead + 64 * half0, PACKED_HINT);
     if (halves == 2)
-        _mm_prefetch(ahead + 64, _MM_HINT_T0);
+        _mm_prefetch(ahead + 64, PACKED_HINT);
     if (half0 == 0)
-        _mm_prefetch(ahead + 128, _MM_HINT_T0);
+        _mm_prefetch(ahead + 128, PACKED_HINT);
 #pragma GCC unroll 2
     for (int h = 0; h < halves; h++)
         unpack_half(t, from, codes, half0 + h, w + 2 * h);
@@ -75,7 +80,7 @@ INLINE void unpack(const uint8_t *from, const uint8_t exponents[16], uint32_t n_
     for (uint32_t row = 0; row < n_rows; row++, from += SC_CPU_PACKED_ROW, to += 128) {
 #pragma GCC unroll 3
         for (uint32_t line = 0; line < SC_CPU_PACKED_ROW; line += 64)
-            _mm_prefetch(from + SC_CPU_PACKED_AHEAD + line, _MM_HINT_T0);
+            _mm_prefetch(from + SC_CPU_PACKED_AHEAD + line, PACKED_HINT);
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
             const int half = part / 2, at = part % 2 * 32; /* bytes, of 64 */
