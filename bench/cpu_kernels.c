@@ -1,6 +1,6 @@
 /* bench/cpu_kernels.c - how fast the kernels of the CPU backend are on this machine.
  *
- *   bench-cpu-kernels [threads [first instruction set, 0 to 3]]
+ *   bench-cpu-kernels [threads [first instruction set, 0 to 4]]
  *
  * Every instruction set that runs here: dense products of a 2048 x 2048 matrix with 1, 64 and 512
  * rows, attention of one decode step over 8192 entries, and prefill attention of 512 rows; 32
@@ -289,8 +289,6 @@ int main(int argc, char **argv)
         if (!rounds)
             bench_attention(&b, SC_DTYPE_F32);
         b.be->ops->close(b.be);
-        if (b.isa == SC_CPU_ISA_AMX)
-            continue; /* the same as the next lower one's */
         opts.math = SC_MATH_INT8;
         must(sc_cpu_backend_open_isa(&opts, b.isa, &b.be, &err), &err);
         opts.math = SC_MATH_AUTO;

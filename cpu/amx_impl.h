@@ -9,7 +9,8 @@ struct tile_config {
     uint8_t rows[16];
 };
 
-/* What was written before is in memory: gcc's tile loads do not tell the compiler that they read. */
+/* What was written before is in memory: gcc's tile loads do not tell the compiler that they read.
+ */
 INLINE void written(void)
 {
     __asm__ volatile("" : : : "memory");

@@ -10,7 +10,7 @@
  *       page) (q k) scale + bias, rounded once; i8: pages are int8
  *   pv_pages(i8, rows, p16, pages, n, dim_pad, o, o_stride, ahead)
  *       o [rows] += p V
- *   ahead: NULL, or per page what is read after it, to be brought near.
+ *   ahead: NULL (many queries: `n` pages), or what to bring nearer while one page is used.
  *
  * Exponentials are powers of two: queries and biases carry the factor log2 e. Queries, weights and
  * nothing else are rounded to bf16; sums are f32. The order of every sum follows from the absolute
@@ -270,9 +270,15 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
                 fetch(next, tail, pool->head_bytes);
             }
             scale_bias(pool, k, s->attn.bias);
+            const bool last = h + 1 == n_heads;
+            const struct ahead ahead = {
+                .near = !last        ? k + pool->head_bytes
+                        : p + 1 < pb ? sc_cpu_kv_block(pool, st->pages[p + 1], a->head0 + head0)
+                                     : NULL,
+                .far = v};
             qk_pages(i8, n, q + (head0 + h) * words, pool->spec.head_dim,
                      (const uint8_t *const *)&k, 1, s->attn.bias, i8 ? &scales : NULL,
-                     s->attn.scores + h * rows * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES, &v);
+                     s->attn.scores + h * rows * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES, &ahead);
         }
     }
     for (uint32_t h = 0; h < n_heads; h++) {
@@ -299,13 +305,19 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
             v += pool->v_offset;
             if (next != NULL)
                 fetch(next, tail, pool->head_bytes);
+            const bool last = h + 1 == n_heads;
+            const struct ahead ahead = {
+                .near = !last        ? v + pool->head_bytes
+                        : p + 1 < pb ? sc_cpu_kv_block(pool, st->pages[p + 1], a->head0 + head0) +
+                                           pool->v_offset
+                                     : NULL,
+                .far = next};
             if (!i8 && (lo != 0 || hi != SC_PAGE_ENTRIES)) {
                 mask_v(v, pool->dim_pad, lo, hi, s->attn.v[0]);
                 v = (const uint8_t *)s->attn.v[0];
             }
             pv_pages(i8, n, weights + row_words(h * rows) + (p - pa) * TILE_WORDS, &v, 1,
-                     pool->dim_pad, state->o + (head0 + h) * n * stride, stride,
-                     next != NULL ? &next : NULL);
+                     pool->dim_pad, state->o + (head0 + h) * n * stride, stride, &ahead);
         }
     }
 }

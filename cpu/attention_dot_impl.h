@@ -69,11 +69,11 @@ INLINE void qk_rows(const int nq, const bool i8, const uint32_t *q, uint32_t hea
 
 INLINE void qk_any(uint32_t nq, const bool i8, const uint32_t *q, uint32_t head_dim,
                    const uint8_t *const *pages, uint32_t n, const float *bias,
-                   const float *const *scales, float *scores, const uint8_t *const *ahead)
+                   const float *const *scales, float *scores, const struct ahead *ahead)
 {
     for (uint32_t p = 0; p < n; p++) {
         for (uint32_t i = 0; i < nq; i += 8) {
-            const uint8_t *next = ahead != NULL && i == 0 ? ahead[p] : NULL;
+            const uint8_t *next = ahead != NULL && i == 0 ? ahead->far : NULL;
             const uint32_t *from = q + i / TILE_ROWS * round_words(head_dim) + i % TILE_ROWS * 16;
             float *to = scores + i * SC_CPU_STRETCH + p * SC_PAGE_ENTRIES;
             switch (nq - i < 8 ? nq - i : 8) {
@@ -93,7 +93,7 @@ INLINE void qk_any(uint32_t nq, const bool i8, const uint32_t *q, uint32_t head_
 
 static void qk_pages(bool i8, uint32_t nq, const uint32_t *q, uint32_t head_dim,
                      const uint8_t *const *pages, uint32_t n, const float *bias,
-                     const float *const *scales, float *scores, const uint8_t *const *ahead)
+                     const float *const *scales, float *scores, const struct ahead *ahead)
 {
     if (i8)
         qk_any(nq, true, q, head_dim, pages, n, bias, scales, scores, ahead);
@@ -105,7 +105,7 @@ static void qk_pages(bool i8, uint32_t nq, const uint32_t *q, uint32_t head_dim,
  * of them. */
 INLINE void pv_rows(const int nq, const bool i8, const int nc, const uint32_t *weights,
                     const uint8_t *const *pages, uint32_t n, uint32_t v_skip, uint32_t dim_pad,
-                    float *o, uint32_t stride, const uint8_t *const *ahead)
+                    float *o, uint32_t stride, const struct ahead *ahead)
 {
     const uint32_t row = i8 ? dim_pad * 2 : dim_pad * 4;
     const int lines = i8 ? nc / 2 : nc;
@@ -117,10 +117,11 @@ INLINE void pv_rows(const int nq, const bool i8, const int nc, const uint32_t *w
             acc[i][c] = _mm512_loadu_ps(o + (uint32_t)i * stride + 16 * c);
     }
     for (uint32_t p = 0; p < n; p++, weights += TILE_WORDS) {
-        const uint8_t *v = pages[p] + v_skip, *next = ahead != NULL ? ahead[p] + v_skip : NULL;
+        const uint8_t *v = pages[p] + v_skip;
+        const uint8_t *next = ahead != NULL && ahead->far != NULL ? ahead->far + v_skip : NULL;
         for (uint32_t pair = 0; pair < 16; pair++, v += row) {
             __m512bh x[4];
-            if (ahead != NULL) {
+            if (next != NULL) {
 #pragma GCC unroll 4
                 for (int c = 0; c < lines; c++)
                     _mm_prefetch(next + SC_CPU_LINE * c, _MM_HINT_T1);
@@ -152,7 +153,7 @@ INLINE void pv_rows(const int nq, const bool i8, const int nc, const uint32_t *w
 
 INLINE void pv_dims(const int nq, const bool i8, const uint32_t *weights,
                     const uint8_t *const *pages, uint32_t n, uint32_t dim_pad, float *o,
-                    uint32_t stride, const uint8_t *const *ahead)
+                    uint32_t stride, const struct ahead *ahead)
 {
     const uint32_t bytes = i8 ? 2 : 4; /* of a pair */
     const int least = i8 ? 2 : 1;
@@ -165,7 +166,7 @@ INLINE void pv_dims(const int nq, const bool i8, const uint32_t *weights,
 
 INLINE void pv_any(uint32_t nq, const bool i8, const uint32_t *weights, const uint8_t *const *pages,
                    uint32_t n, uint32_t dim_pad, float *o, uint32_t stride,
-                   const uint8_t *const *ahead)
+                   const struct ahead *ahead)
 {
     for (uint32_t i = 0; i < nq; i += 4) {
         const uint32_t *from =
@@ -185,7 +186,7 @@ INLINE void pv_any(uint32_t nq, const bool i8, const uint32_t *weights, const ui
 
 static void pv_pages(bool i8, uint32_t nq, const uint32_t *weights, const uint8_t *const *pages,
                      uint32_t n, uint32_t dim_pad, float *o, uint32_t stride,
-                     const uint8_t *const *ahead)
+                     const struct ahead *ahead)
 {
     if (i8)
         pv_any(nq, true, weights, pages, n, dim_pad, o, stride, ahead);

@@ -124,7 +124,8 @@ const char *sc_cpu_isa_name(enum sc_cpu_isa isa)
 }
 
 #if defined(SC_CPU_X86)
-/* The matrix unit, and the kernel's leave to use its registers, which a process has to ask for. */
+/* The matrix unit, and the kernel's leave to use its registers, which a process has to ask for. All
+ * processors that have it look bytes up as well. */
 static bool amx_usable(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
@@ -132,7 +133,7 @@ static bool amx_usable(void)
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return false;
     const uint32_t bf16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25, all = bf16 | tile | int8;
-    return (d & all) == all &&
+    return (d & all) == all && __builtin_cpu_supports("avx512vbmi") &&
            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 #endif

@@ -8,6 +8,12 @@
 #define TILE_COLS  32u
 #define TILE_WORDS 256u /* of 32 bits: pairs */
 
+/* Attention: what is brought nearer while one page is used. */
+struct ahead {
+    const uint8_t *near; /* of the next call, to the first-level cache, or NULL */
+    const uint8_t *far;  /* as many bytes that are used later, to the second-level one, or NULL */
+};
+
 INLINE uint32_t round_words(uint32_t n_in)
 {
     return (n_in + TILE_COLS - 1) / TILE_COLS * TILE_WORDS;

@@ -236,8 +236,8 @@ void sc_cpu_kernels_avx512pack(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_avx512vbmi(struct sc_cpu_kernels *kernels); /* into those of avx512bf16 */
 void sc_cpu_kernels_avx512vnni(struct sc_cpu_kernels *kernels);
 void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels);
-void sc_cpu_kernels_amxfew(struct sc_cpu_kernels *kernels);   /* into those of amx */
-void sc_cpu_kernels_amxint8(struct sc_cpu_kernels *kernels);  /* into those of avx512vnni */
-void sc_cpu_matmul_vnni(const struct sc_cpu_mm *mm); /* matmul_i8 of avx512vnni */
+void sc_cpu_kernels_amxfew(struct sc_cpu_kernels *kernels);  /* into those of amx */
+void sc_cpu_kernels_amxint8(struct sc_cpu_kernels *kernels); /* into those of avx512vnni */
+void sc_cpu_matmul_vnni(const struct sc_cpu_mm *mm);         /* matmul_i8 of avx512vnni */
 
 #endif

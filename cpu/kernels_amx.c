@@ -121,6 +121,15 @@ static void query_tiles_open(uint32_t nq, uint32_t n_in)
     tiles_open(nq < TILE_ROWS ? nq : TILE_ROWS, nq > TILE_ROWS ? nq - TILE_ROWS : 0, false, n_in);
 }
 
+/* Asks for n lines of both. */
+INLINE void bring(const struct ahead *ahead, uint32_t n)
+{
+    for (uint32_t line = 0; ahead->near != NULL && line < n; line++)
+        _mm_prefetch(ahead->near + SC_CPU_LINE * line, _MM_HINT_T0);
+    for (uint32_t line = 0; ahead->far != NULL && line < n; line++)
+        _mm_prefetch(ahead->far + SC_CPU_LINE * line, _MM_HINT_T1);
+}
+
 /* Adds n_steps steps of dimensions to the scores, which begin as `from`, from_row bytes a row. */
 INLINE void qk_steps(const bool two, const uint32_t *q, const uint32_t *q2, uint32_t n_steps,
                      const uint8_t *k, const float *from, size_t from_row, float *scores)
@@ -191,11 +200,12 @@ INLINE const uint8_t *widen_lines(const uint8_t *from, uint32_t n, struct wide *
 
 static void qk_pages(bool i8, uint32_t nq, const uint32_t *q, uint32_t head_dim,
                      const uint8_t *const *pages, uint32_t n, const float *bias,
-                     const float *const *scales, float *scores, const uint8_t *const *ahead)
+                     const float *const *scales, float *scores, const struct ahead *ahead)
 {
     static const float zeros[SC_PAGE_ENTRIES];
     struct wide wide;
-    (void)ahead;
+    if (ahead != NULL)
+        bring(ahead, i8 ? head_dim / 2 : head_dim);
     if (scales == NULL) {
         qk_bf16(nq, q, head_dim, pages, n, bias, scores);
         return;
@@ -270,10 +280,11 @@ static void pv_bf16(uint32_t nq, const uint32_t *weights, const uint8_t *const *
 
 static void pv_pages(bool i8, uint32_t nq, const uint32_t *weights, const uint8_t *const *pages,
                      uint32_t n, uint32_t dim_pad, float *o, uint32_t stride,
-                     const uint8_t *const *ahead)
+                     const struct ahead *ahead)
 {
     struct wide wide;
-    (void)ahead;
+    if (ahead != NULL)
+        bring(ahead, i8 ? dim_pad / 2 : dim_pad);
     if (!i8) {
         pv_bf16(nq, weights, pages, n, dim_pad, o, stride);
         return;
