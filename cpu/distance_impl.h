@@ -57,3 +57,19 @@ static void distances(const struct sc_cpu_dist *a)
         }
     }
 }
+
+/* sum[i]: how far, squared, key i is from `mean` [head_dim]; m keys, and up to 15 behind them. */
+static void from_mean(const float *xt, const float *mean, uint32_t m, uint32_t head_dim, float *sum)
+{
+    const uint32_t half = head_dim / 2;
+    for (uint32_t i = 0; i < m; i += 16) {
+        vf total = v_zero();
+        for (uint32_t d = 0; d < half; d++) {
+            vf lo = v_sub(v_load(xt + (size_t)d * SC_CHUNK_MAX + i), v_set1(mean[d]));
+            vf hi =
+                v_sub(v_load(xt + (size_t)(d + half) * SC_CHUNK_MAX + i), v_set1(mean[d + half]));
+            total = v_add(total, v_add(v_mul(lo, lo), v_mul(hi, hi)));
+        }
+        v_store(sum + i, total);
+    }
+}

@@ -62,18 +62,15 @@ static void add_outlyingness(const struct dist_work *w, const struct sc_chunk_jo
     const struct sc_dist_args *a = w->a;
     const uint32_t half = a->head_dim / 2;
     const float *mean = job->mean_key + (size_t)head * a->head_dim;
-    float sum[SC_CHUNK_MAX] = {0};
+    float sum[SC_CHUNK_MAX], turned[SC_CPU_HEAD_DIM_MAX];
 
     for (uint32_t d = 0; d < half; d++) {
-        const float *lo = s->dist.xt + (size_t)d * SC_CHUNK_MAX;
-        const float *hi = s->dist.xt + (size_t)(d + half) * SC_CHUNK_MAX;
         float sine, cosine;
         sincosf((float)job->pos0 * a->inv_freq[d], &sine, &cosine);
-        const float x = mean[d] * cosine - mean[d + half] * sine;
-        const float y = mean[d + half] * cosine + mean[d] * sine;
-        for (uint32_t i = 0; i < job->m; i++)
-            sum[i] += (lo[i] - x) * (lo[i] - x) + (hi[i] - y) * (hi[i] - y);
+        turned[d] = mean[d] * cosine - mean[d + half] * sine;
+        turned[d + half] = mean[d + half] * cosine + mean[d] * sine;
     }
+    w->dev->kernels.from_mean(s->dist.xt, turned, job->m, a->head_dim, sum);
     for (uint32_t i = 0; i < job->m; i++) {
         const float value = sum[i] * job->inv_var[head] * SC_DIST_ONE;
         dist[(size_t)i * job->m + i] += value < (float)a->cap ? (int32_t)lrintf(value) : a->cap;

@@ -128,6 +128,17 @@ static void entries_to_rows(const struct sc_kv_pool *pool, const uint8_t *block,
 }
 
 /* The two dimensions of a pair lie side by side in K, those of one entry two apart in V. */
+/* to += from, for each of n rows. */
+static void add_rows(float *const *to, const float *from, uint32_t n, uint32_t head_dim)
+{
+    for (uint32_t i = 0; i < n; i++, from += head_dim) {
+        for (uint32_t d = 0; d < head_dim; d += 16) {
+            const uint32_t left = head_dim - d < 16 ? head_dim - d : 16;
+            v_storen(to[i] + d, v_add(v_loadn(to[i] + d, left), v_loadn(from + d, left)), left);
+        }
+    }
+}
+
 static void put_entry_i8(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot,
                          const float *k, const float *v)
 {

@@ -213,6 +213,11 @@ struct sc_cpu_kernels {
     void (*rotate)(float *x, const float *angles, uint32_t head_dim);
     void (*swiglu_row)(const float *gate, const float *up, float *y, uint32_t n);
     void (*distances)(const struct sc_cpu_dist *args);
+    /* sum[i], 16s of them: squared distance of key i of m (xt as in sc_cpu_dist) from mean. */
+    void (*from_mean)(const float *xt, const float *mean, uint32_t m, uint32_t head_dim,
+                      float *sum);
+    /* to[i] += row i of from, n rows. */
+    void (*add_rows)(float *const *to, const float *from, uint32_t n, uint32_t head_dim);
     struct sc_draw_loops draw;
     /* xt [head_dim][SC_CHUNK_MAX]: pairs of dimensions times angles [head_dim][SC_CHUNK_MAX], cos
      * in the first half, sin in the second; columns below m. */

@@ -29,10 +29,12 @@ const struct sc_cpu_kernels *sc_cpu_kernels_plain(void)
         .rotate = rotate,
         .swiglu_row = swiglu_row,
         .distances = distances,
+        .from_mean = from_mean,
         .draw = {draw_masses, draw_largest},
         .rotate_keys = rotate_keys,
         .keys_to_columns = keys_to_columns,
         .entries_to_rows = entries_to_rows,
+        .add_rows = add_rows,
         .put_entry = put_entry,
     };
     return &kernels;

@@ -39,29 +39,31 @@ static void represent(const struct merge_work *w, const struct merge_job *mj,
 {
     const struct sc_merge_args *a = w->a;
     const uint32_t hd = a->head_dim;
+    const bool mean = a->representative == SC_REP_MEAN;
     uint32_t chosen[SC_CHUNK_MAX];
+    float *core_k_of[SC_CHUNK_MAX], *core_v_of[SC_CHUNK_MAX];
 
     memset(s->merge.members, 0, mj->count * sizeof(s->merge.members[0]));
-    memset(s->merge.core_k, 0, (size_t)mj->count * hd * sizeof(float));
-    memset(s->merge.core_v, 0, (size_t)mj->count * hd * sizeof(float));
     for (uint32_t c = 0; c < mj->count; c++)
         chosen[c] = mj->seeds[c];
     for (uint32_t i = 0; i < mj->job->m; i++) {
         uint32_t c = mj->labels[i];
-        float *core_k = s->merge.core_k + c * hd, *core_v = s->merge.core_v + c * hd;
         s->merge.members[c]++;
         if (a->representative == SC_REP_LAST)
             chosen[c] = i;
-        for (uint32_t d = 0; a->representative == SC_REP_MEAN && d < hd; d++) {
-            core_k[d] += s->merge.k[i * hd + d];
-            core_v[d] += s->merge.v[i * hd + d];
-        }
+        core_k_of[i] = s->merge.core_k + c * hd;
+        core_v_of[i] = s->merge.core_v + c * hd;
+    }
+    if (mean) {
+        memset(s->merge.core_k, 0, (size_t)mj->count * hd * sizeof(float));
+        memset(s->merge.core_v, 0, (size_t)mj->count * hd * sizeof(float));
+        w->dev->kernels.add_rows(core_k_of, s->merge.k, mj->job->m, hd);
+        w->dev->kernels.add_rows(core_v_of, s->merge.v, mj->job->m, hd);
     }
     for (uint32_t c = 0; c < mj->count; c++) {
         float *core_k = s->merge.core_k + c * hd, *core_v = s->merge.core_v + c * hd;
         float n = (float)s->merge.members[c];
         for (uint32_t d = 0; d < hd; d++) {
-            bool mean = a->representative == SC_REP_MEAN;
             core_k[d] = mean ? core_k[d] / n : s->merge.k[chosen[c] * hd + d];
             core_v[d] = mean ? core_v[d] / n : s->merge.v[chosen[c] * hd + d];
         }
