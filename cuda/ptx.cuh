@@ -62,6 +62,14 @@ __device__ __forceinline__ void prefetch_l2(const void *global)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
+/* ---- barriers ---- */
+
+/* n_threads of the block meet, whole warps. id: 1 .. 15, 0 is __syncthreads. */
+__device__ __forceinline__ void barrier_of(int id, int n_threads)
+{
+    asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
+}
+
 /* ---- arithmetic ---- */
 
 /* x, which the compiler does not know to be x: what follows from it is computed where it stands

@@ -23,6 +23,7 @@ constexpr size_t GAP = 64; /* behind each piece of shared memory; nothing may ch
 constexpr uint8_t JUNK = 0xff, GAP_BYTE = 0xa5;
 
 enum class state : uint8_t { ready, at_barrier, in_warp, left };
+constexpr unsigned BARRIERS = 16; /* of a block; 0 is that of all threads */
 
 struct copy {
     void *to;
@@ -38,6 +39,7 @@ struct thread {
     std::vector<copy> copies; /* on their way, in order */
     size_t first_copy;        /* those before have arrived */
     unsigned group;           /* which the next copy belongs to */
+    unsigned barrier;         /* where it waits, or waited last */
 };
 
 struct warp {
@@ -55,9 +57,12 @@ struct executor {
     thread *self;       /* NULL: none runs */
     unsigned n_started; /* threads, in the order of turns */
     unsigned n_threads, n_left, n_at_barrier;
+    struct {
+        unsigned n, arrived;
+    } barriers[BARRIERS]; /* those of some threads */
     bool backward;
     const launch *l;
-    uint64_t n_launches;
+    uint64_t n_launches, n_copied;
     void (*body)(const void *arg);
     const void *arg;
     /* Shared memory: dynamic first, then variables, each with a gap behind it. */
@@ -213,6 +218,7 @@ void begin_block(void)
         x->warps[i / WARP] = {op::none, 0, 0, n >= WARP ? 0xffffffffu : (1u << n) - 1};
     }
     memset(x->now, 0, x->n_threads);
+    memset(x->barriers, 0, sizeof(x->barriers));
     x->n_started = x->n_left = x->n_at_barrier = 0;
 }
 
@@ -238,6 +244,9 @@ void begin_launch(void)
             fail("lanes %08x of warp %u wait for lanes %08x, which are elsewhere", w.arrived,
                  i / WARP, w.mask & ~w.arrived);
     }
+    for (unsigned i = 1; i < BARRIERS; i++)
+        if (x->barriers[i].arrived != 0)
+            fail("%u of %u threads are at barrier %u", x->barriers[i].arrived, x->barriers[i].n, i);
     fail("%u of %u threads are at a barrier", x->n_at_barrier, x->n_threads);
 }
 
@@ -303,15 +312,35 @@ void meet(op what, uint32_t mask)
 
 void barrier(void)
 {
-    (void)self();
     if (x->n_left != 0)
         fail("a barrier after %u threads have left", x->n_left);
+    self()->barrier = 0;
     if (++x->n_at_barrier < x->n_threads) {
         wait_as(state::at_barrier);
         return;
     }
     x->n_at_barrier = 0;
     memset(x->now, (int)state::ready, x->n_threads);
+}
+
+void barrier_of(unsigned id, unsigned n)
+{
+    thread *t = self();
+    if (id == 0 || id >= BARRIERS || n == 0 || n % WARP != 0 || n > x->n_threads)
+        fail("barrier %u of %u threads", id, n);
+    auto &b = x->barriers[id];
+    if (b.arrived != 0 && b.n != n)
+        fail("barrier %u of %u threads is one of %u", id, n, b.n);
+    b.n = n;
+    t->barrier = id;
+    if (++b.arrived < n) {
+        wait_as(state::at_barrier);
+        return;
+    }
+    b.arrived = 0;
+    for (unsigned i = 0; i < x->n_threads; i++)
+        if (x->threads[i].barrier == id && x->now[i] == state::at_barrier)
+            x->now[i] = state::ready;
 }
 
 void *shared_variable(variable &v, size_t bytes, size_t alignment)
@@ -363,6 +392,7 @@ void copy_begin(void *to, const void *from, size_t n, size_t bytes)
     const copy c = {to, from, n, bytes, t->group};
     if (n > bytes || (n != 0 && (uintptr_t)from % bytes != 0))
         fail("a copy of %zu of %zu bytes from %p", n, bytes, from);
+    x->n_copied += n;
     if (x->backward)
         arrive(c);
     else
@@ -437,3 +467,8 @@ void fail(const char *format, ...)
 }
 
 } // namespace simt
+
+uint64_t sc_simt_copied(void)
+{
+    return simt::run_by()->n_copied;
+}

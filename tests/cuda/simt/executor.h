@@ -8,8 +8,8 @@
  * copy into shared memory arrives when it is waited for, and not before.
  *
  * SC_SIMT_ORDER=backward turns around whatever is free: the last thread runs first, and copies
- * arrive at once. A barrier that is missing shows where what a thread reads or overwrites depends on
- * whose turn it is. Blocks run in rising order in both.
+ * arrive at once. A barrier that is missing shows where what a thread reads or overwrites depends
+ * on whose turn it is. Blocks run in rising order in both.
  *
  * Threads: one launch at a time, under the lock of the runtime.
  */
@@ -66,6 +66,8 @@ void run(const launch &l, void (*body)(const void *arg), const void *arg);
 
 /* The block's threads meet. */
 void barrier(void);
+/* n of them do. */
+void barrier_of(unsigned id, unsigned n);
 /* The lanes of mask meet: each brings lane.in, and finds lane.out when all were there. */
 lane &bring(void);
 unsigned lane_of_warp(void);
@@ -97,5 +99,9 @@ void copy_wait(unsigned n_groups);
 const char *where(void);
 
 } // namespace simt
+
+/* Bytes of global memory that all launches so far have copied into shared memory. For tests, which
+ * look it up in the plugin. */
+extern "C" __attribute__((visibility("default"))) uint64_t sc_simt_copied(void);
 
 #endif

@@ -64,6 +64,32 @@ static void what_waits_for_ever_ends_the_program(void **)
             (void)__any_sync(ALL, true);
     }));
     assert_true(ends([] { (void)__shfl_sync(0xffffu, 1.0f, 3); }));
+    assert_false(ends([] { barrier_of(1 + (int)threadIdx.x / 32, 32); }));
+    assert_true(ends([] {
+        if (threadIdx.x < 32)
+            barrier_of(3, 64);
+    }));
+    assert_true(ends([] { barrier_of(16, 64); }));
+}
+
+static void some_threads_meet_apart_from_the_others(void **)
+{
+    block([] {
+        float *shared = (float *)simt::shared_dynamic(16);
+        const unsigned warp = threadIdx.x / 32;
+        for (unsigned i = 0; i < (warp == 0 ? 3u : 5u); i++) {
+            shared[threadIdx.x] = (float)(i + 1);
+            barrier_of(1 + (int)warp, 32);
+            const bool right = shared[threadIdx.x ^ 31] == (float)(i + 1);
+            seen[threadIdx.x] = right && (i == 0 || seen[threadIdx.x] == 1.0f) ? 1.0f : 0.0f;
+            barrier_of(1 + (int)warp, 32);
+        }
+        __syncthreads();
+        if (shared[threadIdx.x ^ 32] != (warp == 0 ? 5.0f : 3.0f))
+            seen[threadIdx.x] = 0.0f;
+    });
+    for (unsigned i = 0; i < THREADS; i++)
+        assert_true(seen[i] == 1.0f);
 }
 
 static void shared_memory_is_junk_and_has_an_end(void **)
@@ -131,6 +157,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_waits_for_ever_ends_the_program),
+        cmocka_unit_test(some_threads_meet_apart_from_the_others),
         cmocka_unit_test(shared_memory_is_junk_and_has_an_end),
         cmocka_unit_test(device_memory_has_edges),
         cmocka_unit_test(copies_arrive_when_they_are_awaited),

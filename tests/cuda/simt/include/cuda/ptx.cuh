@@ -46,6 +46,11 @@ static inline void prefetch_l2(const void *)
 {
 }
 
+static inline void barrier_of(int id, int n_threads)
+{
+    simt::barrier_of((unsigned)id, (unsigned)n_threads);
+}
+
 static inline uint32_t again(uint32_t x)
 {
     return x;
