@@ -5,8 +5,10 @@
  * 32 query heads over 8 KV heads of 128, bf16 pages or int8 ones. Decode: one row per sequence, in
  * bytes of K, V, scales and biases read; prefill: 2048 rows of one sequence at several depths, in
  * operations of visible entries. A call reads other pages than the one before, so that little of
- * them is in a cache. The calls of one repetition are the layers of one step, as in the engine;
- * medians of repetitions. The first line is a copy of device memory, for comparison.
+ * them is in a cache. "one document": sequences that have all pages but the last TAIL in common;
+ * with SC_CUDA_NO_CASCADE=1 each reads them alone. The calls of one repetition are the layers of
+ * one step, as in the engine; medians of repetitions. The first line is a copy of device memory,
+ * for comparison.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -25,6 +27,7 @@ enum {
     PAGES = 32768,
     ROWS = 2048,
     LAYERS = 8,
+    TAIL = 4,
     REPEATS = 15
 };
 
@@ -181,8 +184,10 @@ static void bench_copy(struct bench *b)
     b->be->ops->free(b->be, to);
 }
 
-/* Seconds of one call: n_seqs sequences of n_rows rows behind `depth` positions. */
-static double time_calls(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint32_t depth)
+/* Seconds of one call: n_seqs sequences of n_rows rows behind `depth` positions, whose first
+ * n_common pages are the same. */
+static double time_calls(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint32_t depth,
+                         uint32_t n_common)
 {
     const uint32_t n = n_seqs * n_rows;
     const uint32_t n_pages = (depth + n_rows + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
@@ -198,6 +203,9 @@ static double time_calls(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint
     /* An odd step goes through all pages, and no two calls in turn meet the same ones. */
     for (size_t i = 0; i < (size_t)LAYERS * n_seqs * n_pages; i++)
         tables[i] = (uint32_t)(i * 7919 % PAGES);
+    for (size_t i = 0; i < (size_t)LAYERS * n_seqs; i++)
+        memcpy(tables + i * n_pages, tables + i / n_seqs * n_seqs * n_pages,
+               n_common * sizeof(*tables));
     for (uint32_t i = 0; i < LAYERS * n_seqs; i++)
         seqs[i] = (struct sc_attn_seq){.row0 = i % n_seqs * n_rows,
                                        .n_rows = n_rows,
@@ -255,6 +263,18 @@ static double time_calls(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint
     return median(times, REPEATS);
 }
 
+static void bench_document(struct bench *b, uint32_t n_seqs, uint32_t context)
+{
+    const uint32_t n_pages = context / SC_PAGE_ENTRIES, n_common = n_pages - TAIL;
+    const double s = time_calls(b, n_seqs, 1, context - 1, n_common);
+    const double pages = (double)n_common + (double)n_seqs * TAIL;
+
+    printf("decode  batch %3u context %6u %9.1f us, one document: %7.0f GB/s if it is read once, "
+           "%7.0f by each\n",
+           n_seqs, context, s * 1e6, pages * (double)b->page_bytes * 1e-9 / s,
+           (double)n_seqs * n_pages * (double)b->page_bytes * 1e-9 / s);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -281,7 +301,7 @@ int main(int argc, char **argv)
     bench_copy(&b);
     for (size_t i = 0; i < SC_ARRAY_LEN(decodes); i++) {
         uint32_t context = decodes[i].context;
-        double s = time_calls(&b, decodes[i].n_seqs, 1, context - 1);
+        double s = time_calls(&b, decodes[i].n_seqs, 1, context - 1, 0);
         double bytes =
             (double)decodes[i].n_seqs * (context / SC_PAGE_ENTRIES) * (double)b.page_bytes;
         printf("decode  batch %3u context %6u %9.1f us %7.0f GB/s", decodes[i].n_seqs, context,
@@ -293,8 +313,12 @@ int main(int argc, char **argv)
                    s / quarter[decodes[i].n_seqs]);
         printf("\n");
     }
+    for (uint32_t n = 2; n <= 32; n *= 2) {
+        bench_document(&b, n, 8192); /* of 32768 with r = 1/4 */
+        bench_document(&b, n, 32768);
+    }
     for (size_t i = 0; i < SC_ARRAY_LEN(depths); i++) {
-        double s = time_calls(&b, 1, ROWS, depths[i]);
+        double s = time_calls(&b, 1, ROWS, depths[i], 0);
         double seen = (double)ROWS * depths[i] + 0.5 * ROWS * (ROWS + 1.0);
         printf("prefill rows %u depth %6u %12.1f us %7.1f TFLOP/s\n", ROWS, depths[i], s * 1e6,
                4e-12 * HEADS * HEAD_DIM * seen / s);

@@ -30,8 +30,8 @@ static enum sc_status check_args(const struct sc_attn_args *a, struct sc_err *er
 static enum sc_status find_seqs(struct sc_cuda_device *dev, const struct sc_attn_args *a,
                                 struct sc_cuda_seqs *ret, struct sc_err *err)
 {
-    size_t head_bytes = SC_CUDA_ALIGN(a->n_seqs * sizeof(struct sc_cuda_seq));
-    uint64_t bytes;
+    struct sc_cuda_seqs_layout at;
+    struct sc_cuda_seqs packed;
     void *host, *device;
     enum sc_status st;
 
@@ -40,18 +40,13 @@ static enum sc_status find_seqs(struct sc_cuda_device *dev, const struct sc_attn
     st = sc_cuda_seqs_check_pages(a->pool, a->seqs, a->n_seqs, err);
     if (st != SC_OK)
         return st;
-    bytes = sc_cuda_seqs_bytes(a->seqs, a->n_seqs);
-    st = sc_cuda_stage_take(dev, bytes, "attention", &host, &device, err);
+    at = sc_cuda_seqs_lay_out(a->seqs, a->n_seqs, 1);
+    st = sc_cuda_stage_take(dev, at.bytes, "attention", &host, &device, err);
     if (st != SC_OK)
         return st;
-    *ret = (struct sc_cuda_seqs){
-        .seqs = device,
-        .tables = (const uint32_t *)(const void *)((const uint8_t *)device + head_bytes),
-        .n_seqs = a->n_seqs};
-    (void)sc_cuda_seqs_pack(a->seqs, a->n_seqs, 0, host,
-                            (uint32_t *)(void *)((uint8_t *)host + head_bytes), &ret->max_rows,
-                            &ret->max_pages);
-    return sc_cuda_stage_send(dev, host, device, bytes, err);
+    packed = sc_cuda_seqs_pack(a->seqs, 1, dev->cascade, &at, host);
+    *ret = sc_cuda_seqs_of_layer(&packed, &at, device, 0);
+    return sc_cuda_stage_send(dev, host, device, at.bytes, err);
 }
 
 /* Room for the bf16 copy of the result, which the product that follows would otherwise make. */
@@ -87,28 +82,59 @@ static uint32_t most_splits(uint32_t max_pages)
     return smaller(n > n_few ? n : n_few, SC_CUDA_ATTN_SPLITS_MAX);
 }
 
-/* Small sequences by splits. As many (sequence, KV head) at a time as parts have room. */
+/* How many (sequence, KV head) at a time parts have room for. Those of a cohort stay together, some
+ * heads at a time, or read alone where there is no room for one head of all. */
+static void share_out(struct sc_cuda_attn *l, bool tensor_cores, uint32_t *ret_seqs,
+                      uint32_t *ret_heads)
+{
+    struct sc_cuda_cohort_bounds *b = &l->seqs.bounds;
+    const uint32_t n_kv = l->n_kv_heads, n_seqs = l->seqs.n_seqs;
+    uint32_t fit = GRID_MAX;
+
+    if (l->n_splits > 1)
+        fit = (uint32_t)(SC_CUDA_PARTS_BYTES / sizeof(float) /
+                         ((size_t)l->n_splits * l->part_rows *
+                          (l->head_dim + SC_CUDA_ATTN_PART_PAD)));
+    if (!tensor_cores || l->group > SC_CUDA_ATTN_SMALL || fit < n_seqs ||
+        (uint64_t)b->n_cohorts * n_kv > GRID_MAX)
+        b->n_cohorts = 0;
+    *ret_heads = smaller(n_kv, fit);
+    *ret_seqs = smaller(l->n_splits > 1 ? fit / *ret_heads : GRID_MAX, n_seqs);
+    if (b->n_cohorts != 0 && *ret_seqs < n_seqs) {
+        const uint32_t most = fit / n_seqs, times = (n_kv + most - 1) / most;
+        *ret_heads = (n_kv + times - 1) / times;
+        *ret_seqs = n_seqs;
+    }
+    l->n_own_splits = b->n_cohorts != 0 ? smaller(b->max_own, l->n_splits) : l->n_splits;
+}
+
+static cudaError_t attend_now(const struct sc_cuda_attn *l, bool tensor_cores, cudaStream_t stream)
+{
+    cudaError_t rc = cudaSuccess;
+    if (l->seqs.bounds.n_cohorts != 0)
+        rc = sc_cuda_attn_cohort(l, stream);
+    if (rc == cudaSuccess)
+        rc = tensor_cores ? sc_cuda_attn_decode(l, stream) : sc_cuda_attn_plain_decode(l, stream);
+    if (rc == cudaSuccess && l->n_splits > 1)
+        rc = sc_cuda_attn_combine(l, stream);
+    return rc;
+}
+
+/* Small sequences by splits. */
 static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaStream_t stream)
 {
     const uint32_t n_kv = l.n_kv_heads, n_seqs = l.seqs.n_seqs;
-    uint32_t fit = GRID_MAX, seqs_step, heads_step;
+    uint32_t seqs_step, heads_step;
     cudaError_t rc = cudaSuccess;
 
     l.part_rows = smaller(l.seqs.max_rows * l.group, SC_CUDA_ATTN_SMALL);
     l.n_splits = most_splits(l.seqs.max_pages);
-    if (l.n_splits > 1)
-        fit = (uint32_t)(SC_CUDA_PARTS_BYTES / sizeof(float) /
-                         ((size_t)l.n_splits * l.part_rows * (l.head_dim + SC_CUDA_ATTN_PART_PAD)));
-    heads_step = smaller(n_kv, fit);
-    seqs_step = smaller(l.n_splits > 1 ? fit / heads_step : GRID_MAX, n_seqs);
+    share_out(&l, tensor_cores, &seqs_step, &heads_step);
     for (l.seq0 = 0; l.seq0 < n_seqs; l.seq0 += l.n_seqs) {
         l.n_seqs = smaller(n_seqs - l.seq0, seqs_step);
         for (l.head0 = 0; l.head0 < n_kv; l.head0 += l.n_heads_now) {
             l.n_heads_now = smaller(n_kv - l.head0, heads_step);
-            rc = tensor_cores ? sc_cuda_attn_decode(&l, stream)
-                              : sc_cuda_attn_plain_decode(&l, stream);
-            if (rc == cudaSuccess && l.n_splits > 1)
-                rc = sc_cuda_attn_combine(&l, stream);
+            rc = attend_now(&l, tensor_cores, stream);
             if (rc != cudaSuccess)
                 return rc;
         }
@@ -133,6 +159,8 @@ static enum sc_status prepare(struct sc_cuda_device *dev, struct sc_err *err)
     if (dev->attention_ready)
         return SC_OK;
     rc = sc_cuda_attn_decode_init();
+    if (rc == cudaSuccess)
+        rc = sc_cuda_attn_cohort_init();
     if (rc == cudaSuccess)
         rc = sc_cuda_attn_prefill_init();
     if (rc == cudaSuccess && dev->cc == 90)

@@ -52,6 +52,7 @@ struct sc_cuda_device {
     int ordinal, n_sms, cc; /* cc: compute capability, 90 for 9.0 */
     bool bf16;              /* math: activations are rounded to bf16 */
     bool strict;
+    bool cascade; /* decoding reads what sequences share once for several of them */
     cudaStream_t stream;
     struct sc_cuda_stage stage;
     struct sc_cuda_step *step;

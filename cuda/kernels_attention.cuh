@@ -86,13 +86,9 @@ __device__ __forceinline__ bool all_slots(slots s)
     return s.lo <= 0 && s.hi >= ENTRIES;
 }
 
-/* Pages of one split of a sequence of n_pages: at most SC_CUDA_ATTN_SPLITS_MAX splits. */
 __device__ __forceinline__ int split_pages(int n_pages)
 {
-    const int least = SC_CUDA_ATTN_SPLIT_PAGES, most = least * SC_CUDA_ATTN_SPLITS_MAX;
-    if (n_pages <= (int)SC_CUDA_ATTN_FEW_PAGES)
-        return least / 2;
-    return least * (n_pages <= most ? 1 : (n_pages + most - 1) / most);
+    return (int)sc_cuda_split_pages((uint32_t)n_pages);
 }
 
 __device__ __forceinline__ int splits_of(int n_pages)
@@ -138,6 +134,14 @@ template <int D> __device__ __forceinline__ uint32_t chunk_from(uint32_t at, int
     return (at ^ (uint32_t)((chunk ^ row_key<D>(row)) * 16)) + (uint32_t)(row * D * 2);
 }
 
+/* Eight numbers as bf16. */
+__device__ __forceinline__ uint4 round_chunk(const float *from)
+{
+    float4 lo = ((const float4 *)from)[0], hi = ((const float4 *)from)[1];
+    return make_uint4(pack_bf16(lo.x, lo.y), pack_bf16(lo.z, lo.w), pack_bf16(hi.x, hi.y),
+                      pack_bf16(hi.z, hi.w));
+}
+
 /* Eight dimensions of row x of a KV head's queries as bf16; beyond the sequence zero. Row x: token
  * x / group, query head x % group within the group. */
 template <int D>
@@ -146,11 +150,8 @@ __device__ __forceinline__ uint4 query_chunk(const sc_cuda_attn &a, const view &
 {
     if (x >= v.n_rows * a.group)
         return make_uint4(0, 0, 0, 0);
-    const float4 *from = (const float4 *)(a.q + (size_t)(v.row0 + x / a.group) * a.q_stride +
-                                          (size_t)(head * a.group + x % a.group) * D + chunk * 8);
-    float4 lo = from[0], hi = from[1];
-    return make_uint4(pack_bf16(lo.x, lo.y), pack_bf16(lo.z, lo.w), pack_bf16(hi.x, hi.y),
-                      pack_bf16(hi.z, hi.w));
+    return round_chunk(a.q + (size_t)(v.row0 + x / a.group) * a.q_stride +
+                       (size_t)(head * a.group + x % a.group) * D + chunk * 8);
 }
 
 /* Rows x0 .. x0 + ROWS as a tile, by all THREADS of a block. */

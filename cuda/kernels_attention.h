@@ -3,7 +3,8 @@
  * All lengths are read from the descriptors on the device; the host's bounds only size the grids,
  * so a recorded launch serves later steps. A sequence is "small" when n_rows * group is at most
  * SC_CUDA_ATTN_SMALL: its list of pages is cut into splits, whose parts are combined afterwards.
- * How it is cut follows from its own number of pages alone.
+ * How it is cut follows from its own number of pages alone; splits that a cohort shares (cohorts.h)
+ * are read once for several sequences, by a launch before.
  */
 #ifndef SC_CUDA_KERNELS_ATTENTION_H
 #define SC_CUDA_KERNELS_ATTENTION_H
@@ -16,12 +17,10 @@
 #include "base/dtype.h"
 #include "cuda/page.h"
 #include "cuda/seqs.h"
+#include "cuda/splits.h"
 
-#define SC_CUDA_ATTN_SMALL       16u  /* rows of one tensor-core tile */
-#define SC_CUDA_ATTN_SPLIT_PAGES 8u   /* at least, of one split; half as many .. */
-#define SC_CUDA_ATTN_FEW_PAGES   64u  /* .. of a sequence of no more than these */
-#define SC_CUDA_ATTN_SPLITS_MAX  128u /* of one sequence */
-#define SC_CUDA_ATTN_PART_PAD    4u   /* floats behind a row of a part: maximum, sum, two unused */
+#define SC_CUDA_ATTN_SMALL    16u /* rows of one tensor-core tile */
+#define SC_CUDA_ATTN_PART_PAD 4u  /* floats behind a row of a part: maximum, sum, two unused */
 
 struct sc_cuda_attn {
     const float *q;
@@ -39,6 +38,8 @@ struct sc_cuda_attn {
     /* Launches by splits: sequences seq0 .., KV heads head0 .. of this launch. */
     uint32_t seq0, n_seqs, head0, n_heads_now;
     uint32_t n_splits, part_rows; /* bounds; also the strides of parts */
+    uint32_t n_own_splits;        /* bound of those that a sequence reads alone */
+    float c, inverse, slack;      /* of scale; by the launchers of splits on tensor cores */
 };
 
 #ifdef __cplusplus
@@ -51,6 +52,10 @@ extern "C" {
  * aligned, q_stride a multiple of 4. Queries and weights are rounded to bf16. */
 cudaError_t sc_cuda_attn_decode_init(void);
 cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
+/* The same for the splits that cohorts share, before sc_cuda_attn_decode, which leaves them out:
+ * of all sequences (seq0 0), group <= 16. */
+cudaError_t sc_cuda_attn_cohort_init(void);
+cudaError_t sc_cuda_attn_cohort(const struct sc_cuda_attn *a, cudaStream_t stream);
 /* All sequences, or with a->split those that are not small. The arithmetic of a row does not depend
  * on the rows beside it. */
 cudaError_t sc_cuda_attn_prefill_init(void);

@@ -59,54 +59,93 @@ enum sc_status sc_cuda_seqs_check_pages(const struct sc_kv_pool *pool,
     return st;
 }
 
-uint64_t sc_cuda_seqs_words(const struct sc_attn_seq *seqs, uint32_t n_seqs)
+static size_t place(size_t *at, size_t bytes)
 {
+    const size_t here = *at;
+    *at += SC_CUDA_ALIGN(bytes);
+    return here;
+}
+
+struct sc_cuda_seqs_layout sc_cuda_seqs_lay_out(const struct sc_attn_seq *seqs, uint32_t n_seqs,
+                                                uint32_t n_layers)
+{
+    const size_t n = (size_t)n_seqs * n_layers;
+    struct sc_cuda_seqs_layout l = {.n_seqs = n_seqs};
     uint64_t words = 0;
-    for (uint32_t i = 0; i < n_seqs; i++) {
+    size_t at = 0;
+
+    for (size_t i = 0; i < n; i++) {
         uint32_t first, end;
         if (seqs[i].n_rows == 0)
             continue;
         exact_range(&seqs[i], &first, &end);
         words += pages_of(seqs[i].n_cores) + (end - first);
     }
-    return words;
+    l.seqs = place(&at, n * sizeof(struct sc_cuda_seq));
+    l.cohorts = place(&at, n_layers * sc_cuda_cohorts_most(n_seqs) * sizeof(struct sc_cuda_cohort));
+    l.members = place(&at, n_seqs * sizeof(uint32_t));
+    l.tables = place(&at, words * sizeof(uint32_t));
+    l.bytes = at;
+    return l;
 }
 
-uint64_t sc_cuda_seqs_bytes(const struct sc_attn_seq *seqs, uint32_t n_seqs)
+/* One sequence, with its page ids behind the first `words` of tables. Returns how many. */
+static uint32_t pack(const struct sc_attn_seq *seq, uint32_t words, struct sc_cuda_seq *ret,
+                     uint32_t *tables)
 {
-    return SC_CUDA_ALIGN(n_seqs * sizeof(struct sc_cuda_seq)) +
-           sc_cuda_seqs_words(seqs, n_seqs) * sizeof(uint32_t);
+    uint32_t first, end, n_core_pages = seq->n_rows != 0 ? pages_of(seq->n_cores) : 0;
+    exact_range(seq, &first, &end);
+    *ret = (struct sc_cuda_seq){.row0 = seq->row0,
+                                .n_rows = seq->n_rows,
+                                .pos0 = seq->pos0,
+                                .n_cores = seq->n_cores,
+                                .exact_lo = seq->exact_lo,
+                                .window = seq->window,
+                                .table = words,
+                                .n_core_pages = n_core_pages,
+                                .exact_page0 = first,
+                                .n_pages = n_core_pages + (end - first)};
+    if (n_core_pages != 0)
+        memcpy(tables + words, seq->core_pages, n_core_pages * sizeof(uint32_t));
+    if (end != first)
+        memcpy(tables + words + n_core_pages, seq->exact_pages + first,
+               (end - first) * sizeof(uint32_t));
+    return ret->n_pages;
 }
 
-uint32_t sc_cuda_seqs_pack(const struct sc_attn_seq *seqs, uint32_t n_seqs, uint32_t table0,
-                           struct sc_cuda_seq *ret_seqs, uint32_t *ret_tables, uint32_t *max_rows,
-                           uint32_t *max_pages)
+struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_attn_seq *seqs, uint32_t n_layers,
+                                      bool cascade, const struct sc_cuda_seqs_layout *at, void *to)
 {
-    uint32_t words = 0;
-    for (uint32_t i = 0; i < n_seqs; i++) {
-        const struct sc_attn_seq *seq = &seqs[i];
-        uint32_t first, end, n_core_pages = seq->n_rows != 0 ? pages_of(seq->n_cores) : 0;
-        exact_range(seq, &first, &end);
-        ret_seqs[i] = (struct sc_cuda_seq){.row0 = seq->row0,
-                                           .n_rows = seq->n_rows,
-                                           .pos0 = seq->pos0,
-                                           .n_cores = seq->n_cores,
-                                           .exact_lo = seq->exact_lo,
-                                           .window = seq->window,
-                                           .table = table0 + words,
-                                           .n_core_pages = n_core_pages,
-                                           .exact_page0 = first,
-                                           .n_pages = n_core_pages + (end - first)};
-        if (n_core_pages != 0)
-            memcpy(ret_tables + words, seq->core_pages, n_core_pages * sizeof(uint32_t));
-        words += n_core_pages;
-        if (end != first)
-            memcpy(ret_tables + words, seq->exact_pages + first, (end - first) * sizeof(uint32_t));
-        words += end - first;
-        if (seq->n_rows > *max_rows)
-            *max_rows = seq->n_rows;
-        if (ret_seqs[i].n_pages > *max_pages)
-            *max_pages = ret_seqs[i].n_pages;
+    uint8_t *bytes = to;
+    struct sc_cuda_seq *packed = (struct sc_cuda_seq *)(void *)(bytes + at->seqs);
+    uint32_t *tables = (uint32_t *)(void *)(bytes + at->tables), words = 0;
+    struct sc_cuda_seqs ret = {.n_seqs = at->n_seqs};
+
+    for (size_t i = 0; i < (size_t)at->n_seqs * n_layers; i++) {
+        words += pack(&seqs[i], words, &packed[i], tables);
+        if (seqs[i].n_rows > ret.max_rows)
+            ret.max_rows = seqs[i].n_rows;
+        if (packed[i].n_pages > ret.max_pages)
+            ret.max_pages = packed[i].n_pages;
     }
-    return words;
+    if (cascade)
+        sc_cuda_cohorts_find(packed, tables, at->n_seqs, n_layers,
+                             (struct sc_cuda_cohort *)(void *)(bytes + at->cohorts),
+                             (uint32_t *)(void *)(bytes + at->members), &ret.bounds);
+    return ret;
+}
+
+struct sc_cuda_seqs sc_cuda_seqs_of_layer(const struct sc_cuda_seqs *packed,
+                                          const struct sc_cuda_seqs_layout *at, const void *device,
+                                          uint32_t layer)
+{
+    const uint8_t *bytes = device;
+    struct sc_cuda_seqs ret = *packed;
+    ret.seqs =
+        (const struct sc_cuda_seq *)(const void *)(bytes + at->seqs) + (size_t)layer * at->n_seqs;
+    ret.cohorts = (const struct sc_cuda_cohort *)(const void *)(bytes + at->cohorts) +
+                  (size_t)layer * ret.bounds.n_cohorts;
+    ret.members = (const uint32_t *)(const void *)(bytes + at->members);
+    ret.tables = (const uint32_t *)(const void *)(bytes + at->tables);
+    return ret;
 }

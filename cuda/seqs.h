@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cuda/cohorts.h"
+
 /* Page i of a sequence, i < n_core_pages: cores 32 i ..; behind them exact pages: page i holds
  * positions 32 (exact_page0 + i - n_core_pages) .. */
 struct sc_cuda_seq {
@@ -15,6 +17,7 @@ struct sc_cuda_seq {
     uint32_t n_core_pages; /* ceil(n_cores / 32) */
     uint32_t exact_page0;  /* exact_lo / 32 (window > 0: of the first position any row sees) */
     uint32_t n_pages;      /* in all, to the page of position pos0 + n_rows - 1; 0: no rows */
+    uint32_t n_shared;     /* splits, from the first on, that its cohort reads; 0: in none */
 };
 
 struct sc_cuda_seqs {
@@ -22,10 +25,15 @@ struct sc_cuda_seqs {
     const uint32_t *tables;         /* device */
     /* What the grid is sized by; host. In a recorded step they bound what later steps may bring. */
     uint32_t n_seqs, max_rows, max_pages;
+    const struct sc_cuda_cohort *cohorts; /* device [n_cohorts], of this layer */
+    const uint32_t *members;              /* device: sequences */
+    struct sc_cuda_cohort_bounds bounds;  /* n_cohorts 0: n_shared does not count */
 };
 
 /* seqs.c: host side. */
 #ifndef __CUDACC__
+#include <stdbool.h>
+
 #include "base/status.h"
 
 struct sc_attn_seq;
@@ -38,15 +46,23 @@ enum sc_status sc_cuda_seqs_check(const struct sc_kv_pool *pool, const struct sc
 enum sc_status sc_cuda_seqs_check_pages(const struct sc_kv_pool *pool,
                                         const struct sc_attn_seq *seqs, uint32_t n_seqs,
                                         struct sc_err *err);
-/* Page ids of all of them together. */
-uint64_t sc_cuda_seqs_words(const struct sc_attn_seq *seqs, uint32_t n_seqs);
-/* Host memory for one call: descriptors, then page ids. */
-uint64_t sc_cuda_seqs_bytes(const struct sc_attn_seq *seqs, uint32_t n_seqs);
-/* Fills ret_seqs [n_seqs], and ret_tables with the page ids; ret_tables[0] will be entry table0 of
- * the table on the device. Raises *max_rows and *max_pages. Returns the page ids written. */
-uint32_t sc_cuda_seqs_pack(const struct sc_attn_seq *seqs, uint32_t n_seqs, uint32_t table0,
-                           struct sc_cuda_seq *ret_seqs, uint32_t *ret_tables, uint32_t *max_rows,
-                           uint32_t *max_pages);
+/* What the device gets of the sequences of n_layers layers: offsets of descriptors, cohorts, their
+ * members and, last, page ids, which alone grow while sequences do. */
+struct sc_cuda_seqs_layout {
+    uint32_t n_seqs; /* of a layer */
+    size_t seqs, cohorts, members, tables, bytes;
+};
+
+/* seqs [n_layers, n_seqs] */
+struct sc_cuda_seqs_layout sc_cuda_seqs_lay_out(const struct sc_attn_seq *seqs, uint32_t n_seqs,
+                                                uint32_t n_layers);
+/* Fills `to` [bytes]. cascade: cohorts are looked for. Returns bounds of all layers. */
+struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_attn_seq *seqs, uint32_t n_layers,
+                                      bool cascade, const struct sc_cuda_seqs_layout *at, void *to);
+/* Those of one layer, by what pack returned and where it went on the device. */
+struct sc_cuda_seqs sc_cuda_seqs_of_layer(const struct sc_cuda_seqs *packed,
+                                          const struct sc_cuda_seqs_layout *at, const void *device,
+                                          uint32_t layer);
 #endif
 
 #endif

@@ -4,7 +4,7 @@
  * A shape that comes again is recorded the second time (the first has loaded the kernels) and
  * replayed from the third on. Kernels read lengths and page tables from the step's device memory,
  * which lies at the same addresses for every step of one shape; only the size of attention's grid
- * is recorded, so a shape includes the longest sequence, rounded up.
+ * is recorded, so a shape includes the longest sequence and the largest cohort, rounded up.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,7 @@
 
 struct shape {
     uint32_t n_rows, n_layers, n_logit_rows, max_pages;
+    struct sc_cuda_cohort_bounds bounds;
 };
 
 struct graph {
@@ -27,7 +28,8 @@ struct graph {
 
 /* Offsets in the step's memory. */
 struct layout {
-    size_t tokens, positions, slots, logit_rows, pages, descriptors, tables, bytes;
+    size_t tokens, positions, slots, logit_rows, pages;
+    size_t seqs, bytes; /* seqs is last: alone grows while a shape stays */
 };
 
 struct sc_cuda_step {
@@ -38,8 +40,9 @@ struct sc_cuda_step {
     bool active, recording;
     struct sc_step told;
     struct layout at;
-    uint32_t max_rows, max_pages; /* of all layers; max_pages rounded up */
-    struct graph *recorded;       /* the place that is being recorded */
+    struct sc_cuda_seqs_layout seqs_at; /* from at.seqs on */
+    struct sc_cuda_seqs seqs;           /* bounds of all layers, of a recorded step rounded up */
+    struct graph *recorded;             /* the place that is being recorded */
     struct graph graphs[GRAPHS_MAX];
     uint64_t clock;
     bool no_graphs; /* SC_CUDA_NO_GRAPHS is set: for finding out what a graph hides */
@@ -90,9 +93,9 @@ static size_t place(size_t *at, size_t bytes)
     return here;
 }
 
-static struct layout lay_out(const struct sc_step *t)
+static struct layout lay_out(const struct sc_step *t, size_t seqs_bytes)
 {
-    const size_t n = t->n_rows, n_seqs = (size_t)t->n_seqs * t->n_layers;
+    const size_t n = t->n_rows;
     struct layout l = {0};
     size_t at = 0;
 
@@ -101,27 +104,22 @@ static struct layout lay_out(const struct sc_step *t)
     l.slots = place(&at, n * sizeof(*t->slots));
     l.logit_rows = place(&at, t->n_logit_rows * sizeof(*t->logit_rows));
     l.pages = place(&at, n * t->n_layers * sizeof(*t->pages));
-    l.descriptors = place(&at, n_seqs * sizeof(struct sc_cuda_seq));
-    l.tables = place(&at, sc_cuda_seqs_words(t->seqs, (uint32_t)n_seqs) *
-                              sizeof(uint32_t)); /* last: alone grows while a shape stays */
+    l.seqs = place(&at, seqs_bytes);
     l.bytes = at;
     return l;
 }
 
-static void fill(struct sc_cuda_step *s, uint8_t *to)
+static void fill(struct sc_cuda_step *s, bool cascade, uint8_t *to)
 {
     const struct sc_step *t = &s->told;
-    const size_t n = t->n_rows, n_seqs = (size_t)t->n_seqs * t->n_layers;
+    const size_t n = t->n_rows;
 
     memcpy(to + s->at.tokens, t->tokens, n * sizeof(*t->tokens));
     memcpy(to + s->at.positions, t->positions, n * sizeof(*t->positions));
     memcpy(to + s->at.slots, t->slots, n * sizeof(*t->slots));
     memcpy(to + s->at.logit_rows, t->logit_rows, t->n_logit_rows * sizeof(*t->logit_rows));
     memcpy(to + s->at.pages, t->pages, n * t->n_layers * sizeof(*t->pages));
-    s->max_rows = s->max_pages = 0;
-    (void)sc_cuda_seqs_pack(t->seqs, (uint32_t)n_seqs, 0,
-                            (struct sc_cuda_seq *)(void *)(to + s->at.descriptors),
-                            (uint32_t *)(void *)(to + s->at.tables), &s->max_rows, &s->max_pages);
+    s->seqs = sc_cuda_seqs_pack(t->seqs, t->n_layers, cascade, &s->seqs_at, to + s->at.seqs);
 }
 
 /* Steps of a quarter of a power of two: at most a quarter of a recorded grid has nothing to do. */
@@ -142,7 +140,7 @@ static enum sc_status send(struct sc_cuda_device *dev, struct sc_err *err)
 
     if (st != SC_OK)
         return st;
-    fill(s, host);
+    fill(s, dev->cascade, host);
     st = sc_cuda_check(
         cudaMemcpyAsync(s->device, host, s->at.bytes, cudaMemcpyHostToDevice, dev->stream), "step",
         err);
@@ -175,7 +173,7 @@ static enum sc_status replay_or_record(struct sc_cuda_device *dev, bool *ret_rep
 {
     struct sc_cuda_step *s = dev->step;
     const struct shape shape = {s->told.n_rows, s->told.n_layers, s->told.n_logit_rows,
-                                s->max_pages};
+                                s->seqs.max_pages, s->seqs.bounds};
     struct graph *g = find_graph(s, &shape);
     bool seen = g->last_used != 0;
 
@@ -225,16 +223,18 @@ enum sc_status sc_cuda_step_begin(struct sc_backend *be, const struct sc_step *s
     *ret_replayed = false;
     s->active = false;
     s->told = *step;
-    s->at = lay_out(step);
+    s->seqs_at = sc_cuda_seqs_lay_out(step->seqs, step->n_seqs, step->n_layers);
+    s->at = lay_out(step, s->seqs_at.bytes);
     if (s->at.bytes > SC_CUDA_STEP_BYTES) /* then every call sends its own arrays */
         return SC_OK;
     st = send(dev, err);
     if (st != SC_OK)
         return st;
     s->active = true;
-    if (!step->alone || s->no_graphs || s->max_rows != 1 || step->n_rows > GRAPH_ROWS_MAX)
+    if (!step->alone || s->no_graphs || s->seqs.max_rows != 1 || step->n_rows > GRAPH_ROWS_MAX)
         return SC_OK;
-    s->max_pages = round_pages(s->max_pages);
+    s->seqs.max_pages = round_pages(s->seqs.max_pages);
+    s->seqs.bounds = sc_cuda_cohort_bounds_round(&s->seqs.bounds);
     return replay_or_record(dev, ret_replayed, err);
 }
 
@@ -277,16 +277,13 @@ bool sc_cuda_step_seqs(const struct sc_cuda_device *dev, const struct sc_attn_se
     const struct sc_cuda_step *s = dev->step;
     const struct sc_step *t = &s->told;
 
-    if (!s->active || seqs < t->seqs || n_seqs != t->n_seqs ||
-        seqs + n_seqs > t->seqs + (size_t)t->n_seqs * t->n_layers)
+    if (!s->active || seqs < t->seqs || n_seqs == 0 || n_seqs != t->n_seqs ||
+        seqs + n_seqs > t->seqs + (size_t)t->n_seqs * t->n_layers ||
+        (size_t)(seqs - t->seqs) % n_seqs != 0)
         return false;
-    *ret_seqs = (struct sc_cuda_seqs){
-        .seqs = (const struct sc_cuda_seq *)(const void *)(s->device + s->at.descriptors) +
-                (seqs - t->seqs),
-        .tables = (const uint32_t *)(const void *)(s->device + s->at.tables),
-        .n_seqs = n_seqs,
-        .max_rows = s->max_rows,
-        .max_pages = s->max_pages,
-    };
+    *ret_seqs = sc_cuda_seqs_of_layer(&s->seqs, &s->seqs_at, s->device + s->at.seqs,
+                                      (uint32_t)((size_t)(seqs - t->seqs) / n_seqs));
+    if (seqs->window != 0) /* of the layer, in every step: it has no cohorts */
+        ret_seqs->bounds.n_cohorts = 0;
     return true;
 }

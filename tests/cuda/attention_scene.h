@@ -5,7 +5,9 @@
 
 #include "tests/cuda/support.h"
 
+#ifndef SEQS_MAX
 #define SEQS_MAX 6
+#endif
 
 struct run {
     uint32_t n_rows, pos0, n_cores, exact_lo, window;
@@ -30,13 +32,13 @@ struct scene {
     float *want; /* the twin's result, or NULL */
 };
 
-static uint32_t pages_for(uint32_t n)
+static inline uint32_t pages_for(uint32_t n)
 {
     return n / SC_PAGE_ENTRIES + (n % SC_PAGE_ENTRIES != 0);
 }
 
 /* The first position that any row sees. */
-static uint32_t first_position(const struct run *r)
+static inline uint32_t first_position(const struct run *r)
 {
     uint32_t from = r->exact_lo;
     if (r->window != 0 && r->pos0 + 1 > r->window && r->pos0 + 1 - r->window > from)
@@ -44,7 +46,7 @@ static uint32_t first_position(const struct run *r)
     return from;
 }
 
-static struct sc_kv_pool *open_pool(const struct scene *s, struct sc_backend *be)
+static inline struct sc_kv_pool *open_pool(const struct scene *s, struct sc_backend *be)
 {
     struct sc_kv_spec spec = {s->sh->n_kv_heads, s->sh->head_dim, s->dtype};
     struct sc_kv_pool *pool = NULL;
@@ -53,8 +55,8 @@ static struct sc_kv_pool *open_pool(const struct scene *s, struct sc_backend *be
 }
 
 /* Writes slots lo .. hi - 1 of a page with random entries and the others with NaN, everywhere. */
-static void write_page(struct scene *s, struct rng *r, uint32_t page, uint32_t lo, uint32_t hi,
-                       bool core)
+static inline void write_page(struct scene *s, struct rng *r, uint32_t page, uint32_t lo,
+                              uint32_t hi, bool core)
 {
     uint32_t hd = s->sh->head_dim;
     size_t bytes = SC_PAGE_ENTRIES * sc_kv_row_bytes(s->dtype, hd);
@@ -89,7 +91,8 @@ static void write_page(struct scene *s, struct rng *r, uint32_t page, uint32_t l
     free(v);
 }
 
-static void fill_seq(struct scene *s, struct rng *r, uint32_t i, uint32_t *order, uint32_t *used)
+static inline void fill_seq(struct scene *s, struct rng *r, uint32_t i, uint32_t *order,
+                            uint32_t *used)
 {
     const struct run *run = &s->sh->runs[i];
     uint32_t n_core = pages_for(run->n_cores), end = run->pos0 + run->n_rows;
@@ -126,8 +129,8 @@ static void fill_seq(struct scene *s, struct rng *r, uint32_t i, uint32_t *order
 }
 
 /* use: bit 2 * math + strict of each device that gets a pool. */
-static void scene_open(struct scene *s, const struct shape *sh, enum sc_dtype dtype, unsigned use,
-                       uint64_t seed)
+static inline void scene_open(struct scene *s, const struct shape *sh, enum sc_dtype dtype,
+                              unsigned use, uint64_t seed)
 {
     struct rng r = {seed};
     uint32_t *order, used = 0;
@@ -154,7 +157,7 @@ static void scene_open(struct scene *s, const struct shape *sh, enum sc_dtype dt
     s->q = random_floats(&r, (size_t)s->n_rows * s->width);
 }
 
-static void scene_close(struct scene *s)
+static inline void scene_close(struct scene *s)
 {
     twin->ops->kv_close(twin, s->twin_pool);
     for (int i = 0; i < 4; i++) {
@@ -167,8 +170,8 @@ static void scene_close(struct scene *s)
     free(s->want);
 }
 
-static struct sc_attn_args args_of(const struct scene *s, const struct sc_attn_seq *seqs,
-                                   uint32_t n_seqs)
+static inline struct sc_attn_args args_of(const struct scene *s, const struct sc_attn_seq *seqs,
+                                          uint32_t n_seqs)
 {
     return (struct sc_attn_args){.seqs = seqs,
                                  .n_seqs = n_seqs,
@@ -181,8 +184,8 @@ static struct sc_attn_args args_of(const struct scene *s, const struct sc_attn_s
 
 /* Each of n_calls calls takes the next of n_seqs / n_calls sequences. The rows that no call wrote
  * are NaN. The caller frees. */
-static float *attend(const struct scene *s, int math, int strict, const struct sc_attn_seq *seqs,
-                     uint32_t n_seqs, uint32_t n_calls)
+static inline float *attend(const struct scene *s, int math, int strict,
+                            const struct sc_attn_seq *seqs, uint32_t n_seqs, uint32_t n_calls)
 {
     struct sc_backend *be = devices[math][strict];
     size_t bytes = (size_t)s->n_rows * s->width * sizeof(float);
@@ -200,7 +203,7 @@ static float *attend(const struct scene *s, int math, int strict, const struct s
     return host;
 }
 
-static const float *twin_result(struct scene *s)
+static inline const float *twin_result(struct scene *s)
 {
     struct sc_attn_args args = args_of(s, s->seqs, s->sh->n_seqs);
     if (s->want != NULL)
@@ -213,7 +216,7 @@ static const float *twin_result(struct scene *s)
     return s->want;
 }
 
-static int open_all(void **state)
+static inline int open_all(void **state)
 {
     (void)state;
     twin = open_backend(SC_CPU_ISA_PLAIN, 2);
@@ -222,7 +225,7 @@ static int open_all(void **state)
     return 0;
 }
 
-static int close_all(void **state)
+static inline int close_all(void **state)
 {
     (void)state;
     for (int i = 0; i < 4; i++)

@@ -311,6 +311,58 @@ static void only_decoding_alone_is_recorded(void **state)
     free(r);
 }
 
+/* Cohorts are found, and their size is part of a shape; how long they are is not, within limits. */
+static void a_shape_includes_what_sequences_share(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    struct sc_cuda_seqs seqs;
+    bool replayed;
+    (void)state;
+    rig_open(r);
+    r->dev.cascade = true;
+    for (uint32_t t = 0; t < 20; t++) {
+        struct sc_step step = step_of(r, N_SEQS, 1, 3300 + t, true);
+        for (uint32_t i = 0; i < N_SEQS; i++) { /* layer 0: all but one of the pages are the same */
+            r->seqs[i].exact_pages = r->ids;
+            r->seqs[N_SEQS + i].exact_pages = r->ids;
+            r->seqs[N_SEQS + i].n_cores = 40; /* layer 1: the last ones see less */
+            r->seqs[N_SEQS + i].exact_lo -= i / 2 * 32;
+            r->seqs[N_SEQS + i].core_pages = r->ids;
+        }
+        assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
+        assert_int_equal(replayed, t > 1);
+        for (uint32_t l = 0; l < N_LAYERS; l++) {
+            assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + l * N_SEQS, N_SEQS, &seqs));
+            assert_int_equal(seqs.bounds.n_cohorts, 1);
+            assert_int_equal(seqs.cohorts[0].n, N_SEQS);
+            assert_int_equal(seqs.cohorts[0].n_shared, l == 0 ? 12 : 0);
+            assert_true(seqs.bounds.max_shared >= 12);
+            for (uint32_t i = 0; i < N_SEQS; i++) {
+                assert_true(seqs.members[i] < N_SEQS);
+                assert_int_equal(seqs.seqs[i].n_shared, seqs.cohorts[0].n_shared);
+                assert_true(seqs.bounds.max_own * 8 >=
+                            seqs.seqs[i].n_pages - 8 * seqs.cohorts[0].n_shared);
+            }
+        }
+        assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    }
+    struct sc_step apart = step_of(r, N_SEQS, 1, 3319, true); /* as long, with nothing in common */
+    assert_false(run(r, &apart));
+    assert_false(run(r, &apart));
+    r->seqs[0].window = 70; /* a layer of windows has none, in any step */
+    for (uint32_t i = 0; i < N_SEQS; i++)
+        r->seqs[N_SEQS + i] = (struct sc_attn_seq){
+            .row0 = i, .n_rows = 1, .pos0 = 3319, .core_pages = r->ids, .exact_pages = r->ids};
+    assert_ok(sc_cuda_step_begin(&r->dev.base, &apart, &replayed, err));
+    assert_true(sc_cuda_step_seqs(&r->dev, r->seqs, N_SEQS, &seqs));
+    assert_int_equal(seqs.bounds.n_cohorts, 0);
+    assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + N_SEQS, N_SEQS, &seqs));
+    assert_int_equal(seqs.bounds.n_cohorts, 1);
+    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    rig_close(r);
+    free(r);
+}
+
 static void shapes_without_end_are_forgotten_in_turn(void **state)
 {
     struct rig *r = malloc(sizeof(*r));
@@ -379,6 +431,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(arrays_and_tables_are_found_on_the_device),
         cmocka_unit_test(a_shape_is_recorded_the_second_time_and_then_replayed),
+        cmocka_unit_test(a_shape_includes_what_sequences_share),
         cmocka_unit_test(only_decoding_alone_is_recorded),
         cmocka_unit_test(shapes_without_end_are_forgotten_in_turn),
         cmocka_unit_test(a_recording_that_fails_is_an_error_and_is_tried_again),
