@@ -177,6 +177,8 @@ static enum sc_status run_group(struct bench *b, struct sc_err *err)
         .budget = o->budget,
         .fixed_thresholds = o->fixed_thresholds,
         .ratio = o->ratio,
+        .temperature = o->temperature,
+        .top_p = o->top_p,
         .step_tokens = o->step_tokens,
         .decode_steps = o->decode_steps,
         .max_seqs = largest(&o->seqs),

@@ -23,6 +23,7 @@ struct sc_bench_options sc_bench_options_default(void)
         .compressed = true,
         .isa = -1,
         .ratio = 0.25f,
+        .top_p = 1.0f,
         .step_tokens = 512,
         .repeats = 3,
         .decode_steps = 16,
@@ -38,8 +39,9 @@ static void usage(FILE *to)
     (void)fprintf(
         to,
         "usage: bench-engine [options]\n"
-        "  --shape LIST        of micro,tiny,0.1B,1B,Llama-3.1-8B,\n"
-        "                      Llama-3.1-70B/8 (a rank's slice) or model directories (0.1B)\n"
+        "  --shape LIST        of micro,micro-128K,tiny,0.1B,1B,\n"
+        "                      Llama-3.1-8B,Llama-3.1-70B/8 (a rank's slice) or model directories "
+        "(0.1B)\n"
         "  --prefill LIST      tokens, or none (512,4096)\n"
         "  --decode-depth LIST tokens in the cache, or none (0,2048,8192)\n"
         "  --seqs LIST         sequences of one decode step (1)\n"
@@ -61,6 +63,8 @@ static void usage(FILE *to)
         "  --step-tokens N     rows of a prefill step (512)\n"
         "  --repeats N         times every line is measured, exact and compressed by turns (3)\n"
         "  --decode-steps N    of each line (16)\n"
+        "  --temperature T     draws tokens; 0: the likeliest (0)\n"
+        "  --top-p P           of which share of the likeliest (1)\n"
         "  --memory MIB        most memory for pages; larger lines are left out (8192)\n"
         "  --ops               time of each operation\n"
         "  --no-limits         do not measure the machine's limits\n"
@@ -136,11 +140,11 @@ static bool read_kv(const char *text, struct sc_bench_options *o)
     return o->exact || o->compressed;
 }
 
-static bool read_ratio(const char *text, float *ret_ratio)
+static bool read_float(const char *text, float low, float high, float *ret_v)
 {
     char *end = NULL;
-    *ret_ratio = strtof(text, &end);
-    return end != text && *end == '\0' && *ret_ratio >= 0.01f && *ret_ratio <= 1.0f;
+    *ret_v = strtof(text, &end);
+    return end != text && *end == '\0' && *ret_v >= low && *ret_v <= high;
 }
 
 static bool read_option(struct sc_bench_options *o, int c, const char *arg)
@@ -159,7 +163,11 @@ static bool read_option(struct sc_bench_options *o, int c, const char *arg)
     case 'k':
         return read_kv(arg, o);
     case 'r':
-        return read_ratio(arg, &o->ratio);
+        return read_float(arg, 0.01f, 1.0f, &o->ratio);
+    case 'T':
+        return read_float(arg, 0.0f, 100.0f, &o->temperature);
+    case 'y':
+        return read_float(arg, 0.0001f, 1.0f, &o->top_p);
     case 't':
         return read_list(arg, 1, SC_CPU_THREADS_MAX, &o->threads) && o->threads.n > 0;
     case 'n':
@@ -233,6 +241,8 @@ int sc_bench_options_read(int argc, char **argv, struct sc_bench_options *o)
         {"seqs", required_argument, NULL, 'q'},
         {"kv", required_argument, NULL, 'k'},
         {"ratio", required_argument, NULL, 'r'},
+        {"temperature", required_argument, NULL, 'T'},
+        {"top-p", required_argument, NULL, 'y'},
         {"threads", required_argument, NULL, 't'},
         {"ranks", required_argument, NULL, 'n'},
         {"backend", required_argument, NULL, 'b'},

@@ -21,6 +21,7 @@ struct sc_bench_options {
     bool one_device, strict;
     int isa; /* -1: the backend's choice */
     float ratio;
+    float temperature, top_p; /* of decoded tokens; temperature 0: greedy */
     uint32_t step_tokens, repeats, decode_steps;
     uint64_t memory_mib;
     enum sc_math math;

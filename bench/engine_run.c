@@ -19,7 +19,7 @@ struct sc_run {
     struct sc_engine_info info;
     struct sc_recipe recipes[2]; /* by enum sc_kv_mode */
     int32_t *tokens;             /* [max_context] */
-    struct sc_sampler *sampler;  /* greedy: has no state, so one serves all */
+    struct sc_sampler *sampler;  /* has no state that matters, so one serves all */
 };
 
 static double now_s(void)
@@ -155,6 +155,7 @@ enum sc_status sc_run_open(const struct sc_run_opts *opts, struct sc_random_mode
                            bool calibrate, struct sc_run **ret_run, struct sc_err *err)
 {
     struct sc_run *run = calloc(1, sizeof(*run));
+    struct sc_sampling sampling = SC_SAMPLING_GREEDY;
     enum sc_status st;
 
     if (run == NULL)
@@ -171,8 +172,9 @@ enum sc_status sc_run_open(const struct sc_run_opts *opts, struct sc_random_mode
     }
     sc_random_model_tokens(model, run->tokens, run->opts.max_context);
     make_recipes(run);
-    st = sc_sampler_open(&(struct sc_sampling)SC_SAMPLING_GREEDY, run->config->vocab, NULL, 0, 0,
-                         &run->sampler, err);
+    sampling.temperature = opts->temperature;
+    sampling.top_p = opts->top_p;
+    st = sc_sampler_open(&sampling, run->config->vocab, NULL, 0, 0, &run->sampler, err);
     if (st == SC_OK)
         st = open_engine(run, calibrate, err);
     if (st != SC_OK) {

@@ -24,6 +24,7 @@ struct sc_run_opts {
         budget; /* each chunk is held to the ratio, instead of thresholds that give it on average */
     bool fixed_thresholds; /* do not measure them: faster to start, the ratio is what comes out */
     float ratio;           /* cores per token in compressed chunks */
+    float temperature, top_p; /* of decoded tokens */
     uint32_t step_tokens, decode_steps;
     uint32_t max_seqs, max_context;
     uint64_t kv_bytes; /* of all ranks */

@@ -14,7 +14,8 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {"micro", 2, 128, 4, 2, 32, 256, 512, true}, /* for tests under an emulator */
+    {"micro", 2, 128, 4, 2, 32, 256, 512, true},         /* for tests under an emulator */
+    {"micro-128K", 2, 128, 4, 2, 32, 256, 128256, true}, /* little but logits */
     {"tiny", 4, 256, 8, 4, 32, 512, 4096, true},
     {"0.1B", 12, 768, 12, 4, 64, 2048, 4096, true},
     {"1B", 16, 2048, 32, 8, 64, 8192, 32000, true},
