@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  6u
+#define SC_BACKEND_ABI  7u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -211,6 +211,14 @@ struct sc_step {
     bool alone; /* nothing but this backend's calls happens between step_begin and step_end */
 };
 
+/* dst [n_rows, dst_width], columns first .. first + width - 1 = src [n_rows, width], 4-byte
+ * elements; clear: the rest of dst becomes 0. */
+struct sc_cols_args {
+    void *src, *dst;
+    uint32_t n_rows, width, dst_width, first;
+    bool clear;
+};
+
 /* A rank of a group in which each has a device of its own. */
 #define SC_GROUP_ID_BYTES 128u
 struct sc_group_args {
@@ -359,7 +367,9 @@ struct sc_backend_ops {
     enum sc_status (*group_sum)(struct sc_backend *be, enum sc_dtype dtype, void *data, size_t n,
                                 struct sc_err *err);
     void (*group_leave)(struct sc_backend *be);
-    /* Device to device, src perhaps another rank's. */
+    /* Both device to device, src perhaps another rank's. */
+    enum sc_status (*put_cols)(struct sc_backend *be, const struct sc_cols_args *args,
+                               struct sc_err *err);
     enum sc_status (*copy)(struct sc_backend *be, void *dst, const void *src, size_t bytes,
                            struct sc_err *err);
 };

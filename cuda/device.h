@@ -237,6 +237,8 @@ void sc_cuda_group_leave(struct sc_backend *be);
 enum sc_status sc_cuda_peer_sum(struct sc_backend *be, enum sc_dtype dtype, const void *const *srcs,
                                 uint32_t n_srcs, size_t first, size_t n, void *dst,
                                 struct sc_err *err);
+enum sc_status sc_cuda_put_cols(struct sc_backend *be, const struct sc_cols_args *args,
+                                struct sc_err *err);
 enum sc_status sc_cuda_copy(struct sc_backend *be, void *dst, const void *src, size_t bytes,
                             struct sc_err *err);
 

@@ -22,6 +22,29 @@ enum sc_status sc_cuda_peer_sum(struct sc_backend *be, enum sc_dtype dtype, cons
     return sc_cuda_check(sc_cuda_launch_sum(&sum, dev->stream), "peer sum", err);
 }
 
+enum sc_status sc_cuda_put_cols(struct sc_backend *be, const struct sc_cols_args *a,
+                                struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    const size_t row = a->width * sizeof(float), dst_row = a->dst_width * sizeof(float);
+    enum sc_status st = SC_OK;
+
+    if (a->first > a->dst_width || a->width > a->dst_width - a->first)
+        return sc_fail(err, SC_EINVAL, "put_cols: %u columns from %u on, of %u", a->width, a->first,
+                       a->dst_width);
+    if (a->n_rows == 0)
+        return SC_OK;
+    sc_cuda_forget(dev);
+    if (a->clear)
+        st = sc_cuda_check(cudaMemsetAsync(a->dst, 0, a->n_rows * dst_row, dev->stream), "put_cols",
+                           err);
+    if (st != SC_OK || row == 0)
+        return st;
+    return sc_cuda_check(cudaMemcpy2DAsync((float *)a->dst + a->first, dst_row, a->src, row, row,
+                                           a->n_rows, cudaMemcpyDefault, dev->stream),
+                         "put_cols", err);
+}
+
 enum sc_status sc_cuda_copy(struct sc_backend *be, void *dst, const void *src, size_t bytes,
                             struct sc_err *err)
 {

@@ -2,8 +2,9 @@
  *
  * One interface; here the `local` implementation: ranks are threads of one process and reduce each
  * other's buffers in rank order, so that a sum has the same bits on every rank and in every run.
- * Every rank must call the same collectives in the same order. sum_f32, sum_i32 and the source of
- * gather_cols are memory of the rank's backend (sc_backend_ops.alloc); the rest is the host's.
+ * Every rank must call the same collectives in the same order. What sum_f32, sum_i32 and
+ * gather_cols are given is memory of the rank's backend (sc_backend_ops.alloc); the rest is the
+ * host's.
  * abort() releases all ranks that wait, and every later call fails with SC_EPEER until the group is
  * reset. Memory: all at open. Threads: a sc_comm belongs to its rank's thread; abort may come from
  * any.
@@ -21,16 +22,16 @@ struct sc_comm_ops {
     enum sc_status (*sum_i32)(struct sc_comm *comm, int32_t *data, size_t n, struct sc_err *err);
     enum sc_status (*min_u64)(struct sc_comm *comm, uint64_t *data, size_t n, struct sc_err *err);
     enum sc_status (*max_u32)(struct sc_comm *comm, uint32_t *data, size_t n, struct sc_err *err);
-    /* src [n_rows, widths[rank]] of each rank side by side, in rank order, into dst of rank 0
-     * [n_rows, sum of widths]; dst is ignored on the others. */
-    enum sc_status (*gather_cols)(struct sc_comm *comm, const float *src, uint32_t n_rows,
+    /* src [n_rows, widths[rank]] of each rank side by side, in rank order, bit for bit, into dst of
+     * rank 0 [n_rows, sum of widths]. Devices' ranks all give a dst, which is the others' scratch;
+     * where memory is the host's it is ignored on the others. */
+    enum sc_status (*gather_cols)(struct sc_comm *comm, float *src, uint32_t n_rows,
                                   const uint32_t *widths, float *dst, struct sc_err *err);
-    /* Tells the rank's backend, before the first collective, and takes what sums and gathers of its
-     * memory need; column_bytes: the largest source of gather_cols. detach before it closes. Ranks
-     * with a device each join its network; where that is not there, sums go through copies.
-     * rejoin: after an abort and a reset, by all ranks. */
-    enum sc_status (*attach)(struct sc_comm *comm, struct sc_backend *be, size_t column_bytes,
-                             struct sc_err *err);
+    /* Tells the rank's backend, before the first collective, and takes what sums of its memory
+     * need. detach before it closes. Ranks with a device each join its network; where that is not
+     * there, sums and gathers go through copies. rejoin: after an abort and a reset, by all ranks.
+     */
+    enum sc_status (*attach)(struct sc_comm *comm, struct sc_backend *be, struct sc_err *err);
     enum sc_status (*rejoin)(struct sc_comm *comm, struct sc_err *err);
     void (*detach)(struct sc_comm *comm);
     void (*abort)(struct sc_comm *comm);

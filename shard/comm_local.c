@@ -23,8 +23,6 @@ struct local_comm {
     bool joined;           /* to the devices' network */
     uint8_t *parts;        /* device: [n_ranks] slices; its own holds this rank's share of a sum */
     size_t part_bytes;
-    float *columns; /* host: its columns of a gather */
-    size_t columns_bytes;
 };
 
 typedef void reduce_fn(struct sc_local_group *g, size_t from, size_t to);
@@ -263,36 +261,61 @@ static enum sc_status max_u32(struct sc_comm *comm, uint32_t *data, size_t n, st
     return all_reduce(comm, data, n, sizeof(*data), reduce_max_u32, err);
 }
 
-static enum sc_status gather_cols(struct sc_comm *comm, const float *src, uint32_t n_rows,
+/* One collective of the devices' network that is tested already: each rank clears rows of whole
+ * width, puts its columns in their place, and all are summed as whole numbers: zeros change no bit
+ * of a float. */
+static enum sc_status network_gather(struct local_comm *c, struct sc_cols_args *cols,
+                                     struct sc_err *err)
+{
+    cols->clear = true;
+    enum sc_status st = c->be->ops->put_cols(c->be, cols, err);
+    if (st != SC_OK)
+        return st;
+    return c->be->ops->group_sum(c->be, SC_DTYPE_I32, cols->dst,
+                                 (size_t)cols->n_rows * cols->dst_width, err);
+}
+
+/* Rank 0 copies what the others show. */
+static enum sc_status device_gather(struct local_comm *c, struct sc_cols_args *cols,
+                                    const uint32_t *widths, struct sc_err *err)
+{
+    const struct sc_local_group *g = c->group;
+    enum sc_status st = c->be->ops->sync(c->be, err);
+
+    if (st == SC_OK)
+        st = meet(c, NULL, cols->src, (size_t)cols->n_rows * cols->dst_width, err);
+    for (uint32_t r = 0; r < g->n_ranks && st == SC_OK && c->base.rank == 0; r++) {
+        cols->src = g->shown[r].data;
+        cols->width = widths[r];
+        st = c->be->ops->put_cols(c->be, cols, err);
+        cols->first += widths[r];
+    }
+    if (st == SC_OK && c->base.rank == 0)
+        st = c->be->ops->sync(c->be, err);
+    return st == SC_OK ? barrier(c, err) : st;
+}
+
+static enum sc_status gather_cols(struct sc_comm *comm, float *src, uint32_t n_rows,
                                   const uint32_t *widths, float *dst, struct sc_err *err)
 {
     struct local_comm *c = (struct local_comm *)comm;
-    struct sc_local_group *g = c->group;
-    size_t total = 0, at = 0, bytes = (size_t)n_rows * widths[comm->rank] * sizeof(*dst);
-    enum sc_status st;
+    const struct sc_local_group *g = c->group;
+    struct sc_cols_args cols = {
+        .src = src, .dst = dst, .n_rows = n_rows, .width = widths[comm->rank]};
 
-    if (c->be != NULL && g->n_ranks == 1)
-        return c->be->ops->download(c->be, dst, src, bytes, err);
-    if (c->be != NULL) {
-        if (bytes > c->columns_bytes)
-            return sc_fail(err, SC_EINTERNAL, "gather of %zu bytes, room for %zu", bytes,
-                           c->columns_bytes);
-        st = c->be->ops->download(c->be, c->columns, src, bytes, err);
-        if (st != SC_OK)
-            return st;
-        src = c->columns;
+    for (uint32_t r = 0; r < g->n_ranks; r++) {
+        cols.first += r < comm->rank ? widths[r] : 0;
+        cols.dst_width += widths[r];
     }
-    st = meet(c, NULL, dst, n_rows, err);
+    if (c->be != NULL)
+        return c->joined ? network_gather(c, &cols, err) : device_gather(c, &cols, widths, err);
+    enum sc_status st = meet(c, NULL, dst, (size_t)n_rows * cols.dst_width, err);
     if (st != SC_OK)
         return st;
     dst = g->shown[0].data;
-    for (uint32_t r = 0; r < g->n_ranks; r++) {
-        at += r < comm->rank ? widths[r] : 0;
-        total += widths[r];
-    }
     for (uint32_t i = 0; i < n_rows; i++)
-        memcpy(dst + i * total + at, src + (size_t)i * widths[comm->rank],
-               widths[comm->rank] * sizeof(*dst));
+        memcpy(dst + (size_t)i * cols.dst_width + cols.first, src + (size_t)i * cols.width,
+               cols.width * sizeof(*dst));
     return barrier(c, err);
 }
 
@@ -326,8 +349,7 @@ static enum sc_status rejoin(struct sc_comm *comm, struct sc_err *err)
     return st;
 }
 
-static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, size_t column_bytes,
-                             struct sc_err *err)
+static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, struct sc_err *err)
 {
     struct local_comm *c = (struct local_comm *)comm;
     const struct sc_local_group *g = c->group;
@@ -344,10 +366,6 @@ static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, size_t
         st = be->ops->alloc(be, g->n_ranks * slice, (void **)&c->parts, err);
     if (st != SC_OK)
         return st;
-    c->columns_bytes = column_bytes;
-    c->columns = malloc(column_bytes);
-    if (c->columns == NULL)
-        return sc_fail(err, SC_ENOMEM, "collectives: out of memory for %zu bytes", column_bytes);
     return rejoin(comm, err);
 }
 
@@ -359,9 +377,6 @@ static void detach(struct sc_comm *comm)
     c->joined = false;
     if (c->be != NULL)
         c->be->ops->free(c->be, c->parts);
-    free(c->columns);
-    c->columns = NULL;
-    c->columns_bytes = 0;
     c->parts = NULL;
     c->be = NULL;
 }

@@ -162,13 +162,8 @@ static enum sc_status final_logits(struct sc_rank *rank, struct sc_err *err)
     if (st == SC_OK)
         st = ops->matmul(rank->be, rank->weights.lm_head, rank->x, c->hidden, rank->logits_local,
                          width, n, err);
-    if (st == SC_OK && ops->row_max != NULL)
-        st = ops->row_max(rank->be, rank->logits_local, n, width,
-                          rank->n_choices > rank->slice.vocab0 + width ? width
-                          : rank->n_choices > rank->slice.vocab0
-                              ? rank->n_choices - rank->slice.vocab0
-                              : 0,
-                          rank->best, err);
+    if (st == SC_OK)
+        st = sc_rank_best_of_slice(rank, err);
     return st;
 }
 
@@ -203,62 +198,6 @@ static enum sc_status run_layers(struct sc_rank *rank, const struct sc_plan *pla
     return st;
 }
 
-/* Which tokens of the step the backend chooses: the most likely ones where every row is such, for
- * then nothing else need leave the device; and with one rank any that need no sampler. All ranks
- * find the same, before the collective that rank 0 samples after. Returns whether one is to be
- * drawn. */
-static bool plan_choices(struct sc_rank *rank, const struct sc_plan *plan)
-{
-    const struct sc_backend_ops *ops = rank->be->ops;
-    bool draws = false;
-    uint32_t row = 0;
-
-    rank->only_best = ops->row_max != NULL;
-    for (uint32_t i = 0; i < plan->n_runs; i++) {
-        const struct sc_plan_run *run = &plan->runs[i];
-        const uint32_t n = run->want == SC_LOGITS_NONE  ? 0
-                           : run->want == SC_LOGITS_ALL ? run->n_tokens
-                                                        : 1;
-        for (uint32_t t = 0; t < n; t++, row++) {
-            struct sc_draw *draw = &rank->draws[row];
-            *draw = (struct sc_draw){0};
-            rank->chosen[row] =
-                t == n - 1 && run->sampler != NULL && ops->row_max != NULL &&
-                sc_sampler_plan(run->sampler, rank->n_choices, run->pos0 + run->n_tokens, draw) &&
-                (draw->scale == 0.0f || (ops->draw != NULL && rank->n_ranks == 1));
-            if (!rank->chosen[row])
-                draw->scale = 0.0f;
-            draws |= draw->scale != 0.0f;
-            rank->only_best &= rank->chosen[row] && run->want == SC_LOGITS_LAST;
-        }
-    }
-    for (; !rank->only_best && rank->n_ranks > 1 && row > 0; row--)
-        rank->chosen[row - 1] = false;
-    return draws;
-}
-
-static enum sc_status draw_tokens(struct sc_rank *rank, struct sc_err *err)
-{
-    return rank->be->ops->draw(rank->be, rank->logits_local, rank->rows.n_logits,
-                               rank->slice.n_vocab, rank->n_choices, rank->draws, rank->best, err);
-}
-
-static enum sc_status gather_logits(struct sc_rank *rank, struct sc_err *err)
-{
-    const struct sc_comm_ops *comm = rank->comm->ops;
-    uint32_t pairs[SC_RANKS_MAX];
-    enum sc_status st = SC_OK;
-
-    if (!rank->only_best)
-        st = comm->gather_cols(rank->comm, rank->logits_local, rank->rows.n_logits,
-                               rank->slice.vocab_widths, rank->logits, err);
-    if (st != SC_OK || (!rank->only_best && (rank->n_ranks > 1 || rank->be->ops->row_max == NULL)))
-        return st;
-    for (uint32_t r = 0; r < rank->n_ranks; r++)
-        pairs[r] = 2;
-    return comm->gather_cols(rank->comm, rank->best, rank->rows.n_logits, pairs, rank->bests, err);
-}
-
 enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan, struct sc_err *err)
 {
     const struct sc_backend_ops *ops = rank->be->ops;
@@ -289,9 +228,7 @@ enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan,
         enum sc_status end = ops->step_end(rank->be, err);
         st = st == SC_OK ? end : st;
     }
-    if (plan_choices(rank, plan) && st == SC_OK)
-        st = draw_tokens(rank, err);
     if (st == SC_OK && rows->n_logits > 0)
-        st = gather_logits(rank, err);
+        st = sc_rank_choose(rank, err);
     return st;
 }

@@ -41,21 +41,37 @@ static enum sc_status open_activations(struct sc_rank *rank, struct sc_err *err)
     enum sc_status st = SC_OK;
     for (size_t i = 0; i < SC_ARRAY_LEN(wants) && st == SC_OK; i++)
         st = device_floats(rank, wants[i].n, wants[i].mem, err);
+    return st;
+}
+
+/* What tokens are chosen from: whole rows of logits, and on rank 0's host what comes of them. */
+static enum sc_status open_choices(struct sc_rank *rank, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    const bool own_memory = ops->peer_sum != NULL;
+    const size_t m = rank->opts->max_logit_rows, vocab = rank->config->vocab;
+    const size_t pairs = 2 * (size_t)rank->n_ranks; /* what a row's greedy choice is made from */
+    enum sc_status st = SC_OK;
+
     rank->draws = calloc(m, sizeof(*rank->draws));
     rank->chosen = calloc(m, sizeof(*rank->chosen));
-    if (st == SC_OK && (rank->draws == NULL || rank->chosen == NULL))
+    if (rank->draws == NULL || rank->chosen == NULL)
         return sc_fail(err, SC_ENOMEM, "draws: out of memory for %zu rows", m);
-    if (st == SC_OK && rank->rank == 0) {
-        rank->logits = malloc(m * c->vocab * sizeof(float));
-        rank->bests = malloc(m * rank->n_ranks * 2 * sizeof(float));
-        if (rank->logits == NULL || rank->bests == NULL)
-            return sc_fail(err, SC_ENOMEM, "logits: out of memory for %zu rows of %u", m, c->vocab);
-        if (rank->be->ops->pin != NULL) {
-            rank->be->ops->pin(rank->be, rank->logits, m * c->vocab * sizeof(float));
-            rank->be->ops->pin(rank->be, rank->bests, m * rank->n_ranks * 2 * sizeof(float));
-        }
+    if (rank->n_ranks == 1)
+        rank->whole = rank->logits_local;
+    else if (rank->rank == 0 || own_memory)
+        st = device_floats(rank, m * (vocab > pairs ? vocab : pairs), &rank->whole, err);
+    if (st != SC_OK || rank->rank != 0)
+        return st;
+    rank->logits = own_memory ? malloc(m * vocab * sizeof(float)) : rank->whole;
+    rank->bests = malloc(m * pairs * sizeof(float));
+    if (rank->logits == NULL || rank->bests == NULL)
+        return sc_fail(err, SC_ENOMEM, "logits: out of memory for %zu rows of %zu", m, vocab);
+    if (ops->pin != NULL) {
+        ops->pin(rank->be, rank->logits, m * vocab * sizeof(float));
+        ops->pin(rank->be, rank->bests, m * pairs * sizeof(float));
     }
-    return st;
+    return SC_OK;
 }
 
 /* calloc of this size maps zero pages: tables of slots and positions never used cost no memory. */
@@ -211,13 +227,13 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
     if (st == SC_OK)
         st = opts->open_backend(&be_opts, &rank->be, err);
     if (st == SC_OK)
-        st = comm->ops->attach(comm, rank->be,
-                               (size_t)opts->max_logit_rows * rank->slice.n_vocab * sizeof(float),
-                               err);
+        st = comm->ops->attach(comm, rank->be, err);
     if (st == SC_OK)
         st = sc_weights_open(rank, &rank->weights, err);
     if (st == SC_OK)
         st = open_activations(rank, err);
+    if (st == SC_OK)
+        st = open_choices(rank, err);
     if (st == SC_OK)
         st = open_pool(rank, err);
     if (st == SC_OK)
@@ -233,11 +249,20 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
 
 void sc_rank_close(struct sc_rank *rank)
 {
-    float *device[] = {rank->resid,        rank->x,      rank->qkv,
-                       rank->attn,         rank->delta,  rank->gate_up,
-                       rank->act,          rank->angles, rank->last,
-                       rank->logits_local, rank->best,   (float *)rank->dist};
-    void *host[] = {rank->logits,
+    float *device[] = {rank->resid,
+                       rank->x,
+                       rank->qkv,
+                       rank->attn,
+                       rank->delta,
+                       rank->gate_up,
+                       rank->act,
+                       rank->angles,
+                       rank->last,
+                       rank->logits_local,
+                       rank->best,
+                       (float *)rank->dist,
+                       rank->whole != rank->logits_local ? rank->whole : NULL};
+    void *host[] = {rank->logits != rank->whole ? rank->logits : NULL,
                     rank->draws,
                     rank->chosen,
                     rank->bests,
@@ -353,7 +378,7 @@ static uint64_t plan_digest(const struct sc_rank *rank, const struct sc_plan *pl
         for (uint32_t t = 0; t < run->n_tokens; t++)
             h = sc_mix64(h ^ (uint32_t)run->tokens[t]);
     }
-    return h;
+    return sc_mix64(h ^ ((uint64_t)rank->whole_rows << 1 | rank->only_best));
 }
 
 static enum sc_status compare_digest(struct sc_rank *rank, uint64_t digest, uint64_t step,
@@ -370,72 +395,6 @@ static enum sc_status compare_digest(struct sc_rank *rank, uint64_t digest, uint
                    "step %llu: rank %u has plan digest %016llx, lowest is %016llx",
                    (unsigned long long)step, rank->rank, (unsigned long long)digest,
                    (unsigned long long)both[0]);
-}
-
-/* What a backend could not decide, with the row brought here if it has not been. */
-static enum sc_status draw_here(const struct sc_rank *rank, uint32_t row,
-                                struct sc_sampler *sampler, uint32_t position,
-                                struct sc_sampled *ret, struct sc_err *err)
-{
-    float *logits = rank->logits + (size_t)row * rank->config->vocab;
-    enum sc_status st = SC_OK;
-    if (rank->only_best)
-        st = rank->be->ops->download(rank->be, logits,
-                                     rank->logits_local + (size_t)row * rank->slice.n_vocab,
-                                     rank->slice.n_vocab * sizeof(*logits), err);
-    return st == SC_OK ? sc_sampler_sample(sampler, logits, position, ret, err) : st;
-}
-
-/* What the backend chose, of all ranks' slices the largest; the lowest id where several have it. */
-static enum sc_status take_best(const struct sc_rank *rank, uint32_t row,
-                                struct sc_sampler *sampler, uint32_t position,
-                                struct sc_sampled *ret, struct sc_err *err)
-{
-    const float *b = rank->bests + (size_t)row * rank->n_ranks * 2;
-    float max = -INFINITY;
-    uint32_t id = 0, first = 0;
-    for (uint32_t r = 0; r < rank->n_ranks; r++) {
-        uint32_t at;
-        memcpy(&at, &b[2 * r + 1], sizeof(at));
-        if (at == SC_DRAW_UNDECIDED) /* one rank alone draws */
-            return draw_here(rank, row, sampler, position, ret, err);
-        if (!(b[2 * r] <= max)) { /* also NaN, which then stays */
-            max = b[2 * r];
-            id = first + at;
-        }
-        first += rank->slice.vocab_widths[r];
-        if (max != max)
-            break;
-    }
-    return sc_sampler_take(sampler, max, id, position, ret, err);
-}
-
-/* Hands rank 0's logits to the samplers, in plan order. */
-static void sample(struct sc_rank *rank, const struct sc_plan *plan, struct sc_run_result *results)
-{
-    float *row = rank->logits;
-    uint32_t at = 0;
-    for (uint32_t i = 0; i < plan->n_runs; i++) {
-        const struct sc_plan_run *run = &plan->runs[i];
-        struct sc_run_result *r = &results[i];
-        *r = (struct sc_run_result){.status = SC_OK};
-        if (run->want == SC_LOGITS_NONE)
-            continue;
-        r->n_logit_rows = run->want == SC_LOGITS_ALL ? run->n_tokens : 1;
-        r->logits = rank->only_best ? NULL : row;
-        if (run->sampler != NULL && rank->chosen[at + r->n_logit_rows - 1]) {
-            struct sc_err err = SC_ERR_INIT;
-            r->status = take_best(rank, at + r->n_logit_rows - 1, run->sampler,
-                                  run->pos0 + run->n_tokens, &r->sampled, &err);
-        } else if (run->sampler != NULL) {
-            struct sc_err err = SC_ERR_INIT;
-            float *last = row + (size_t)(r->n_logit_rows - 1) * rank->config->vocab;
-            r->status =
-                sc_sampler_sample(run->sampler, last, run->pos0 + run->n_tokens, &r->sampled, &err);
-        }
-        row += (size_t)r->n_logit_rows * rank->config->vocab;
-        at += r->n_logit_rows;
-    }
 }
 
 static enum sc_status execute_snaps(struct sc_rank *rank, const struct sc_plan *plan,
@@ -463,8 +422,10 @@ enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan,
         sc_seq_close(rank, plan->closes[i]);
     for (uint32_t i = 0; i < plan->n_opens && st == SC_OK; i++)
         st = sc_seq_open(rank, &plan->opens[i], err);
-    if (st == SC_OK)
+    if (st == SC_OK) {
+        sc_rank_plan_choices(rank, plan);
         st = compare_digest(rank, plan_digest(rank, plan, step, generation), step, err);
+    }
     for (uint32_t i = 0; i < plan->n_runs && st == SC_OK; i++)
         st = sc_seq_compress(rank, &rank->seqs[plan->runs[i].slot], err);
     if (st != SC_OK)
@@ -486,6 +447,6 @@ enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan,
         sc_seq_count(rank, seq);
     }
     if (rank->rank == 0)
-        sample(rank, plan, results);
+        sc_rank_sample(rank, plan, results);
     return SC_OK;
 }

@@ -140,15 +140,20 @@ struct sc_rank {
 
     struct sc_rows rows;
     float *resid, *x, *qkv, *attn, *delta, *gate_up, *act, *angles, *last,
-        *logits_local;     /* device */
-    float *best;           /* device [max_logit_rows, 2]: row_max of logits_local; or NULL */
-    int32_t *dist;         /* device */
-    float *logits;         /* rank 0, host: [max_logit_rows, vocab] */
-    float *bests;          /* rank 0, host: [max_logit_rows, n_ranks, 2] */
+        *logits_local; /* device */
+    float *best;       /* device [max_logit_rows, 2]: row_max of logits_local or whole */
+    float *whole;      /* device [max_logit_rows, vocab]: logits_local of one rank; of several
+                          what rank 0 gathered, and the others' scratch for it, or NULL */
+    int32_t *dist;     /* device */
+    float *logits;     /* rank 0, host: [max_logit_rows, vocab]; whole, if that is the host's */
+    float *bests;      /* rank 0, host: [max_logit_rows, n_ranks, 2]; if whole_rows: [.., 1, 2] */
     struct sc_draw *draws; /* host [max_logit_rows] */
     bool *chosen;          /* [max_logit_rows]: the row's token is found by the backend */
     bool only_best;        /* this step: all are, and no logits are asked for */
-    uint32_t n_choices;    /* tokens that can be sampled: the tokenizer's, without padding */
+    uint32_t n_chosen;     /* of them; n_drawn: not the likeliest ones */
+    uint32_t n_drawn;
+    bool whole_rows;    /* rank 0 needs whole rows of logits, not each rank's best alone */
+    uint32_t n_choices; /* tokens that can be sampled: the tokenizer's, without padding */
 
     struct sc_chunk_job *jobs; /* [SC_JOBS_MAX] */
     uint32_t *job_layers, *job_cores;
@@ -226,9 +231,20 @@ double sc_seq_first_carry(const struct sc_recipe *recipe);
 enum sc_status sc_seq_compress(struct sc_rank *rank, struct sc_seq *seq,
                                struct sc_err *err) SC_MUST_CHECK;
 
-/* forward.c: runs rows through the model; logits of rows.logit_rows end in rank 0's logits. */
+/* forward.c: runs rows through the model, and chooses from the logits of rows.logit_rows. */
 enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan,
                                struct sc_err *err) SC_MUST_CHECK;
+
+/* choose.c, in the order of a step. What of the step's tokens the backend finds, and what for that
+ * must be brought together: all ranks plan alike, before the digest says so and rank 0 samples. */
+void sc_rank_plan_choices(struct sc_rank *rank, const struct sc_plan *plan);
+/* The largest of each row of this rank's logits, where that is of use. */
+enum sc_status sc_rank_best_of_slice(struct sc_rank *rank, struct sc_err *err) SC_MUST_CHECK;
+/* A collective: what was chosen, and logits if somebody needs them, come to rank 0's host. */
+enum sc_status sc_rank_choose(struct sc_rank *rank, struct sc_err *err) SC_MUST_CHECK;
+/* Rank 0: tells the samplers, or has them draw, in plan order. */
+void sc_rank_sample(struct sc_rank *rank, const struct sc_plan *plan,
+                    struct sc_run_result *results);
 
 /* engine.c: rank r of an idle engine, for calibration. */
 struct sc_rank *sc_engine_rank(struct sc_engine *engine, uint32_t r);

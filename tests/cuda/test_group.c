@@ -87,11 +87,71 @@ static void buffers_of_ranks_on_one_device_are_summed_in_order(void **state)
     free(want);
 }
 
+/* Columns of ranks side by side, as rank 0 copies them; and one rank's among zeros. */
+static void columns_of_ranks_are_put_side_by_side(void **state)
+{
+    enum { ROWS = 5, WIDTH = 1011 };
+    static const uint32_t widths[] = {401, 401, 209}; /* rows are not aligned */
+    struct sc_backend *be[3];
+    struct rng r = {5};
+    float *x[3], *mem[3], *want = calloc(ROWS * WIDTH, sizeof(float));
+    uint32_t first = 0;
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        be[i] = open_cuda(SC_MATH_AUTO, false);
+    float *whole = on_device(be[0], NULL, ROWS * WIDTH * sizeof(float));
+    for (int i = 0; i < 3; first += widths[i++]) {
+        x[i] = random_floats(&r, (size_t)ROWS * widths[i]);
+        x[i][0] = i == 0 ? -0.0f : i == 1 ? NAN : -INFINITY;
+        mem[i] = on_device(be[i], x[i], ROWS * widths[i] * sizeof(float));
+        for (uint32_t row = 0; row < ROWS; row++)
+            memcpy(want + row * WIDTH + first, x[i] + row * widths[i], widths[i] * sizeof(float));
+        const struct sc_cols_args cols = {.src = mem[i],
+                                          .dst = whole,
+                                          .n_rows = ROWS,
+                                          .width = widths[i],
+                                          .dst_width = WIDTH,
+                                          .first = first};
+        assert_ok(be[0]->ops->put_cols(be[0], &cols, err));
+    }
+    float *got = from_device(be[0], whole, ROWS * WIDTH * sizeof(float));
+    assert_memory_equal(got, want, ROWS * WIDTH * sizeof(float));
+    free(got);
+
+    struct sc_cols_args alone = {.src = mem[1],
+                                 .dst = whole,
+                                 .n_rows = ROWS,
+                                 .width = widths[1],
+                                 .dst_width = WIDTH,
+                                 .first = widths[0],
+                                 .clear = true};
+    assert_ok(be[1]->ops->put_cols(be[1], &alone, err));
+    for (uint32_t i = 0; i < ROWS * WIDTH; i++)
+        if (i % WIDTH < widths[0] || i % WIDTH >= widths[0] + widths[1])
+            want[i] = 0.0f;
+    got = from_device(be[1], whole, ROWS * WIDTH * sizeof(float));
+    assert_memory_equal(got, want, ROWS * WIDTH * sizeof(float));
+    alone.first = WIDTH - widths[1] + 1;
+    assert_fails(SC_EINVAL, be[1]->ops->put_cols(be[1], &alone, err));
+    alone.width = 0; /* a rank that has none of these columns */
+    alone.first = WIDTH;
+    assert_ok(be[1]->ops->put_cols(be[1], &alone, err));
+    free(got);
+    be[0]->ops->free(be[0], whole);
+    for (int i = 0; i < 3; i++) {
+        be[i]->ops->free(be[i], mem[i]);
+        be[i]->ops->close(be[i]);
+        free(x[i]);
+    }
+    free(want);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_group_of_one_sums_through_nccl),
         cmocka_unit_test(buffers_of_ranks_on_one_device_are_summed_in_order),
+        cmocka_unit_test(columns_of_ranks_are_put_side_by_side),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

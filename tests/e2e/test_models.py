@@ -74,6 +74,22 @@ class Ranks(unittest.TestCase):
         self.assertEqual(seen[0], seen[1])
         self.assertEqual(seen[0], seen[2])
 
+    def test_a_seed_draws_the_same_tokens_on_any_ranks(self):
+        """On the backend, and by the sampler, which penalties need."""
+        ids, seen = prompt_ids(6, 40), []
+        draws = {"max_tokens": 32, "temperature": 1.5, "seed": 11}
+        for ranks in (1, 2, 4):
+            daemon = self.serve(h.GOLDEN / "llama31", ranks)
+            answers = [
+                daemon.client.generate(ask(ids=ids, kv=exact(), sampling={**draws, **more}))
+                for more in ({}, {"top_p": 0.8}, {"top_k": 7}, {"repetition_penalty": 1.2})
+            ]
+            seen.append([list(a.outputs[0].token_ids) for a in answers])
+            self.end(daemon)
+        self.assertEqual(len(set(map(tuple, seen[0]))), 4)
+        self.assertEqual(seen[0], seen[1])
+        self.assertEqual(seen[0], seen[2])
+
 
 if __name__ == "__main__":
     h.main()

@@ -15,9 +15,9 @@
 
 static struct {
     pthread_mutex_t mu;
-    unsigned sums, copies, steps, maxima, fused;
+    unsigned sums, copies, puts, steps, maxima, fused;
     uint64_t memory;
-    bool wrong_max, network, second_cannot_join;
+    bool wrong_max, network, second_cannot_join, lose_gather;
     unsigned joins, leaves, network_sums;
     pthread_barrier_t both;
     void *data[2];
@@ -60,6 +60,20 @@ static enum sc_status device_copy(struct sc_backend *be, void *dst, const void *
     (void)err;
     count(&seen.copies);
     memcpy(dst, src, bytes);
+    return SC_OK;
+}
+
+static enum sc_status device_put_cols(struct sc_backend *be, const struct sc_cols_args *a,
+                                      struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    count(&seen.puts);
+    if (a->clear)
+        memset(a->dst, 0, (size_t)a->n_rows * a->dst_width * sizeof(float));
+    for (uint32_t i = 0; i < a->n_rows; i++)
+        memcpy((float *)a->dst + (size_t)i * a->dst_width + a->first,
+               (const float *)a->src + (size_t)i * a->width, a->width * sizeof(float));
     return SC_OK;
 }
 
@@ -164,6 +178,8 @@ static enum sc_status device_group_sum(struct sc_backend *be, enum sc_dtype dtyp
                                        size_t n, struct sc_err *err)
 {
     const void *srcs[2];
+    if (seen.lose_gather && dtype == SC_DTYPE_I32)
+        return sc_fail(err, SC_EPEER, "the other rank is gone");
     uint32_t *sum = malloc(n * sizeof(*sum));
     seen.data[rank_of_thread] = data;
     (void)pthread_barrier_wait(&seen.both);
@@ -210,6 +226,7 @@ static enum sc_status open_device(const struct sc_backend_opts *opts, struct sc_
         ops.matmul_swiglu = device_matmul_swiglu;
         ops.row_max = device_row_max;
         ops.peer_sum = device_peer_sum;
+        ops.put_cols = device_put_cols;
         ops.copy = device_copy;
         ops.group_id = device_group_id;
         ops.group_join = device_group_join;
@@ -229,21 +246,24 @@ static void on_device(struct sc_engine_opts *opts)
 #define N_PROMPT 300u
 #define N_OUTPUT 24u
 
-/* Prompt in blocks, then greedy decoding; the hash of all entries and the tokens. */
+static float temperature; /* of the next run; 0: greedy */
+
+/* Prompt in blocks, then decoding; the hash of all entries and the tokens. */
 static uint64_t run(rig_tweak *tweak, uint32_t n_ranks, enum sc_kv_mode mode, int32_t *output,
                     float *last_logits)
 {
     struct rig rig;
     int32_t ids[N_PROMPT + N_OUTPUT];
-    struct sc_sampling greedy = SC_SAMPLING_GREEDY;
+    struct sc_sampling sampling = SC_SAMPLING_GREEDY;
     struct sc_sampler *sampler = NULL;
     struct sc_err err = SC_ERR_INIT;
 
+    sampling.temperature = temperature;
     rig_open_golden(&rig, "llama31", 1024, n_ranks, tweak);
     const uint32_t vocab = rig.model->config.vocab;
     const struct sc_recipe recipe = small_recipe(&rig, mode);
     make_tokens(ids, N_PROMPT, vocab, 7);
-    must(sc_sampler_open(&greedy, sc_tokenizer_vocab(rig.model->tok), NULL, 0, 0, &sampler, &err),
+    must(sc_sampler_open(&sampling, sc_tokenizer_vocab(rig.model->tok), NULL, 0, 0, &sampler, &err),
          &err);
     seq_open(&rig, 3, &recipe, N_PROMPT);
     seq_run(&rig, 3, &recipe, N_PROMPT, ids, 0, N_PROMPT - 1, 50, NULL);
@@ -312,6 +332,29 @@ static void ranks_with_a_device_each_use_its_network(void **state)
     (void)pthread_barrier_destroy(&seen.both);
 }
 
+static void drawn_tokens_are_those_of_the_host(void **state)
+{
+    static float a[1 << 18], b[1 << 18];
+    (void)state;
+    (void)pthread_barrier_init(&seen.both, NULL, 2);
+    temperature = 2.0f;
+    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++)
+        for (int network = 0; network < (n_ranks == 2 ? 2 : 1); network++) {
+            int32_t host[N_OUTPUT] = {0}, device[N_OUTPUT] = {0};
+            uint64_t want = run(NULL, n_ranks, SC_KV_EXACT, host, a);
+            seen.network = network == 1;
+            seen.puts = 0;
+            assert_int_equal(run(on_device, n_ranks, SC_KV_EXACT, device, b), want);
+            assert_memory_equal(host, device, sizeof(host));
+            assert_memory_equal(a, b, sizeof(a));
+            /* A gather a token: rank 0's copies of all columns, or each rank's of its own. */
+            assert_int_equal(seen.puts, n_ranks == 1 ? 0 : N_OUTPUT * n_ranks);
+        }
+    temperature = 0.0f;
+    seen.network = false;
+    (void)pthread_barrier_destroy(&seen.both);
+}
+
 static void one_device_for_all(struct sc_engine_opts *opts)
 {
     static const int devices[] = {0, 0};
@@ -345,6 +388,37 @@ static void after_a_reset_all_join_again(void **state)
     assert_int_equal(seen.joins, 2);
     must(sc_engine_reset(rig.engine, &err), &err);
     assert_int_equal(seen.joins, 4);
+    rig_close(&rig);
+    seen.network = false;
+    (void)pthread_barrier_destroy(&seen.both);
+}
+
+static void a_rank_lost_in_a_gather_breaks_the_group_until_it_is_reset(void **state)
+{
+    struct rig rig;
+    int32_t ids[8];
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_run_result result;
+    (void)state;
+    (void)pthread_barrier_init(&seen.both, NULL, 2);
+    seen.network = true;
+    rig_open_golden(&rig, "llama31", 256, 2, on_device);
+    const struct sc_recipe recipe = small_recipe(&rig, SC_KV_EXACT);
+    make_tokens(ids, 8, rig.model->config.vocab, 1);
+    const struct sc_plan_run r = {.n_tokens = 8, .tokens = ids, .want = SC_LOGITS_LAST};
+    const struct sc_plan plan = {.runs = &r, .n_runs = 1};
+    seq_open(&rig, 0, &recipe, 8);
+    seen.lose_gather = true;
+    assert_int_equal(sc_engine_step(rig.engine, &plan, &result, &err), SC_EPEER);
+    assert_non_null(strstr(err.text, "the other rank is gone"));
+    seen.lose_gather = false;
+    sc_err_clear(&err);
+    assert_int_equal(sc_engine_step(rig.engine, &plan, &result, &err), SC_EUNAVAIL);
+    sc_err_clear(&err);
+    must(sc_engine_reset(rig.engine, &err), &err);
+    seq_open(&rig, 0, &recipe, 8);
+    must(sc_engine_step(rig.engine, &plan, &result, &err), &err);
+    assert_non_null(result.logits);
     rig_close(&rig);
     seen.network = false;
     (void)pthread_barrier_destroy(&seen.both);
@@ -400,42 +474,17 @@ static void pages_are_a_share_of_the_device(void **state)
     }
 }
 
-static void a_share_of_the_host_is_refused(void **state)
-{
-    struct sc_err err = SC_ERR_INIT;
-    struct sc_model *model = NULL;
-    struct sc_engine *engine = NULL;
-    (void)state;
-    must(sc_model_open(SC_SOURCE_DIR "/tests/golden/llama31", &model, &err), &err);
-    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++) {
-        struct sc_err why = SC_ERR_INIT;
-        const struct sc_engine_opts opts = {.model = model,
-                                            .open_backend = sc_cpu_backend_open,
-                                            .n_ranks = n_ranks,
-                                            .n_threads = 1,
-                                            .max_seqs = 2,
-                                            .max_step_tokens = 16,
-                                            .max_logit_rows = 2,
-                                            .max_context = 64,
-                                            .kv_share = 0.9,
-                                            .kv_dtype = SC_DTYPE_F32,
-                                            .weight_dtype = SC_DTYPE_F32};
-        assert_int_equal(sc_engine_open(&opts, &engine, &why), SC_EINVAL);
-        assert_non_null(strstr(why.text, "90%"));
-    }
-    sc_model_close(model);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_gives_what_the_host_gives),
         cmocka_unit_test(ranks_with_a_device_each_use_its_network),
+        cmocka_unit_test(drawn_tokens_are_those_of_the_host),
         cmocka_unit_test(ranks_that_share_a_device_do_not),
         cmocka_unit_test(after_a_reset_all_join_again),
+        cmocka_unit_test(a_rank_lost_in_a_gather_breaks_the_group_until_it_is_reset),
         cmocka_unit_test(a_token_from_broken_logits_is_an_error),
         cmocka_unit_test(pages_are_a_share_of_the_device),
-        cmocka_unit_test(a_share_of_the_host_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

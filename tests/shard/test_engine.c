@@ -299,6 +299,32 @@ static void sizes_that_do_not_divide_are_refused_by_name(void **state)
     rig_close(&rig);
 }
 
+static void a_share_of_the_host_is_refused(void **state)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_model *model = NULL;
+    struct sc_engine *engine = NULL;
+    (void)state;
+    must(sc_model_open(SC_SOURCE_DIR "/tests/golden/llama31", &model, &err), &err);
+    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++) {
+        struct sc_err why = SC_ERR_INIT;
+        const struct sc_engine_opts opts = {.model = model,
+                                            .open_backend = sc_cpu_backend_open,
+                                            .n_ranks = n_ranks,
+                                            .n_threads = 1,
+                                            .max_seqs = 2,
+                                            .max_step_tokens = 16,
+                                            .max_logit_rows = 2,
+                                            .max_context = 64,
+                                            .kv_share = 0.9,
+                                            .kv_dtype = SC_DTYPE_F32,
+                                            .weight_dtype = SC_DTYPE_F32};
+        assert_int_equal(sc_engine_open(&opts, &engine, &why), SC_EINVAL);
+        assert_non_null(strstr(why.text, "90%"));
+    }
+    sc_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -309,6 +335,7 @@ int main(void)
         cmocka_unit_test(a_device_error_at_any_call_stops_the_group_and_a_reset_mends_it),
         cmocka_unit_test(a_rank_whose_state_differs_is_found_before_the_step),
         cmocka_unit_test(sizes_that_do_not_divide_are_refused_by_name),
+        cmocka_unit_test(a_share_of_the_host_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

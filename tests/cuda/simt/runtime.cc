@@ -256,6 +256,25 @@ extern "C" cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
     return cudaSuccess;
 }
 
+/* Between devices' pieces, as the plugin uses it. */
+extern "C" cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from,
+                                         size_t from_pitch, size_t width, size_t height,
+                                         enum cudaMemcpyKind, cudaStream_t s)
+{
+    locked hold(lock);
+    if (width > to_pitch || width > from_pitch)
+        return keep(cudaErrorInvalidValue);
+    if (width == 0 || height == 0)
+        return cudaSuccess;
+    (void)look(to, (height - 1) * to_pitch + width, true, "a 2D copy's destination");
+    (void)look(from, (height - 1) * from_pitch + width, true, "a 2D copy's source");
+    simt::enqueue(s, [=] {
+        for (size_t i = 0; i < height; i++)
+            memmove((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+    });
+    return cudaSuccess;
+}
+
 extern "C" cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 {
     locked hold(lock);
