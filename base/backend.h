@@ -364,9 +364,13 @@ struct sc_backend_ops {
     enum sc_status (*group_id)(struct sc_backend *be, uint8_t *ret_id, struct sc_err *err);
     enum sc_status (*group_join)(struct sc_backend *be, const struct sc_group_args *args,
                                  struct sc_err *err);
-    enum sc_status (*group_sum)(struct sc_backend *be, enum sc_dtype dtype, void *data, size_t n,
-                                struct sc_err *err);
+    enum sc_status (*group_sum)(struct sc_backend *be, enum sc_dtype dtype, /* F32, BF16 or I32 */
+                                void *data, size_t n, struct sc_err *err);
     void (*group_leave)(struct sc_backend *be);
+    /* What goes through a group as bf16: n elements of F32 to BF16 (to nearest, ties to even), or
+     * of BF16 to F32; x and y do not overlap. NULL with group_sum. */
+    enum sc_status (*convert)(struct sc_backend *be, enum sc_dtype from, const void *x, void *y,
+                              size_t n, struct sc_err *err);
     /* Both device to device, src perhaps another rank's. */
     enum sc_status (*put_cols)(struct sc_backend *be, const struct sc_cols_args *args,
                                struct sc_err *err);

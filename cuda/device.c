@@ -278,6 +278,7 @@ static const struct sc_backend_ops cuda_ops = {
     .group_join = sc_cuda_group_join,
     .group_sum = sc_cuda_group_sum,
     .group_leave = sc_cuda_group_leave,
+    .convert = sc_cuda_convert,
     .put_cols = sc_cuda_put_cols,
     .copy = sc_cuda_copy,
 };

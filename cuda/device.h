@@ -233,6 +233,8 @@ enum sc_status sc_cuda_group_join(struct sc_backend *be, const struct sc_group_a
 enum sc_status sc_cuda_group_sum(struct sc_backend *be, enum sc_dtype dtype, void *data, size_t n,
                                  struct sc_err *err);
 void sc_cuda_group_leave(struct sc_backend *be);
+enum sc_status sc_cuda_convert(struct sc_backend *be, enum sc_dtype from, const void *x, void *y,
+                               size_t n, struct sc_err *err);
 /* peers.c */
 enum sc_status sc_cuda_peer_sum(struct sc_backend *be, enum sc_dtype dtype, const void *const *srcs,
                                 uint32_t n_srcs, size_t first, size_t n, void *dst,

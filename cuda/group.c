@@ -1,5 +1,6 @@
 /* The table's group calls: NCCL, opened when a group is first asked for. */
 #include "cuda/device.h"
+#include "cuda/kernels_peers.h"
 #include "cuda/nccl.h"
 
 static enum sc_status open_nccl(struct sc_cuda_device *dev, struct sc_err *err)
@@ -40,4 +41,19 @@ void sc_cuda_group_leave(struct sc_backend *be)
     struct sc_cuda_device *dev = sc_cuda_device(be);
     if (dev->nccl != NULL)
         sc_nccl_leave(dev->nccl);
+}
+
+enum sc_status sc_cuda_convert(struct sc_backend *be, enum sc_dtype from, const void *x, void *y,
+                               size_t n, struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    if (from != SC_DTYPE_F32 && from != SC_DTYPE_BF16)
+        return sc_fail(err, SC_ENOTSUP, "convert: from %s, must be f32 or bf16",
+                       sc_dtype_name(from));
+    if (n == 0)
+        return SC_OK;
+    sc_cuda_forget(dev);
+    return sc_cuda_check(from == SC_DTYPE_F32 ? sc_cuda_launch_to_bf16(x, n, y, dev->stream)
+                                              : sc_cuda_launch_from_bf16(x, n, y, dev->stream),
+                         "convert", err);
 }

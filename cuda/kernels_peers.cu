@@ -1,8 +1,11 @@
-/* cuda/kernels_peers.cu - the sum over ranks of one process.
+/* cuda/kernels_peers.cu - the sum over ranks of one process, and f32 to bf16 and back for sums that
+ * travel in half the bytes.
  *
  * Each thread owns elements of the result, reads them from every rank in order and writes once: the
  * bits are those of a loop over the ranks, on every rank alike. 16-byte accesses where all the
  * pointers allow them. */
+#include <cuda_bf16.h>
+
 #include "cuda/kernels_peers.h"
 
 #define SUM_THREADS    256
@@ -42,14 +45,18 @@ static __global__ void __launch_bounds__(SUM_THREADS)
     }
 }
 
+static unsigned blocks_of(size_t n)
+{
+    const size_t blocks = (n + SUM_THREADS - 1) / SUM_THREADS;
+    return (unsigned)(blocks < SUM_BLOCKS_MAX ? blocks : SUM_BLOCKS_MAX);
+}
+
 /* Elements first .. first + n, counted in T. */
 template <typename T>
 static void launch(const sc_cuda_sum *a, size_t first, size_t n, cudaStream_t stream)
 {
-    const size_t blocks = (n + SUM_THREADS - 1) / SUM_THREADS;
     if (n != 0)
-        sum_kernel<T><<<(unsigned)(blocks < SUM_BLOCKS_MAX ? blocks : SUM_BLOCKS_MAX), SUM_THREADS,
-                        0, stream>>>(*a, first, n);
+        sum_kernel<T><<<blocks_of(n), SUM_THREADS, 0, stream>>>(*a, first, n);
 }
 
 extern "C" cudaError_t sc_cuda_launch_sum(const struct sc_cuda_sum *a, cudaStream_t stream)
@@ -66,5 +73,35 @@ extern "C" cudaError_t sc_cuda_launch_sum(const struct sc_cuda_sum *a, cudaStrea
         launch<float4>(a, 0, wide, stream);
         launch<float>(a, 4 * wide, a->n - 4 * wide, stream);
     }
+    return cudaGetLastError();
+}
+
+static __global__ void __launch_bounds__(SUM_THREADS)
+    to_bf16_kernel(const float *x, size_t n, uint16_t *y)
+{
+    const size_t step = (size_t)gridDim.x * SUM_THREADS;
+    for (size_t i = (size_t)blockIdx.x * SUM_THREADS + threadIdx.x; i < n; i += step)
+        y[i] = __bfloat16_as_ushort(__float2bfloat16_rn(x[i]));
+}
+
+static __global__ void __launch_bounds__(SUM_THREADS)
+    from_bf16_kernel(const uint16_t *x, size_t n, float *y)
+{
+    const size_t step = (size_t)gridDim.x * SUM_THREADS;
+    for (size_t i = (size_t)blockIdx.x * SUM_THREADS + threadIdx.x; i < n; i += step)
+        y[i] = __uint_as_float((uint32_t)x[i] << 16);
+}
+
+extern "C" cudaError_t sc_cuda_launch_to_bf16(const float *x, size_t n, uint16_t *y,
+                                              cudaStream_t stream)
+{
+    to_bf16_kernel<<<blocks_of(n), SUM_THREADS, 0, stream>>>(x, n, y);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t sc_cuda_launch_from_bf16(const uint16_t *x, size_t n, float *y,
+                                                cudaStream_t stream)
+{
+    from_bf16_kernel<<<blocks_of(n), SUM_THREADS, 0, stream>>>(x, n, y);
     return cudaGetLastError();
 }

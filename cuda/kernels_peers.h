@@ -1,4 +1,4 @@
-/* cuda/kernels_peers.h - launcher of sums over the memory of several ranks. */
+/* cuda/kernels_peers.h - launchers of sums over ranks, and of what sums travel as. */
 #ifndef SC_CUDA_KERNELS_PEERS_H
 #define SC_CUDA_KERNELS_PEERS_H
 
@@ -22,6 +22,10 @@ struct sc_cuda_sum {
     bool i32;        /* wraps; else f32 */
 };
 cudaError_t sc_cuda_launch_sum(const struct sc_cuda_sum *args, cudaStream_t stream);
+
+/* n elements from f32 to bf16, to nearest, and back; n > 0. */
+cudaError_t sc_cuda_launch_to_bf16(const float *x, size_t n, uint16_t *y, cudaStream_t stream);
+cudaError_t sc_cuda_launch_from_bf16(const uint16_t *x, size_t n, float *y, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -188,9 +188,13 @@ enum sc_status sc_nccl_sum(struct sc_nccl *n, enum sc_dtype dtype, void *data, s
     enum sc_status st = check_joined(n, err);
     if (st != SC_OK)
         return st;
-    ncclResult_t rc =
-        n->all_reduce(data, data, count, dtype == SC_DTYPE_I32 ? ncclInt32 : ncclFloat32, ncclSum,
-                      n->comm, stream);
+    if (dtype != SC_DTYPE_F32 && dtype != SC_DTYPE_BF16 && dtype != SC_DTYPE_I32)
+        return sc_fail(err, SC_ENOTSUP, "NCCL: sum of %s, must be f32, bf16 or i32",
+                       sc_dtype_name(dtype));
+    const ncclDataType_t type = dtype == SC_DTYPE_I32    ? ncclInt32
+                                : dtype == SC_DTYPE_BF16 ? ncclBfloat16
+                                                         : ncclFloat32;
+    ncclResult_t rc = n->all_reduce(data, data, count, type, ncclSum, n->comm, stream);
     if (rc == ncclInProgress)
         return settle(n, "all-reduce", err);
     return rc == ncclSuccess ? SC_OK : lose(n, err, SC_EPEER, "all-reduce", n->error_string(rc));

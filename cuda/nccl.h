@@ -28,7 +28,7 @@ enum sc_status sc_nccl_join(struct sc_nccl *nccl, const struct sc_group_args *ar
                             struct sc_err *err) SC_MUST_CHECK;
 void sc_nccl_leave(struct sc_nccl *nccl);
 bool sc_nccl_joined(const struct sc_nccl *nccl);
-/* In place, queued on the stream. dtype F32 or I32. */
+/* In place, queued on the stream. dtype F32, BF16 or I32. */
 enum sc_status sc_nccl_sum(struct sc_nccl *nccl, enum sc_dtype dtype, void *data, size_t n,
                            cudaStream_t stream, struct sc_err *err) SC_MUST_CHECK;
 /* Until query says that it is done (cudaSuccess) or failed (not cudaErrorNotReady). */

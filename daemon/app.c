@@ -151,6 +151,7 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
         .kv_dtype = config->kv_dtype,
         .weight_dtype = config->weight_dtype,
         .math = config->math,
+        .reduce_dtype = config->reduce_dtype,
         .strict = config->determinism == SC_DETERMINISM_STRICT,
         .on_load = on_load,
         .on_load_ctx = app,

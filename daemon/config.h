@@ -48,6 +48,7 @@ struct sc_config {
     enum sc_dtype weight_dtype;
     enum sc_math math;
     enum sc_determinism determinism;
+    enum sc_dtype reduce_dtype;
     char devices[SC_CONFIG_PATH_BYTES]; /* "0,0,1"; empty: rank r on device r */
 
     uint64_t kv_memory; /* bytes of each rank; 1..100: percent of a device's; 0: auto */

@@ -7,6 +7,7 @@ static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
 static const char *const kv_modes[] = {"auto", "exact", "compressed", NULL};
 static const char *const dtypes[] = {"f32", "bf16", "int8", NULL};
 static const char *const maths[] = {"auto", "f32", "bf16", "int8", NULL};
+static const char *const reductions[] = {"f32", "bf16", NULL};
 static const char *const determinisms[] = {"fast", "strict", NULL};
 static const char *const levels[] = {"error", "warning", "notice", "info", "debug", NULL};
 static const char *const formats[] = {"text", "json", NULL};
@@ -46,6 +47,7 @@ const struct sc_config_key sc_config_keys[] = {
     {"engine.weight_dtype", SC_CONFIG_CHOICE, AT(weight_dtype), 0, 0, dtypes, "bf16", false},
     {"engine.math", SC_CONFIG_CHOICE, AT(math), 0, 0, maths, "auto", false},
     {"engine.determinism", SC_CONFIG_CHOICE, AT(determinism), 0, 0, determinisms, "fast", false},
+    {"engine.reduce_dtype", SC_CONFIG_CHOICE, AT(reduce_dtype), 0, 0, reductions, "f32", false},
     {"engine.devices", SC_CONFIG_STRING, AT(devices), 0, 0, NULL, "", false},
     {"engine.stuck_after", SC_CONFIG_DURATION, AT(stuck_after_us), SECOND, DAY, NULL, "60s", false},
 

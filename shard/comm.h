@@ -29,9 +29,12 @@ struct sc_comm_ops {
                                   const uint32_t *widths, float *dst, struct sc_err *err);
     /* Tells the rank's backend, before the first collective, and takes what sums of its memory
      * need. detach before it closes. Ranks with a device each join its network; where that is not
-     * there, sums and gathers go through copies. rejoin: after an abort and a reset, by all ranks.
-     */
-    enum sc_status (*attach)(struct sc_comm *comm, struct sc_backend *be, struct sc_err *err);
+     * there, sums and gathers go through copies. sums BF16: what sum_f32 adds is rounded to bf16
+     * and added as such, and only through that network: without it SC_ENOTSUP. rejoin: after an
+     * abort and a reset, by all ranks. */
+    enum sc_status (*attach)(struct sc_comm *comm, struct sc_backend *be,
+                             enum sc_dtype sums, /* F32 or BF16 */
+                             struct sc_err *err);
     enum sc_status (*rejoin)(struct sc_comm *comm, struct sc_err *err);
     void (*detach)(struct sc_comm *comm);
     void (*abort)(struct sc_comm *comm);

@@ -23,6 +23,7 @@ struct local_comm {
     bool joined;           /* to the devices' network */
     uint8_t *parts;        /* device: [n_ranks] slices; its own holds this rank's share of a sum */
     size_t part_bytes;
+    enum sc_dtype sums; /* what sum_f32 is on the network: F32 or BF16 */
 };
 
 typedef void reduce_fn(struct sc_local_group *g, size_t from, size_t to);
@@ -47,7 +48,7 @@ struct sc_local_group {
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
 {
     /* The timeout only bounds a lost wake-up by a dying thread; the loop around it re-checks. */
-    struct timespec ts = {.tv_sec = 0, .tv_nsec = 50000000};
+    struct timespec ts = {.tv_nsec = 50000000};
     (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &ts, NULL, 0);
 }
 
@@ -233,13 +234,30 @@ static enum sc_status all_reduce(struct sc_comm *comm, void *data, size_t n, siz
     return SC_OK;
 }
 
+/* In parts, which hold all of scratch_bytes and which the network does not need otherwise. */
+static enum sc_status narrow_sum(struct local_comm *c, float *data, size_t n, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = c->be->ops;
+
+    SC_ASSERT(n <= c->group->scratch_bytes / sizeof(*data));
+    enum sc_status st = ops->convert(c->be, SC_DTYPE_F32, data, c->parts, n, err);
+    if (st == SC_OK)
+        st = ops->group_sum(c->be, SC_DTYPE_BF16, c->parts, n, err);
+    if (st == SC_OK)
+        st = ops->convert(c->be, SC_DTYPE_BF16, c->parts, data, n, err);
+    return st;
+}
+
 static enum sc_status sum_f32(struct sc_comm *comm, float *data, size_t n, struct sc_err *err)
 {
     struct local_comm *c = (struct local_comm *)comm;
-    if (c->be != NULL && comm->n_ranks > 1 && n > 0)
-        return c->joined ? c->be->ops->group_sum(c->be, SC_DTYPE_F32, data, n, err)
-                         : device_sum(c, data, n, SC_DTYPE_F32, reduce_sum_f32, err);
-    return all_reduce(comm, data, n, sizeof(*data), reduce_sum_f32, err);
+    if (c->be == NULL || comm->n_ranks == 1 || n == 0)
+        return all_reduce(comm, data, n, sizeof(*data), reduce_sum_f32, err);
+    if (!c->joined)
+        return device_sum(c, data, n, SC_DTYPE_F32, reduce_sum_f32, err);
+    if (c->sums == SC_DTYPE_BF16)
+        return narrow_sum(c, data, n, err);
+    return c->be->ops->group_sum(c->be, SC_DTYPE_F32, data, n, err);
 }
 
 static enum sc_status sum_i32(struct sc_comm *comm, int32_t *data, size_t n, struct sc_err *err)
@@ -269,10 +287,10 @@ static enum sc_status network_gather(struct local_comm *c, struct sc_cols_args *
 {
     cols->clear = true;
     enum sc_status st = c->be->ops->put_cols(c->be, cols, err);
-    if (st != SC_OK)
-        return st;
-    return c->be->ops->group_sum(c->be, SC_DTYPE_I32, cols->dst,
-                                 (size_t)cols->n_rows * cols->dst_width, err);
+    if (st == SC_OK)
+        st = c->be->ops->group_sum(c->be, SC_DTYPE_I32, cols->dst,
+                                   (size_t)cols->n_rows * cols->dst_width, err);
+    return st;
 }
 
 /* Rank 0 copies what the others show. */
@@ -319,6 +337,18 @@ static enum sc_status gather_cols(struct sc_comm *comm, float *src, uint32_t n_r
     return barrier(c, err);
 }
 
+/* Copied sums are f32: not the sums that were asked for. The rank that knows why speaks. */
+static enum sc_status without_network(const struct local_comm *c, const char *why,
+                                      struct sc_err *err)
+{
+    if (c->sums != SC_DTYPE_BF16)
+        return SC_OK;
+    if (why[0] == '\0')
+        return sc_fail(err, SC_EPEER, "another rank cannot join the network of the devices");
+    return sc_fail(err, SC_ENOTSUP, "reduce dtype bf16: no network between the ranks' devices: %s",
+                   why);
+}
+
 /* All ranks join, or none does and sums are copied. */
 static enum sc_status rejoin(struct sc_comm *comm, struct sc_err *err)
 {
@@ -329,13 +359,17 @@ static enum sc_status rejoin(struct sc_comm *comm, struct sc_err *err)
     enum sc_status st;
 
     c->joined = false;
-    if (c->be == NULL || c->be->ops->group_join == NULL || !g->own_devices || g->n_ranks == 1)
+    if (c->be == NULL || g->n_ranks == 1)
         return SC_OK;
+    if (c->be->ops->group_join == NULL)
+        return without_network(c, "the backend has none", err);
+    if (!g->own_devices)
+        return without_network(c, "ranks share a device", err);
     if (comm->rank == 0)
         all = c->be->ops->group_id(c->be, g->id, &why) == SC_OK;
     st = min_u64(comm, &all, 1, err);
     if (st != SC_OK || all == 0)
-        return st;
+        return st == SC_OK ? without_network(c, why.text, err) : st;
     const struct sc_group_args args = {.id = g->id,
                                        .rank = comm->rank,
                                        .n_ranks = g->n_ranks,
@@ -346,19 +380,24 @@ static enum sc_status rejoin(struct sc_comm *comm, struct sc_err *err)
     c->joined = st == SC_OK && all != 0;
     if (!c->joined)
         c->be->ops->group_leave(c->be);
-    return st;
+    return st == SC_OK && !c->joined ? without_network(c, why.text, err) : st;
 }
 
-static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, struct sc_err *err)
+static enum sc_status attach(struct sc_comm *comm, struct sc_backend *be, enum sc_dtype sums,
+                             struct sc_err *err)
 {
     struct local_comm *c = (struct local_comm *)comm;
     const struct sc_local_group *g = c->group;
     size_t slice = slice_of(g, g->scratch_bytes / sizeof(float), sizeof(float)) * sizeof(float);
     enum sc_status st = SC_OK;
 
+    if (be->ops->peer_sum == NULL && sums == SC_DTYPE_BF16)
+        return sc_fail(err, SC_ENOTSUP, "reduce dtype bf16: the %s backend adds f32 in order",
+                       be->ops->name);
     if (be->ops->peer_sum == NULL) /* its memory is the host's */
         return SC_OK;
     c->be = be;
+    c->sums = sums;
     if (g->n_ranks == 1)
         return SC_OK;
     c->part_bytes = slice;
@@ -388,9 +427,9 @@ static void comm_abort(struct sc_comm *comm)
     futex_wake_all(&g->phase);
 }
 
-static void comm_close(struct sc_comm *comm)
+static void comm_close(struct sc_comm *comm) /* the group owns it */
 {
-    (void)comm; /* the group owns it */
+    (void)comm;
 }
 
 static const struct sc_comm_ops local_ops = {

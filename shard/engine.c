@@ -103,6 +103,27 @@ static enum sc_status run_on_all(struct sc_engine *e, enum job job, struct sc_er
     return first_error(e, err);
 }
 
+/* In an engine's arithmetic, beside the backend's bits. */
+#define BF16_SUMS 0x80000000u
+
+static enum sc_status check_reduce(const struct sc_engine_opts *o, struct sc_err *err)
+{
+    if (o->reduce_dtype == SC_DTYPE_F32)
+        return SC_OK;
+    if (o->reduce_dtype != SC_DTYPE_BF16)
+        return sc_fail(err, SC_EINVAL, "reduce dtype: %s, must be f32 or bf16",
+                       sc_dtype_name(o->reduce_dtype));
+    if (o->n_ranks == 1)
+        return sc_fail(err, SC_EINVAL,
+                       "reduce dtype: bf16 with a tensor parallel size of 1, at least 2 is needed: "
+                       "one rank sends no sums");
+    if (o->strict)
+        return sc_fail(err, SC_EINVAL,
+                       "reduce dtype: bf16 with strict determinism, which needs f32: the last bits "
+                       "depend on how many sums are sent together");
+    return SC_OK;
+}
+
 static enum sc_status check_opts(const struct sc_engine_opts *o, struct sc_err *err)
 {
     const struct {
@@ -130,7 +151,7 @@ static enum sc_status check_opts(const struct sc_engine_opts *o, struct sc_err *
         o->weight_dtype != SC_DTYPE_I8)
         return sc_fail(err, SC_EINVAL, "weight dtype: %s, must be f32, bf16 or int8",
                        sc_dtype_name(o->weight_dtype));
-    return SC_OK;
+    return check_reduce(o, err);
 }
 
 static bool own_devices(const struct sc_engine_opts *o)
@@ -198,7 +219,7 @@ enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engin
     e->ranks_open = true;
     struct sc_backend *be = e->workers[0].rank.be;
     be->ops->describe(be, e->backend, sizeof(e->backend));
-    e->arithmetic = be->arithmetic;
+    e->arithmetic = be->arithmetic | (opts->reduce_dtype == SC_DTYPE_BF16 ? BF16_SUMS : 0);
     *ret_engine = e;
     return SC_OK;
 }

@@ -41,7 +41,10 @@ struct sc_engine_opts {
     enum sc_dtype kv_dtype;     /* F32, BF16 or I8; not every backend has I8 */
     enum sc_dtype weight_dtype; /* F32, BF16 or I8 */
     enum sc_math math;
-    bool strict;        /* sc_backend_opts.strict */
+    bool strict; /* sc_backend_opts.strict */
+    /* What partial sums of activations are as they travel between ranks: F32, or BF16, half the
+     * bytes and rounded. Only for ranks with a device each and a network, and not with strict. */
+    enum sc_dtype reduce_dtype;
     const int *devices; /* [n_ranks]: GPU of each rank, borrowed; NULL: rank r has GPU r */
     /* NULL, or told by each rank's thread how many of its layers are loaded. */
     void (*on_load)(void *ctx, uint32_t rank, uint32_t done, uint32_t total);
@@ -62,7 +65,7 @@ struct sc_engine_info {
     uint64_t kept_bytes;   /* memory of all ranks' matrices */
     uint64_t steps, generation;
     enum sc_dtype kv_dtype, weight_dtype;
-    uint32_t arithmetic; /* sc_backend.arithmetic */
+    uint32_t arithmetic; /* sc_backend.arithmetic, and reduce_dtype */
     double weight_error; /* relative rms of weights as kept against the checkpoint; 0 when exact */
     double weight_error_worst; /* of one matrix */
     char backend[96];

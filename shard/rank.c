@@ -227,7 +227,7 @@ enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank_no,
     if (st == SC_OK)
         st = opts->open_backend(&be_opts, &rank->be, err);
     if (st == SC_OK)
-        st = comm->ops->attach(comm, rank->be, err);
+        st = comm->ops->attach(comm, rank->be, opts->reduce_dtype, err);
     if (st == SC_OK)
         st = sc_weights_open(rank, &rank->weights, err);
     if (st == SC_OK)

@@ -54,7 +54,7 @@ enum sc_status sc_recipe_check(const struct sc_recipe *recipe, struct sc_err *er
 struct sc_recipe_context {
     struct sc_hash calibration; /* of the thresholds in use; zeros: none */
     enum sc_dtype kv_dtype, weight_dtype;
-    uint32_t arithmetic; /* sc_backend.arithmetic */
+    uint32_t arithmetic; /* sc_engine_info.arithmetic */
 };
 
 /* EXACT recipes of one context all have one id, whatever their other fields say. */

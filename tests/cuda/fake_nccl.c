@@ -1,6 +1,6 @@
 /* A stand-in for libnccl.so.2 that does what FAKE_NCCL says: ok, slow, old, no_id, fail_init,
  * hang_init, fail_sum, async, hang_sum. Counts aborts in FAKE_NCCL_ABORTS, so that a test sees that
- * nothing is left joined. */
+ * nothing is left joined; FAKE_NCCL_TYPE is the type of the last sum. */
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,10 +63,13 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t n, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
 {
+    char text[16];
     (void)n;
     (void)stream;
     comm->sums++;
-    if (from != to || op != ncclSum || (type != ncclFloat32 && type != ncclInt32))
+    (void)snprintf(text, sizeof(text), "%d", (int)type);
+    (void)setenv("FAKE_NCCL_TYPE", text, 1);
+    if (from != to || op != ncclSum)
         return ncclInvalidArgument;
     return is("fail_sum") ? ncclInternalError : ncclSuccess;
 }

@@ -146,12 +146,46 @@ static void columns_of_ranks_are_put_side_by_side(void **state)
     free(want);
 }
 
+/* As the CPU rounds, all kinds of numbers; and widened exactly. */
+static void sums_are_rounded_to_bf16_and_widened(void **state)
+{
+    static const float odd[] = {0.0f,   -0.0f,         INFINITY,      -INFINITY,      3.4e38f,
+                                1e-40f, 0x1.010000p0f, 0x1.030000p0f, -0x1.010002p0f, NAN};
+    struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
+    struct rng r = {6};
+    float *x = random_floats(&r, N);
+    (void)state;
+    memcpy(x, odd, sizeof(odd));
+    float *f32 = on_device(be, x, N * sizeof(float));
+    uint16_t *bf16 = on_device(be, NULL, (N + 1) * sizeof(uint16_t));
+    assert_ok(be->ops->convert(be, SC_DTYPE_F32, f32, bf16, N, err));
+    uint16_t *got = from_device(be, bf16, (N + 1) * sizeof(uint16_t));
+    for (uint32_t i = 0; i < N; i++)
+        assert_true(isnan(x[i]) ? isnan(sc_bf16_to_f32(got[i])) : got[i] == sc_f32_to_bf16(x[i]));
+    assert_int_equal(got[N], 0xffff); /* as it was */
+    assert_ok(be->ops->convert(be, SC_DTYPE_BF16, bf16, f32, N, err));
+    float *back = from_device(be, f32, N * sizeof(float));
+    for (uint32_t i = 0; i < N; i++) {
+        float wide = sc_bf16_to_f32(got[i]);
+        assert_memory_equal(&back[i], &wide, sizeof(wide));
+    }
+    assert_fails(SC_ENOTSUP, be->ops->convert(be, SC_DTYPE_I32, f32, bf16, N, err));
+    assert_ok(be->ops->convert(be, SC_DTYPE_F32, f32, bf16, 0, err));
+    be->ops->free(be, f32);
+    be->ops->free(be, bf16);
+    be->ops->close(be);
+    free(back);
+    free(got);
+    free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_group_of_one_sums_through_nccl),
         cmocka_unit_test(buffers_of_ranks_on_one_device_are_summed_in_order),
         cmocka_unit_test(columns_of_ranks_are_put_side_by_side),
+        cmocka_unit_test(sums_are_rounded_to_bf16_and_widened),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
  * library is a stand-in and the stream a counter. */
 #include "tests/cpu/support.h"
 
+#include <nccl.h>
 #include <pthread.h>
 #include <time.h>
 #include <unistd.h>
@@ -52,6 +53,11 @@ static cudaError_t broken(void *ctx)
 static void a_group_works_and_is_left(void **state)
 {
     static const char *const modes[] = {"ok", "slow"};
+    static const struct {
+        enum sc_dtype dtype;
+        int nccl;
+    } types[] = {
+        {SC_DTYPE_F32, ncclFloat32}, {SC_DTYPE_BF16, ncclBfloat16}, {SC_DTYPE_I32, ncclInt32}};
     float x[4] = {0};
     (void)state;
     for (size_t i = 0; i < SC_ARRAY_LEN(modes); i++) {
@@ -61,8 +67,11 @@ static void a_group_works_and_is_left(void **state)
         assert_fails(SC_EPEER, sc_nccl_sum(n, SC_DTYPE_F32, x, 4, NULL, err));
         assert_ok(join(n, NULL, err));
         assert_true(sc_nccl_joined(n));
-        assert_ok(sc_nccl_sum(n, SC_DTYPE_F32, x, 4, NULL, err));
-        assert_ok(sc_nccl_sum(n, SC_DTYPE_I32, x, 4, NULL, err));
+        for (size_t t = 0; t < SC_ARRAY_LEN(types); t++) {
+            assert_ok(sc_nccl_sum(n, types[t].dtype, x, 4, NULL, err));
+            assert_int_equal(atoi(getenv("FAKE_NCCL_TYPE")), types[t].nccl);
+        }
+        assert_fails(SC_ENOTSUP, sc_nccl_sum(n, SC_DTYPE_F16, x, 4, NULL, err));
         assert_ok(sc_nccl_wait(n, count_down, &left, err));
         assert_int_equal(left, 0);
         assert_ok(join(n, NULL, err)); /* again: the old one is left first */
@@ -100,7 +109,7 @@ static void failures_are_statuses_and_one_can_join_again(void **state)
         enum sc_status st = join(n, NULL, &e);
         assert_int_equal(st, cases[i].join);
         if (st == SC_OK) {
-            st = sc_nccl_sum(n, SC_DTYPE_F32, x, 4, NULL, &e);
+            st = sc_nccl_sum(n, i % 2 == 0 ? SC_DTYPE_F32 : SC_DTYPE_BF16, x, 4, NULL, &e);
             assert_int_equal(st, cases[i].sum);
         }
         if (st == SC_OK) {
