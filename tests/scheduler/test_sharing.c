@@ -367,8 +367,11 @@ static void a_request_waits_for_a_pin_that_will_end(void **state)
             wait_done(&small);
             assert_int_equal(small.status, SC_OK);
             pthread_mutex_lock(&big.mu);
-            assert_false(big.done);
+            const bool done = big.done;
             pthread_mutex_unlock(&big.mu);
+            /* A slow machine may come here after the pin's end, or the deadline. */
+            const uint64_t now = now_us();
+            assert_true(!done || (kind == 1 && now >= end) || (kind == 2 && now >= o.deadline_us));
         }
         if (kind == 3)
             sc_sched_cancel(s.sched, big.request);
