@@ -63,3 +63,12 @@ INLINE void store_one(float *y, size_t ys)
     _tile_stored(2, y + 32, ys * 4);
     _tile_stored(3, y + 48, ys * 4);
 }
+
+/* y += bias, where there is one. */
+INLINE void add_bias(const struct sc_cpu_mm *mm, float *y, size_t ys, uint32_t rows)
+{
+    for (uint32_t r = 0; mm->bias != NULL && r < rows; r++) {
+        for (uint32_t c = 0; c < SC_CPU_PANEL; c += 16)
+            v_store(y + r * ys + c, v_add(v_load(y + r * ys + c), v_load(mm->bias + c)));
+    }
+}

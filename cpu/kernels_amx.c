@@ -63,14 +63,6 @@ static void mm_two(const struct sc_cpu_mm *mm, const uint32_t *x, size_t x2, con
     _tile_stored(3, y2 + 16, ys * 4);
 }
 
-static void add_bias(const struct sc_cpu_mm *mm, float *y, size_t ys, uint32_t rows)
-{
-    for (uint32_t r = 0; mm->bias != NULL && r < rows; r++) {
-        for (uint32_t c = 0; c < SC_CPU_PANEL; c += 16)
-            v_store(y + r * ys + c, v_add(v_load(y + r * ys + c), v_load(mm->bias + c)));
-    }
-}
-
 /* The last panel may have fewer than 64 valid outputs: it works on a full-width copy of y. */
 static void mm_narrow(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, uint32_t rows)
 {

@@ -71,10 +71,8 @@ INLINE void multiply(const bool packed, const struct sc_cpu_mm *mm)
     tiles_open(mm->rows, 0, true, TILE_COLS);
     mm_steps(packed, s, (mm->k + TILE_COLS - 1) / TILE_COLS, mm->x, y, ys);
     _tile_release();
-    for (uint32_t r = 0; packed && mm->bias != NULL && r < mm->rows; r++) {
-        for (uint32_t c = 0; c < SC_CPU_PANEL; c += 16)
-            v_store(y + r * ys + c, v_add(v_load(y + r * ys + c), v_load(mm->bias + c)));
-    }
+    if (packed) /* int8 sums are scaled first */
+        add_bias(mm, y, ys, mm->rows);
     for (uint32_t r = 0; narrow && r < mm->rows; r++)
         memcpy(mm->y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
 }

@@ -18,7 +18,7 @@
 
 #define SC_CUDA_COHORT_SEQS 256u /* of a step may be members */
 /* A cohort is made where it saves reading so many pages (in one layer): of 8 heads of 128 in bf16
- * they are 17 MB, some 5 us of an H100's memory, more than one more launch should take. */
+ * they are 17 MB, which should pay for one more launch. Not measured. */
 #define SC_CUDA_COHORT_PAGES 128u
 
 struct sc_cuda_cohort {

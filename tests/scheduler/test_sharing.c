@@ -353,13 +353,15 @@ static void a_request_waits_for_a_pin_that_will_end(void **state)
     struct sc_request_opts question = ask(&s, doc, 100, SC_KV_CHOICE_EXACT);
     reading.prefill_only = reading.retain = true;
     reading.max_tokens = 0;
+    uint64_t pace = 0; /* what the document takes here to be read: sanitizers are slow */
     for (int kind = 0; kind < 5; kind++) {
-        uint64_t end = now_us() + 400000;
+        const uint64_t begin = now_us(), end = begin + 400000 + 4 * pace;
         reading.pin_until_us = kind == 0 ? UINT64_MAX : kind == 1 ? end : end + 60000000;
         struct sc_hash key = run(&s, reading).key;
+        pace = kind == 0 ? now_us() - begin : pace;
         assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_DEVICE);
         o = ask(&s, ids, 1500, SC_KV_CHOICE_EXACT);
-        o.deadline_us = kind == 2 ? now_us() + 200000 : 0;
+        o.deadline_us = kind == 2 ? now_us() + 200000 + 2 * pace : 0;
         submit(&s, o, &big);
         if (kind > 0) {
             usleep(50000);
@@ -367,11 +369,8 @@ static void a_request_waits_for_a_pin_that_will_end(void **state)
             wait_done(&small);
             assert_int_equal(small.status, SC_OK);
             pthread_mutex_lock(&big.mu);
-            const bool done = big.done;
+            assert_false(big.done);
             pthread_mutex_unlock(&big.mu);
-            /* A slow machine may come here after the pin's end, or the deadline. */
-            const uint64_t now = now_us();
-            assert_true(!done || (kind == 1 && now >= end) || (kind == 2 && now >= o.deadline_us));
         }
         if (kind == 3)
             sc_sched_cancel(s.sched, big.request);
