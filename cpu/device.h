@@ -90,6 +90,8 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
 void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
 void sc_cpu_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
 uint64_t sc_cpu_matrix_bytes(const struct sc_matrix *matrix);
+
+/* matmul.c */
 enum sc_status sc_cpu_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
                              uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
                              struct sc_err *err);

@@ -16,6 +16,7 @@
 /* Inputs of one slice: a slice of a panel stays in the second-level cache. A multiple of 32, which
  * is what the widest kernel takes at once. */
 #define SC_CPU_SLICE_IN 1024u
+#define SC_CPU_PANELS   4u /* whose slices stay there together, see matmul_panels */
 
 /* Attention works on blocks of this many queries (tokens x heads of a group), so that a page stays
  * in the first-level cache while all of them use it. */
@@ -67,8 +68,8 @@ struct sc_cpu_scratch {
                 };
             };
         } attn;
-        /* int8 or packed weights as bf16 */
-        _Alignas(64) uint16_t weights[SC_CPU_SLICE_IN * SC_CPU_PANEL];
+        /* int8 or packed weights as bf16, a slice a panel */
+        _Alignas(64) uint16_t weights[SC_CPU_PANELS][SC_CPU_SLICE_IN * SC_CPU_PANEL];
         struct {
             float xt[SC_CPU_HEAD_DIM_MAX * SC_CHUNK_MAX]; /* keys of a chunk, [d][token] */
             float norm2[SC_CHUNK_MAX];
@@ -177,6 +178,10 @@ struct sc_cpu_dist {
 struct sc_cpu_kernels {
     void (*matmul_f32)(const struct sc_cpu_mm *mm);
     void (*matmul_bf16)(const struct sc_cpu_mm *mm);
+    /* NULL, or the bits of matmul_bf16 for each of n <= SC_CPU_PANELS panels, which follow each
+     * other and have the same many rows and inputs: where products are so fast that reading the
+     * rows once a panel would take longer. Only the last panel may have fewer than 64 outputs. */
+    void (*matmul_panels)(const struct sc_cpu_mm *mm, uint32_t n);
     /* NULL, or for SC_CPU_ROUND_ROWS rows at most, panel being int8: the bits of widen_i8 and
      * matmul_bf16. */
     void (*matmul_few_i8)(const struct sc_cpu_mm *mm);

@@ -34,9 +34,10 @@ static void mm_one(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, size
     store_one(y, ys);
 }
 
-/* 32 outputs of two blocks of rows, the second x2 words behind the first. */
-static void mm_two(const struct sc_cpu_mm *mm, const uint32_t *x, size_t x2, const uint32_t *w,
-                   float *y, size_t ys)
+/* 32 outputs of two blocks of rows, the second x2 words behind the first. ahead: NULL, or of what
+ * is used later so many lines a step are asked for. */
+INLINE void mm_two(const struct sc_cpu_mm *mm, const uint32_t *x, size_t x2, const uint32_t *w,
+                   float *y, size_t ys, const uint32_t *ahead, uint32_t lines)
 {
     float *y2 = y + TILE_ROWS * ys;
     if (mm->first) {
@@ -48,6 +49,8 @@ static void mm_two(const struct sc_cpu_mm *mm, const uint32_t *x, size_t x2, con
         _tile_loadd(3, y2 + 16, ys * 4);
     }
     for (uint32_t k = 0; k < mm->k; k += TILE_COLS, x += TILE_WORDS, w += W_STEP) {
+        for (uint32_t line = 0; ahead != NULL && line < lines; line++, ahead += 16)
+            _mm_prefetch(ahead, _MM_HINT_T1);
         _tile_loadd(4, x, 64);
         _tile_loadd(5, x + x2, 64);
         _tile_loadd(6, w, W_ROW);
@@ -76,32 +79,73 @@ static void mm_narrow(const struct sc_cpu_mm *mm, const uint32_t *x, float *y, u
         memcpy(y + r * mm->y_stride, full[r], mm->cols * sizeof(float));
 }
 
-static void matmul_bf16(const struct sc_cpu_mm *mm)
+INLINE const uint32_t *rows_at(const struct sc_cpu_mm *mm, uint32_t row)
 {
-    const uint32_t *x = (const uint32_t *)mm->x + mm->k0 / TILE_COLS * TILE_WORDS;
+    return (const uint32_t *)mm->x + row / TILE_ROWS * mm->x_stride +
+           mm->k0 / TILE_COLS * TILE_WORDS;
+}
+
+/* Pairs of blocks of n whole panels; returns the row behind the last. Weights stay in the
+ * second-level cache while rows go by: of several panels, each asks for its share of the next pair.
+ */
+static uint32_t mm_pairs(const struct sc_cpu_mm *mm, uint32_t n)
+{
+    const uint32_t pair = 2 * TILE_ROWS, lines = (TILE_ROWS + n - 1) / n;
     uint32_t row = 0;
 
-    if (mm->cols == SC_CPU_PANEL && mm->rows >= 2 * TILE_ROWS) {
-        tiles_open(TILE_ROWS, TILE_ROWS, false, TILE_COLS);
-        for (; row + 2 * TILE_ROWS <= mm->rows; row += 2 * TILE_ROWS, x += 2 * mm->x_stride) {
-            float *y = mm->y + row * mm->y_stride;
-            mm_two(mm, x, mm->x_stride, mm->panel, y, mm->y_stride);
-            mm_two(mm, x, mm->x_stride, (const uint32_t *)mm->panel + 32, y + 32, mm->y_stride);
-            add_bias(mm, y, mm->y_stride, 2 * TILE_ROWS);
+    if (mm->rows < pair)
+        return 0;
+    tiles_open(TILE_ROWS, TILE_ROWS, false, TILE_COLS);
+    for (; row + pair <= mm->rows; row += pair) {
+        const uint32_t *x = rows_at(mm, row), *next = NULL, *next2 = NULL;
+        if (n > 1 && row + 2 * pair <= mm->rows) {
+            next = rows_at(mm, row + pair);
+            next2 = next + mm->x_stride;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t *w = mm[i].panel;
+            float *y = mm[i].y + row * mm->y_stride;
+            mm_two(&mm[i], x, mm->x_stride, w, y, mm->y_stride, next, lines);
+            mm_two(&mm[i], x, mm->x_stride, w + 32, y + 32, mm->y_stride, next2, lines);
+            add_bias(&mm[i], y, mm->y_stride, pair);
+            if (next != NULL) {
+                next += mm->k / TILE_COLS * lines * 16;
+                next2 += mm->k / TILE_COLS * lines * 16;
+            }
         }
     }
-    for (; row < mm->rows; row += TILE_ROWS, x += mm->x_stride) {
-        uint32_t rows = mm->rows - row < TILE_ROWS ? mm->rows - row : TILE_ROWS;
+    return row;
+}
+
+/* Rows from `row` on, a multiple of 16. */
+static void mm_rest(const struct sc_cpu_mm *mm, uint32_t row)
+{
+    for (; row < mm->rows; row += TILE_ROWS) {
+        const uint32_t rows = mm->rows - row < TILE_ROWS ? mm->rows - row : TILE_ROWS;
         float *y = mm->y + row * mm->y_stride;
         tiles_open(rows, 0, true, TILE_COLS);
         if (mm->cols < SC_CPU_PANEL) {
-            mm_narrow(mm, x, y, rows);
+            mm_narrow(mm, rows_at(mm, row), y, rows);
         } else {
-            mm_one(mm, x, y, mm->y_stride);
+            mm_one(mm, rows_at(mm, row), y, mm->y_stride);
             add_bias(mm, y, mm->y_stride, rows);
         }
     }
+}
+
+static void matmul_panels(const struct sc_cpu_mm *mm, uint32_t n)
+{
+    const uint32_t whole = mm[n - 1].cols == SC_CPU_PANEL ? n : n - 1;
+    const uint32_t row = whole > 0 ? mm_pairs(mm, whole) : 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        mm_rest(&mm[i], i < whole ? row : 0);
     _tile_release();
+}
+
+static void matmul_bf16(const struct sc_cpu_mm *mm)
+{
+    matmul_panels(mm, 1);
 }
 
 #define S_ROW (SC_CPU_STRETCH * 4) /* bytes */
@@ -303,6 +347,7 @@ static void attention_rounded(const struct sc_cpu_attn *a, struct sc_cpu_scratch
 void sc_cpu_kernels_amx(struct sc_cpu_kernels *kernels)
 {
     kernels->matmul_bf16 = matmul_bf16;
+    kernels->matmul_panels = matmul_panels;
     kernels->widen_i8 = widen_i8;
     kernels->round_rows = round_rows;
     kernels->round_words = round_words;

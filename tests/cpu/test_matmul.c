@@ -164,6 +164,39 @@ static void a_row_has_the_same_bits_alone_in_any_block_and_with_any_threads(void
     }
 }
 
+/* Where a kernel takes several panels while rows go by, a panel and a row come out as alone: runs
+ * of three and four panels, the last one narrow, two slices, pairs of blocks and a rest. */
+static void panels_together_give_the_bits_of_one(void **state)
+{
+    enum { N = 86, IN = 1100, OUT = 595 };
+    float *whole = malloc(sizeof(float) * N * OUT), *alone = malloc(sizeof(float) * N * OUT);
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        for (int kind = 0; kind < 3; kind++) {
+            struct rng r = {9};
+            struct problem p = {.n_in = IN, .n_out = OUT, .n = N, .bias = true};
+            const struct sc_backend_opts opts = {
+                .n_ranks = 1, .n_threads = 1, .plain_weights = kind == 1};
+            struct sc_backend *be = NULL;
+            p.store = kind == 2 ? SC_DTYPE_I8 : SC_DTYPE_BF16;
+            p.source = SC_DTYPE_BF16;
+            assert_ok(sc_cpu_backend_open_isa(&opts, isa, &be, err));
+            make(&p, &r);
+            open_matrix(&p, be);
+            assert_ok(be->ops->matmul(be, p.m, p.x, IN, whole, OUT, N, err));
+            for (uint32_t i = 0; i < N; i += 2)
+                assert_ok(be->ops->matmul(be, p.m, p.x + (size_t)i * IN, IN,
+                                          alone + (size_t)i * OUT, OUT, 2, err));
+            assert_memory_equal(whole, alone, sizeof(float) * N * OUT);
+            drop(&p, be);
+            be->ops->close(be);
+        }
+    }
+    free(whole);
+    free(alone);
+}
+
 /* The scale of a row is that of all its columns, so ranks that have some of them agree; the error
  * is told; weights that are no numbers are refused. */
 static void int8_weights_do_not_depend_on_the_split(void **state)
@@ -293,6 +326,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_match_double_precision_on_odd_shapes),
         cmocka_unit_test(a_row_has_the_same_bits_alone_in_any_block_and_with_any_threads),
+        cmocka_unit_test(panels_together_give_the_bits_of_one),
         cmocka_unit_test(int8_weights_do_not_depend_on_the_split),
         cmocka_unit_test(avx2_and_avx512_give_the_same_bits),
         cmocka_unit_test(parts_are_stacked_and_columns_sliced),
