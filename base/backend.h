@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  7u
+#define SC_BACKEND_ABI  8u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -297,10 +297,11 @@ struct sc_backend_ops {
     /* Both or neither; NULL where a step is nothing but its calls. *ret_replayed: the device has
      * been given the whole of a recorded step of the same shape, and the caller goes straight to
      * step_end; only for steps that are alone. The caller makes the same calls, with the same
-     * device pointers, for every step of one shape. */
+     * device pointers, for every step of one shape. step_end also follows a failure; complete: all
+     * calls were made and none failed, so what was recorded is a whole step. */
     enum sc_status (*step_begin)(struct sc_backend *be, const struct sc_step *step,
                                  bool *ret_replayed, struct sc_err *err);
-    enum sc_status (*step_end)(struct sc_backend *be, struct sc_err *err);
+    enum sc_status (*step_end)(struct sc_backend *be, bool complete, struct sc_err *err);
     enum sc_status (*kv_copy)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
                               uint32_t src_page, struct sc_err *err);
     /* out [n, dim]; ids (host) outside the slice give zero rows. */

@@ -250,7 +250,7 @@ static double time_calls(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint
         synchronise(b);
         t = now_s() - t;
         if (ops->step_end != NULL)
-            must(ops->step_end(b->be, &err), &err);
+            must(ops->step_end(b->be, true, &err), &err);
         if (i >= 0)
             times[i] = t / LAYERS;
     }

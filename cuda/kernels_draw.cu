@@ -221,6 +221,7 @@ static __device__ bool collect(const struct row &r, uint32_t bound, struct scrat
 {
     uint32_t size = 2;
 
+    __syncthreads(); /* all have read what the last call counted */
     if (threadIdx.x == 0)
         s->n = 0;
     __syncthreads();

@@ -193,7 +193,8 @@ static enum sc_status replay_or_record(struct sc_cuda_device *dev, bool *ret_rep
                          "recording a step", err);
 }
 
-static enum sc_status end_recording(struct sc_cuda_device *dev, struct sc_err *err)
+/* Of a step that failed nothing is kept: its next replay would be a part of a step. */
+static enum sc_status end_recording(struct sc_cuda_device *dev, bool complete, struct sc_err *err)
 {
     struct sc_cuda_step *s = dev->step;
     cudaGraph_t graph = NULL;
@@ -201,12 +202,12 @@ static enum sc_status end_recording(struct sc_cuda_device *dev, struct sc_err *e
         sc_cuda_check(cudaStreamEndCapture(dev->stream, &graph), "recording a step", err);
 
     s->recording = false;
-    if (st == SC_OK)
+    if (st == SC_OK && complete)
         st =
             sc_cuda_check(cudaGraphInstantiate(&s->recorded->exec, graph, 0), "recorded step", err);
     if (graph != NULL)
         (void)cudaGraphDestroy(graph);
-    if (st == SC_OK)
+    if (st == SC_OK && complete)
         st = sc_cuda_check(cudaGraphLaunch(s->recorded->exec, dev->stream), "recorded step", err);
     return st;
 }
@@ -238,13 +239,13 @@ enum sc_status sc_cuda_step_begin(struct sc_backend *be, const struct sc_step *s
     return replay_or_record(dev, ret_replayed, err);
 }
 
-enum sc_status sc_cuda_step_end(struct sc_backend *be, struct sc_err *err)
+enum sc_status sc_cuda_step_end(struct sc_backend *be, bool complete, struct sc_err *err)
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
     struct sc_cuda_step *s = dev->step;
 
     s->active = false;
-    return s->recording ? end_recording(dev, err) : SC_OK;
+    return s->recording ? end_recording(dev, complete, err) : SC_OK;
 }
 
 const void *sc_cuda_step_find(const struct sc_cuda_device *dev, const void *host, size_t bytes)

@@ -224,9 +224,10 @@ enum sc_status sc_rank_forward(struct sc_rank *rank, const struct sc_plan *plan,
         st = ops->step_begin(rank->be, &step, &replayed, err);
     if (st == SC_OK && !replayed)
         st = run_layers(rank, plan, err);
-    if (ops->step_end != NULL) { /* also after an error: the backend forgets the step */
-        enum sc_status end = ops->step_end(rank->be, err);
-        st = st == SC_OK ? end : st;
+    if (ops->step_end != NULL) { /* also after an error, which stays: it forgets the step */
+        const bool complete = st == SC_OK;
+        enum sc_status end = ops->step_end(rank->be, complete, complete ? err : NULL);
+        st = complete ? end : st;
     }
     if (st == SC_OK && rows->n_logits > 0)
         st = sc_rank_choose(rank, err);

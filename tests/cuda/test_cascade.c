@@ -297,7 +297,7 @@ static int by_layer(const struct scene *s, int which, const struct sc_step *step
         args.out = out + (size_t)l * s->n_rows * s->width;
         assert_ok(be->ops->attention(be, &args, err));
     }
-    assert_ok(be->ops->step_end(be, err));
+    assert_ok(be->ops->step_end(be, true, err));
     return replayed;
 }
 

@@ -111,11 +111,52 @@ static void a_large_vocabulary_too(void **state)
     be->ops->close(be);
 }
 
+/* More columns as likely as the likeliest than a list holds: no bound lets in fewer. */
+static void rows_of_ties_are_drawn_or_left_undecided(void **state)
+{
+    static const struct sc_draw kinds[] = {
+        {.scale = -1.0f, .top_p = 0.5f, .last = UINT32_MAX},
+        {.scale = -1.0f, .top_p = 1e-9f, .last = UINT32_MAX},
+        {.scale = -1.0f, .top_p = 0.9f, .last = 0},
+        {.scale = -1.0f, .top_p = 1.0f, .last = UINT32_MAX, .top_k = 7},
+        {.scale = -1e6f, .top_p = 0.9f, .last = 0, .top_k = 2000},
+        {.scale = -1.0f, .top_p = 1.0f, .last = 0, .random = UINT64_MAX},
+    };
+    enum { N = SC_ARRAY_LEN(kinds) };
+    struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
+    static const uint32_t widths[] = {4096, 4097, 32003};
+    (void)state;
+    for (size_t w = 0; w < SC_ARRAY_LEN(widths); w++) {
+        const uint32_t n = widths[w];
+        float *x = malloc(sizeof(*x) * N * n);
+        for (uint32_t i = 0; i < N * n; i++)
+            x[i] = -3.5f;
+        void *dx = on_device(be, x, sizeof(*x) * N * n);
+        void *db = on_device(be, NULL, sizeof(float) * 2 * N);
+        assert_ok(be->ops->row_max(be, dx, N, n, n, db, err));
+        assert_ok(be->ops->draw(be, dx, N, n, n, kinds, db, err));
+        float *got = from_device(be, db, sizeof(float) * 2 * N);
+        for (uint32_t i = 0; i < N; i++) {
+            const bool filtered = kinds[i].top_k != 0 || kinds[i].top_p < 1.0f;
+            assert_true(got[2 * i] == -3.5f);
+            assert_int_equal(column(got, i), filtered && n > 4096
+                                                 ? SC_DRAW_UNDECIDED
+                                                 : sc_draw_token(x, n, -3.5f, &kinds[i], NULL));
+        }
+        be->ops->free(be, dx);
+        be->ops->free(be, db);
+        free(got);
+        free(x);
+    }
+    be->ops->close(be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(columns_are_those_of_the_cpu),
         cmocka_unit_test(a_large_vocabulary_too),
+        cmocka_unit_test(rows_of_ties_are_drawn_or_left_undecided),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,6 +29,7 @@ static void a_group_of_one_sums_through_nccl(void **state)
     for (int i = 0; i < 3; i++)
         assert_ok(be->ops->group_sum(be, SC_DTYPE_F32, mem, N, err));
     assert_ok(be->ops->group_sum(be, SC_DTYPE_I32, mem, N, err));
+    assert_ok(be->ops->group_sum(be, SC_DTYPE_BF16, mem, 2 * N, err));
     assert_ok(be->ops->sync(be, err));
     float *got = from_device(be, mem, N * sizeof(float));
     assert_memory_equal(got, x, N * sizeof(float));

@@ -206,7 +206,7 @@ static bool run(struct rig *r, const struct sc_step *step)
 {
     bool replayed = false;
     assert_ok(sc_cuda_step_begin(&r->dev.base, step, &replayed, err));
-    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
     return replayed;
 }
 
@@ -259,7 +259,7 @@ static void arrays_and_tables_are_found_on_the_device(void **state)
     struct sc_cuda_seqs seqs;
     struct sc_attn_seq other[N_SEQS] = {0};
     assert_false(sc_cuda_step_seqs(&r->dev, other, N_SEQS, &seqs));
-    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
     assert_null(sc_cuda_step_find(&r->dev, r->tokens, 4)); /* over */
     rig_close(r);
     free(r);
@@ -344,7 +344,7 @@ static void a_shape_includes_what_sequences_share(void **state)
                             seqs.seqs[i].n_pages - 8 * seqs.cohorts[0].n_shared);
             }
         }
-        assert_ok(sc_cuda_step_end(&r->dev.base, err));
+        assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
     }
     struct sc_step apart = step_of(r, N_SEQS, 1, 3319, true); /* as long, with nothing in common */
     assert_false(run(r, &apart));
@@ -358,7 +358,7 @@ static void a_shape_includes_what_sequences_share(void **state)
     assert_int_equal(seqs.bounds.n_cohorts, 0);
     assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + N_SEQS, N_SEQS, &seqs));
     assert_int_equal(seqs.bounds.n_cohorts, 1);
-    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
     rig_close(r);
     free(r);
 }
@@ -396,10 +396,30 @@ static void a_recording_that_fails_is_an_error_and_is_tried_again(void **state)
         cuda.fail_end = i == 0;
         cuda.fail_make = i == 1;
         assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
-        assert_fails(SC_EDEVICE, sc_cuda_step_end(&r->dev.base, err));
+        assert_fails(SC_EDEVICE, sc_cuda_step_end(&r->dev.base, true, err));
         cuda.fail_end = cuda.fail_make = false;
     }
     assert_false(run(r, &step));
+    assert_true(run(r, &step));
+    rig_close(r);
+    free(r);
+}
+
+static void of_a_step_that_failed_no_recording_is_kept(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    bool replayed;
+    (void)state;
+    rig_open(r);
+    const struct sc_step step = step_of(r, N_SEQS, 1, 1000, true);
+    assert_false(run(r, &step));
+    assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err)); /* one of its calls fails */
+    assert_int_equal(cuda.begun, 1);
+    assert_ok(sc_cuda_step_end(&r->dev.base, false, err));
+    assert_int_equal(cuda.ended, 1);
+    assert_int_equal(cuda.made + cuda.launched, 0);
+    assert_false(run(r, &step)); /* recorded anew */
+    assert_int_equal(cuda.begun, 2);
     assert_true(run(r, &step));
     rig_close(r);
     free(r);
@@ -420,7 +440,7 @@ static void a_step_too_large_for_its_memory_is_sent_call_by_call(void **state)
     step.seqs = many;
     assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
     assert_null(sc_cuda_step_find(&r->dev, r->tokens, 4));
-    assert_ok(sc_cuda_step_end(&r->dev.base, err));
+    assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
     rig_close(r);
     free(many);
     free(r);
@@ -435,6 +455,7 @@ int main(void)
         cmocka_unit_test(only_decoding_alone_is_recorded),
         cmocka_unit_test(shapes_without_end_are_forgotten_in_turn),
         cmocka_unit_test(a_recording_that_fails_is_an_error_and_is_tried_again),
+        cmocka_unit_test(of_a_step_that_failed_no_recording_is_kept),
         cmocka_unit_test(a_step_too_large_for_its_memory_is_sent_call_by_call),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -134,9 +134,10 @@ static enum sc_status device_step_begin(struct sc_backend *be, const struct sc_s
     return SC_OK;
 }
 
-static enum sc_status device_step_end(struct sc_backend *be, struct sc_err *err)
+static enum sc_status device_step_end(struct sc_backend *be, bool complete, struct sc_err *err)
 {
     (void)be;
+    (void)complete;
     (void)err;
     return SC_OK;
 }

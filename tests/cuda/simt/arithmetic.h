@@ -25,25 +25,40 @@ static inline float __int_as_float(int32_t i)
     return __uint_as_float((uint32_t)i);
 }
 
-/* Built without contraction, so each is rounded. */
+/* Kernels may be built as nvcc builds them: a product and a sum become one operation. Not so what
+ * these return, which the compiler does not see into. */
+#if defined(__x86_64__)
+#define SC_SIMT_ROUNDED(x) __asm__("" : "+x"(x))
+#elif defined(__aarch64__)
+#define SC_SIMT_ROUNDED(x) __asm__("" : "+w"(x))
+#else
+#define SC_SIMT_ROUNDED(x) __asm__("" : "+m"(x))
+#endif
+
 static inline float __fadd_rn(float a, float b)
 {
-    return a + b;
+    float x = a + b;
+    SC_SIMT_ROUNDED(x);
+    return x;
 }
 
 static inline float __fsub_rn(float a, float b)
 {
-    return a - b;
+    return __fadd_rn(a, -b);
 }
 
 static inline float __fmul_rn(float a, float b)
 {
-    return a * b;
+    float x = a * b;
+    SC_SIMT_ROUNDED(x);
+    return x;
 }
 
 static inline double __dmul_rn(double a, double b)
 {
-    return a * b;
+    double x = a * b;
+    SC_SIMT_ROUNDED(x);
+    return x;
 }
 
 static inline float __fdiv_rn(float a, float b)

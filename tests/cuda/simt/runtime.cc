@@ -4,7 +4,11 @@
  * What is put on a stream waits there until somebody waits for it: for the stream, for an event
  * behind it, or by freeing memory. So a host that reads too early, or reuses pinned memory too
  * early, is seen. SC_SIMT_ORDER=backward does everything at once instead. Between streams there is
- * no order but the host's. */
+ * no order but the host's.
+ *
+ * A thread whose stream records is refused what would spoil the recording on a device; and a copy
+ * from or to the host ends the test: it would be made again of what lies there when the graph runs.
+ */
 #include <cuda_runtime.h>
 
 #include <chrono>
@@ -54,6 +58,7 @@ static std::set<sc_simt_stream *> &streams(void)
 }
 
 static thread_local cudaError_t last_error;
+static thread_local unsigned recordings; /* that this thread has begun and not ended */
 thread_local simt::site simt::next_site;
 
 cudaError_t simt::keep(cudaError_t error)
@@ -169,6 +174,8 @@ static void finish_all(void)
 static cudaError_t take(void **mem, size_t bytes, place where)
 {
     locked hold(lock);
+    if (recordings != 0)
+        return keep(cudaErrorStreamCaptureUnsupported);
     void *p = simt::memory_take(bytes, where);
     if (p == NULL)
         return keep(cudaErrorMemoryAllocation);
@@ -181,6 +188,8 @@ static cudaError_t give(void *mem, place where)
     locked hold(lock);
     if (mem == NULL)
         return cudaSuccess;
+    if (recordings != 0)
+        return keep(cudaErrorStreamCaptureUnsupported);
     finish_all();
     return simt::memory_give(mem, where) ? cudaSuccess : keep(cudaErrorInvalidValue);
 }
@@ -249,9 +258,11 @@ extern "C" cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
     const place a = look(to, bytes, to_device, "a copy's destination");
     const place b = look(from, bytes, from_device, "a copy's source");
 
+    if (s->recording != NULL && !(to_device && from_device))
+        fail("a copy from or to the host is recorded: %zu bytes", bytes);
     simt::enqueue(s, [=] { memmove(to, from, bytes); });
     /* Memory that is not pinned is the host's again when the call returns. */
-    if ((a == place::none || b == place::none) && s->recording == NULL)
+    if (a == place::none || b == place::none)
         finish(s, s->n_put);
     return cudaSuccess;
 }
@@ -316,6 +327,8 @@ extern "C" cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s)
 extern "C" cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     locked hold(lock);
+    if (recordings != 0)
+        return keep(cudaErrorStreamCaptureUnsupported);
     if (event->stream != NULL && streams().count(event->stream) != 0)
         finish(event->stream, event->behind);
     return cudaSuccess;
@@ -335,6 +348,7 @@ extern "C" cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCap
     if (s->recording != NULL)
         return keep(cudaErrorStreamCaptureUnsupported);
     s->recording = new sc_simt_graph();
+    recordings++;
     return cudaSuccess;
 }
 
@@ -345,6 +359,7 @@ extern "C" cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
         return keep(cudaErrorStreamCaptureInvalidated);
     *graph = s->recording;
     s->recording = NULL;
+    recordings--;
     return cudaSuccess;
 }
 
