@@ -158,7 +158,7 @@ struct sc_sched_stats {
     uint64_t steps;
     uint64_t last_step_us; /* CLOCK_MONOTONIC of the last completed step; 0: none yet */
     uint32_t pages_total, pages_free;
-    uint32_t pages_cached; /* held by the prefix cache alone: free when somebody needs them */
+    uint32_t pages_cached; /* held by the prefix cache alone, not pinned: free when needed */
     uint32_t snapshots;    /* resume points held */
     uint64_t prefix_query_tokens, prefix_hit_tokens, prefix_evictions;
     uint64_t store_hits, store_misses; /* loads of documents: done, and not found or not usable */
