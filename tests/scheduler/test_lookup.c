@@ -153,12 +153,41 @@ static void it_tells_nothing_of_other_namespaces(void **state)
     server_close(&s);
 }
 
+static void ignore_event(void *ctx, const struct sc_event *ev)
+{
+    (void)ctx;
+    (void)ev;
+}
+
+/* What depends on its prompt's length would only take pages. */
+static void documents_that_no_question_would_find_are_refused(void **state)
+{
+    struct server s;
+    int32_t ids[600] = {0};
+    struct sc_request *request = NULL;
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    for (int kind = 0; kind < 2; kind++) {
+        struct sc_err err = SC_ERR_INIT;
+        struct sc_request_opts o = ask(&s, ids, 600, SC_KV_CHOICE_COMPRESSED);
+        o.prefill_only = o.retain = true;
+        o.max_tokens = 0;
+        o.on_event = ignore_event;
+        o.recipe.window = kind == 0 ? 32 : 144;
+        o.recipe.exact_then_compress = kind == 1;
+        assert_int_equal(sc_sched_submit(s.sched, &o, &request, &err), SC_EINVAL);
+        assert_non_null(strstr(err.text, kind == 0 ? "window" : "exact_then_compress"));
+    }
+    server_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_finds_what_a_request_finds),
         cmocka_unit_test(it_says_why),
         cmocka_unit_test(it_tells_nothing_of_other_namespaces),
+        cmocka_unit_test(documents_that_no_question_would_find_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
