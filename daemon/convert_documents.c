@@ -68,6 +68,10 @@ enum sc_status sc_convert_documents(const struct sc_convert *c,
         if (st != SC_OK)
             break;
         uint32_t skip = i > 0 ? d->n_prefix : 0;
+        if (i == 0) {
+            params->opts.document_tokens = d->n_tokens;
+            params->opts.document_key = d->prefix_key;
+        }
         if (i > 0)
             st = append_separator(c, &params->prompt, err);
         if (st == SC_OK)

@@ -239,6 +239,8 @@ static uint32_t block_tokens(const struct sc_request *r, uint32_t budget)
     uint32_t cut = sc_recipe_next_cut(&r->recipe, r->n_prompt, r->n_fed);
     if (r->path != SC_NODE_NONE) /* where its state is kept */
         cut = min_u32(cut, sc_prefix_boundary(&r->root, r->n_fed));
+    if (r->path != SC_NODE_NONE && r->n_fed < r->document_end)
+        cut = min_u32(cut, r->document_end);
     return min_u32(budget, min_u32(end, cut) - r->n_fed);
 }
 

@@ -179,6 +179,16 @@ static void choose_roots(struct sc_request *r, const struct sc_request_limits *l
     r->generated_root.offset = r->root.offset;
 }
 
+static void find_document(struct sc_request *r, const struct sc_request_opts *opts)
+{
+    const uint32_t n = opts->document_tokens;
+    if (n == 0 || n >= r->n_prompt)
+        return;
+    struct sc_hash key = sc_prefix_key(&r->root, r->tokens, n);
+    if (memcmp(&key, &opts->document_key, sizeof(key)) == 0)
+        r->document_end = n;
+}
+
 static enum sc_status open_sampler(struct sc_request *r, const struct sc_request_opts *opts,
                                    uint32_t vocab, struct sc_err *err)
 {
@@ -256,6 +266,7 @@ enum sc_status sc_request_open(const struct sc_request_limits *limits,
     if (st != SC_OK)
         goto fail;
     choose_roots(r, limits, opts);
+    find_document(r, opts);
     if (!r->prefill_only) {
         uint32_t known = sc_tokenizer_vocab(model->tok), vocab = model->config.vocab;
         st = open_sampler(r, opts, known < vocab ? known : vocab, err);

@@ -67,6 +67,7 @@ static void a_prompt_is_the_documents_then_the_question(void **state)
     prompt_open(w, &prompt);
     assert_ok(compose(&prompt, ids, 2, "\n\nwhat?", NULL, &p, &err));
     encode(w, "the land", true, &want);
+    assert_int_equal(p.opts.document_tokens, want.n); /* the first one can be brought back */
     encode(w, "\n\n", false, &want);
     encode(w, "the water", false, &want); /* one begin-of-text a prompt */
     breakpoint = want.n;
