@@ -36,6 +36,7 @@ static enum sc_status range_error(const struct sc_config_key *key, const char *v
     return sc_fail(err, SC_EINVAL, "%s: %s, limits %s..%s", key->path, value, min, max);
 }
 
+/* Nothing of a value that was there before stays: a reload compares whole fields. */
 static enum sc_status store_string(struct sc_config *config, const struct sc_config_key *key,
                                    const char *text, struct sc_err *err)
 {
@@ -44,7 +45,8 @@ static enum sc_status store_string(struct sc_config *config, const struct sc_con
     if (len >= SC_CONFIG_PATH_BYTES)
         return sc_fail(err, SC_EINVAL, "%s: %zu bytes, limit %u", key->path, len,
                        SC_CONFIG_PATH_BYTES - 1);
-    memcpy((char *)config + key->offset, text, len + 1);
+    memset((char *)config + key->offset, 0, SC_CONFIG_PATH_BYTES);
+    memcpy((char *)config + key->offset, text, len);
     return SC_OK;
 }
 
@@ -59,6 +61,8 @@ static enum sc_status store_listen(struct sc_config *config, uint32_t i, const c
     if (len >= SC_CONFIG_PATH_BYTES)
         return sc_fail(err, SC_EINVAL, "server.listen: %zu bytes, limit %u", len,
                        SC_CONFIG_PATH_BYTES - 1);
+    if (i == 0)
+        memset(config->listen, 0, sizeof(config->listen));
     memcpy(config->listen[i], text, len + 1);
     config->n_listen = i + 1;
     return SC_OK;

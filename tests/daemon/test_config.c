@@ -286,6 +286,25 @@ static void the_command_line_overrides_the_file(void **state)
     assert_int_equal(c.log_level, SC_LOG_INFO);
 }
 
+/* Else a reload would say that what the command line holds in place has changed. */
+static void what_is_overridden_leaves_nothing_behind(void **state)
+{
+    struct sc_config a, b;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_config *const both[] = {&a, &b};
+
+    (void)state;
+    assert_ok(parse("documents: { dir = \"/long/name\"; };\n"
+                    "server: { listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]; };",
+                    &a, &err));
+    assert_ok(parse("documents: { dir = \"/x\"; };", &b, &err));
+    for (size_t i = 0; i < 2; i++) {
+        assert_ok(sc_config_set(both[i], "documents.dir", "/d", &err));
+        assert_ok(sc_config_set(both[i], "server.listen", "127.0.0.1:3", &err));
+    }
+    assert_memory_equal(&a, &b, sizeof(a));
+}
+
 static void a_wrong_command_line_is_refused(void **state)
 {
     static const struct {
@@ -394,6 +413,7 @@ int main(void)
         cmocka_unit_test(what_can_never_start_is_told_by_the_check),
         cmocka_unit_test(sizes_and_durations_are_told_as_they_are_written),
         cmocka_unit_test(the_command_line_overrides_the_file),
+        cmocka_unit_test(what_is_overridden_leaves_nothing_behind),
         cmocka_unit_test(a_wrong_command_line_is_refused),
         cmocka_unit_test(every_flag_stands_for_a_key),
         cmocka_unit_test(the_sample_file_has_every_key_with_its_default),
