@@ -113,10 +113,14 @@ enum sc_status sim_check_turn(struct sim_check *c, const struct sc_sched *s, str
     if (st != SC_OK)
         return st;
     sc_engine_get_info(s->engine, &info);
-    if (s->stats.pages_free != info.n_pages_free || s->stats.pages_cached != info.n_pages_cached)
-        return sc_fail(err, SC_EINTERNAL, "stats: %u pages free, %u cached; the engine has %u, %u",
+    uint64_t pinned = s->prefix != NULL ? sc_prefix_pinned_pages(s->prefix) : 0;
+    uint64_t cached = info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
+    if (s->stats.pages_free != info.n_pages_free || s->stats.pages_cached != cached)
+        return sc_fail(err, SC_EINTERNAL,
+                       "stats: %u pages free, %u cached; the engine has %u, %u, of which %u are "
+                       "pinned",
                        s->stats.pages_free, s->stats.pages_cached, info.n_pages_free,
-                       info.n_pages_cached);
+                       info.n_pages_cached, (unsigned)pinned);
     c->last_ticket = s->next_ticket;
     c->last_preempted = s->stats.preempted;
     return SC_OK;

@@ -1,6 +1,7 @@
 #include "client/args.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,9 +77,12 @@ static enum sc_status parse_cmd(int argc, char *const *argv, enum sc_cmd_id *ret
             return SC_OK;
         }
     }
+    if (first_word_known && (argc == 2 || argv[2][0] == '-'))
+        return sc_fail(err, SC_EINVAL,
+                       "command '%.64s' needs a second word: `semcache help %.64s` has them",
+                       argv[1], argv[1]);
     if (first_word_known)
-        return sc_fail(err, SC_EINVAL, "unknown command '%.64s%s%.64s'", argv[1],
-                       argc > 2 ? " " : "", argc > 2 ? argv[2] : "");
+        return sc_fail(err, SC_EINVAL, "unknown command '%.64s %.64s'", argv[1], argv[2]);
     return sc_fail(err, SC_EINVAL, "unknown command '%.64s'", argv[1]);
 }
 
@@ -87,6 +91,12 @@ static enum sc_status bad_range(const struct sc_opt_spec *spec, const char *text
 {
     return sc_fail(err, SC_EINVAL, "--%s: '%.64s', must be %.10g..%.10g", spec->name, text,
                    spec->low, spec->high);
+}
+
+/* A double's digits do not tell 2^64 - 1. */
+static uint64_t whole_limit(double limit)
+{
+    return limit < (double)UINT64_MAX ? (uint64_t)limit : UINT64_MAX;
 }
 
 static enum sc_status parse_uint(const struct sc_opt_spec *spec, const char *text, uint64_t *ret_u,
@@ -99,7 +109,8 @@ static enum sc_status parse_uint(const struct sc_opt_spec *spec, const char *tex
         return sc_fail(err, SC_EINVAL, "--%s: '%.64s' is not a whole number of 0 or more",
                        spec->name, text);
     if (errno == ERANGE || (double)u < spec->low || (double)u > spec->high)
-        return bad_range(spec, text, err);
+        return sc_fail(err, SC_EINVAL, "--%s: '%.64s', must be %" PRIu64 "..%" PRIu64, spec->name,
+                       text, whole_limit(spec->low), whole_limit(spec->high));
     *ret_u = u;
     return SC_OK;
 }

@@ -77,16 +77,13 @@ static enum sc_status show(const struct sc_cli *cli,
         return write_page(cli, html->text, reply, err);
     if (sc_arg(cli->args, SC_OPT_JSON)->set)
         return sc_json_print(stdout, sc_json_message(&reply->base), err);
-    if (reply->receipt != NULL &&
-        reply->receipt->mode == SEMANTICACHE__V1__KV_MODE__KV_MODE_EXACT) /* as was asked for */
-        shown = 0;
-    else if (!layer->set)
-        st = sc_inspect_first_layer(reply, &shown, err);
+    /* A text that was not compressed, because it is short or was to be exact, is shown as it is:
+     * how much of it is cached is told all the same. */
+    if (!layer->set)
+        shown = sc_inspect_first_layer(reply);
     else if (shown >= reply->n_layers)
-        st = sc_fail(err, SC_ERANGE, "--layer: %u, the model has layers 0..%u", shown,
-                     reply->n_layers - 1);
-    if (st != SC_OK)
-        return st;
+        return sc_fail(err, SC_ERANGE, "--layer: %u, the model has layers 0..%u", shown,
+                       reply->n_layers - 1);
     return sc_inspect_print(stdout, cli->out_terminal, cli->out_colors, reply, shown, err);
 }
 

@@ -44,26 +44,16 @@ enum sc_status sc_inspect_check(const Semanticache__V1__InspectCacheResponse *re
     return SC_OK;
 }
 
-enum sc_status sc_inspect_first_layer(const Semanticache__V1__InspectCacheResponse *reply,
-                                      uint32_t *ret_layer, struct sc_err *err)
+uint32_t sc_inspect_first_layer(const Semanticache__V1__InspectCacheResponse *reply)
 {
-    bool found = false;
-    uint32_t first = 0;
+    uint32_t first = UINT32_MAX;
     for (size_t c = 0; c < reply->n_chunks; c++) {
         for (size_t l = 0; l < reply->chunks[c]->n_layers; l++) {
             uint32_t layer = reply->chunks[c]->layers[l]->layer;
-            if (!found || layer < first)
-                first = layer;
-            found = true;
+            first = layer < first ? layer : first;
         }
     }
-    if (!found)
-        return sc_fail(err, SC_ENOENT,
-                       "nothing was compressed: %zu tokens are fewer than window and epoch "
-                       "(try smaller --window and --epoch)",
-                       reply->n_tokens);
-    *ret_layer = first;
-    return SC_OK;
+    return first == UINT32_MAX ? 0 : first;
 }
 
 struct painter {

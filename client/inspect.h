@@ -15,9 +15,8 @@
 enum sc_status sc_inspect_check(const Semanticache__V1__InspectCacheResponse *reply,
                                 struct sc_err *err) SC_MUST_CHECK;
 
-/* The first layer that some chunk has; SC_ENOENT when nothing was compressed. */
-enum sc_status sc_inspect_first_layer(const Semanticache__V1__InspectCacheResponse *reply,
-                                      uint32_t *ret_layer, struct sc_err *err) SC_MUST_CHECK;
+/* The first layer that some chunk has; 0 when nothing was compressed. */
+uint32_t sc_inspect_first_layer(const Semanticache__V1__InspectCacheResponse *reply);
 
 /* One layer: tokens that were merged share a background colour, or, without colours, stand as
  * [number:token]. A checked reply. terminal: control characters become U+FFFD. */

@@ -53,7 +53,7 @@ static const struct sc_cmd_spec cmds[SC_CMD_COUNT] = {
     [SC_CMD_DOCUMENTS] =
         {"documents", "list | show ID | pin ID | unpin ID | rm ID...",
          "list, describe, pin or remove documents",
-         "A pinned document is not evicted. An evicted one is known, but has to be put again.\n", 1,
+         "A pinned document is not evicted. An evicted one is read again when it is asked.\n", 1,
          SC_ARG_WORDS_MAX},
     [SC_CMD_TOKENIZE] = {"tokenize", "--text TEXT | --file FILE | --detokenize --token-ids IDS",
                          "print the token ids of a text, or the text of token ids",

@@ -85,8 +85,9 @@ enum sc_status sc_address_check(const char *address, bool insecure, struct sc_er
         return st;
     if (!insecure && !host_is_loopback(host))
         return sc_fail(err, SC_EPERM,
-                       "%s is reachable from other machines, and there is neither TLS nor "
-                       "authentication; to allow that, set server.insecure = true",
+                       "%s is reachable from other machines, and there is no TLS yet: prompts and "
+                       "API keys could be read on the way; to allow that, set server.insecure = "
+                       "true",
                        address);
     return SC_OK;
 }

@@ -10,16 +10,33 @@
 #include "daemon/config_scan.h"
 #include "daemon/keys.h"
 #include "shard/engine.h"
+#include "store/redis.h"
 
 /* ---- storing one value ---- */
 
 static enum sc_status range_error(const struct sc_config_key *key, const char *value,
                                   struct sc_err *err)
 {
-    return sc_fail(err, SC_EINVAL, "%s: %s, limits %.15g..%.15g", key->path, value, key->min,
-                   key->max);
+    char min[SC_UNIT_TEXT_BYTES], max[SC_UNIT_TEXT_BYTES];
+
+    switch (key->type) {
+    case SC_CONFIG_SIZE:
+    case SC_CONFIG_MEMORY:
+        (void)sc_size_text((uint64_t)key->min, min);
+        (void)sc_size_text((uint64_t)key->max, max);
+        break;
+    case SC_CONFIG_DURATION:
+        (void)sc_duration_text((uint64_t)key->min, min);
+        (void)sc_duration_text((uint64_t)key->max, max);
+        break;
+    default:
+        (void)snprintf(min, sizeof(min), "%.15g", key->min);
+        (void)snprintf(max, sizeof(max), "%.15g", key->max);
+    }
+    return sc_fail(err, SC_EINVAL, "%s: %s, limits %s..%s", key->path, value, min, max);
 }
 
+/* Nothing of a value that was there before stays: a reload compares whole fields. */
 static enum sc_status store_string(struct sc_config *config, const struct sc_config_key *key,
                                    const char *text, struct sc_err *err)
 {
@@ -28,7 +45,8 @@ static enum sc_status store_string(struct sc_config *config, const struct sc_con
     if (len >= SC_CONFIG_PATH_BYTES)
         return sc_fail(err, SC_EINVAL, "%s: %zu bytes, limit %u", key->path, len,
                        SC_CONFIG_PATH_BYTES - 1);
-    memcpy((char *)config + key->offset, text, len + 1);
+    memset((char *)config + key->offset, 0, SC_CONFIG_PATH_BYTES);
+    memcpy((char *)config + key->offset, text, len);
     return SC_OK;
 }
 
@@ -43,6 +61,8 @@ static enum sc_status store_listen(struct sc_config *config, uint32_t i, const c
     if (len >= SC_CONFIG_PATH_BYTES)
         return sc_fail(err, SC_EINVAL, "server.listen: %zu bytes, limit %u", len,
                        SC_CONFIG_PATH_BYTES - 1);
+    if (i == 0)
+        memset(config->listen, 0, sizeof(config->listen));
     memcpy(config->listen[i], text, len + 1);
     config->n_listen = i + 1;
     return SC_OK;
@@ -379,6 +399,46 @@ enum sc_status sc_config_load(struct sc_config *config, const char *path, struct
     return st;
 }
 
+/* What is refused at the start whatever the model and the machine. */
+static enum sc_status check_engine(const struct sc_config *config, struct sc_err *err)
+{
+    bool bf16_sums = config->reduce_dtype == SC_DTYPE_BF16;
+
+    if (config->math == SC_MATH_INT8 && config->weight_dtype != SC_DTYPE_I8)
+        return sc_fail(err, SC_EINVAL,
+                       "engine.math: \"int8\" needs engine.weight_dtype \"int8\", which is \"%s\"",
+                       sc_dtype_name(config->weight_dtype));
+    if (bf16_sums && config->tensor_parallel < 2)
+        return sc_fail(
+            err, SC_EINVAL,
+            "engine.reduce_dtype: \"bf16\" needs an engine.tensor_parallel of at least 2, "
+            "which is %u",
+            config->tensor_parallel);
+    if (bf16_sums && config->backend == SC_BACKEND_CPU)
+        return sc_fail(err, SC_EINVAL,
+                       "engine.reduce_dtype: \"bf16\" needs GPUs, but engine.backend is \"cpu\"");
+    if (bf16_sums && config->determinism == SC_DETERMINISM_STRICT)
+        return sc_fail(err, SC_EINVAL,
+                       "engine.reduce_dtype: \"bf16\" with engine.determinism \"strict\", which "
+                       "needs \"f32\"");
+    if (config->kv_memory > 0 && config->kv_memory <= 100 && config->backend == SC_BACKEND_CPU)
+        return sc_fail(
+            err, SC_EINVAL,
+            "kv.memory: \"%u%%\" of a GPU, but engine.backend is \"cpu\": give it a size",
+            (unsigned)config->kv_memory);
+    if (config->max_context == 1)
+        return sc_fail(err, SC_EINVAL,
+                       "engine.max_context: 1, must be 0 or at least 2: a prompt and an output");
+    if (config->prefill_tokens > 0 && config->prefill_tokens < 16)
+        return sc_fail(err, SC_EINVAL, "engine.prefill_tokens: %u, must be 0 or 16..%u",
+                       config->prefill_tokens, SC_STEP_TOKENS_MAX);
+    if (config->prefill_tokens + config->max_seqs > SC_STEP_TOKENS_MAX)
+        return sc_fail(err, SC_EINVAL,
+                       "engine.prefill_tokens + engine.max_seqs: %u + %u tokens a step, limit %u",
+                       config->prefill_tokens, config->max_seqs, SC_STEP_TOKENS_MAX);
+    return SC_OK;
+}
+
 enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *err)
 {
     enum sc_status st;
@@ -402,21 +462,13 @@ enum sc_status sc_config_check(const struct sc_config *config, struct sc_err *er
                        config->shared_namespace, SC_NAMESPACE_BYTES_MAX);
     if (config->store_redis_login[0] != '\0' && config->store_redis[0] == '\0')
         return sc_fail(err, SC_EINVAL, "store.redis_login_file: store.redis names no server");
+    if (config->store_redis[0] != '\0') {
+        st = sc_redis_check_address(config->store_redis, err);
+        if (st != SC_OK)
+            return sc_err_prefix(err, st, "store.redis");
+    }
     int devices[SC_RANKS_MAX];
     bool given;
     st = sc_config_devices(config, devices, &given, err);
-    if (st != SC_OK)
-        return st;
-    if (config->math == SC_MATH_INT8 && config->weight_dtype != SC_DTYPE_I8)
-        return sc_fail(err, SC_EINVAL,
-                       "engine.math: \"int8\" needs engine.weight_dtype \"int8\", which is \"%s\"",
-                       sc_dtype_name(config->weight_dtype));
-    if (config->prefill_tokens > 0 && config->prefill_tokens < 16)
-        return sc_fail(err, SC_EINVAL, "engine.prefill_tokens: %u, must be 0 or 16..%u",
-                       config->prefill_tokens, SC_STEP_TOKENS_MAX);
-    if (config->prefill_tokens + config->max_seqs > SC_STEP_TOKENS_MAX)
-        return sc_fail(err, SC_EINVAL,
-                       "engine.prefill_tokens + engine.max_seqs: %u + %u tokens a step, limit %u",
-                       config->prefill_tokens, config->max_seqs, SC_STEP_TOKENS_MAX);
-    return SC_OK;
+    return st == SC_OK ? check_engine(config, err) : st;
 }

@@ -18,6 +18,7 @@
 #define SC_CONFIG_PATH_BYTES  1024u
 #define SC_LISTEN_MAX         8u
 #define SC_SETTINGS_BYTES_MAX (1u << 20)
+#define SC_UNIT_TEXT_BYTES    32u
 
 enum sc_backend_choice { SC_BACKEND_AUTO, SC_BACKEND_CPU, SC_BACKEND_CUDA };
 enum sc_determinism { SC_DETERMINISM_FAST, SC_DETERMINISM_STRICT };
@@ -126,5 +127,8 @@ enum sc_status sc_size_parse(const char *text, uint64_t *ret_bytes,
 /* "500ms", "30s", "5min", "1h". */
 enum sc_status sc_duration_parse(const char *text, uint64_t *ret_us,
                                  struct sc_err *err) SC_MUST_CHECK;
+/* The shortest that the parsers above take for the value; returns text. */
+const char *sc_size_text(uint64_t bytes, char text[SC_UNIT_TEXT_BYTES]);
+const char *sc_duration_text(uint64_t us, char text[SC_UNIT_TEXT_BYTES]);
 
 #endif

@@ -1,7 +1,9 @@
 #include "daemon/config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -9,6 +11,19 @@
 struct unit {
     const char *suffix;
     uint64_t factor;
+};
+
+/* By rising factor. */
+static const struct unit sizes[] = {
+    {"", 1},
+    {"B", 1},
+    {"KiB", 1ull << 10},
+    {"MiB", 1ull << 20},
+    {"GiB", 1ull << 30},
+    {"TiB", 1ull << 40},
+};
+static const struct unit durations[] = {
+    {"us", 1}, {"ms", 1000}, {"s", 1000000}, {"min", 60000000ull}, {"h", 3600000000ull},
 };
 
 /* A number, digits with at most one fraction, then a unit; spaces between them are fine. */
@@ -40,27 +55,40 @@ static enum sc_status parse_units(const char *text, const struct unit *units, si
 
 enum sc_status sc_size_parse(const char *text, uint64_t *ret_bytes, struct sc_err *err)
 {
-    static const struct unit units[] = {
-        {"", 1},
-        {"B", 1},
-        {"KiB", 1ull << 10},
-        {"MiB", 1ull << 20},
-        {"GiB", 1ull << 30},
-        {"TiB", 1ull << 40},
-    };
-
-    return parse_units(text, units, SC_ARRAY_LEN(units), "size such as \"512MiB\" or \"8GiB\"",
+    return parse_units(text, sizes, SC_ARRAY_LEN(sizes), "size such as \"512MiB\" or \"8GiB\"",
                        ret_bytes, err);
 }
 
 enum sc_status sc_duration_parse(const char *text, uint64_t *ret_us, struct sc_err *err)
 {
-    static const struct unit units[] = {
-        {"us", 1}, {"ms", 1000}, {"s", 1000000}, {"min", 60000000ull}, {"h", 3600000000ull},
-    };
-
-    return parse_units(text, units, SC_ARRAY_LEN(units),
+    return parse_units(text, durations, SC_ARRAY_LEN(durations),
                        "duration such as \"500ms\", \"30s\" or \"5min\"", ret_us, err);
+}
+
+static const char *unit_text(uint64_t value, const struct unit *units, size_t n_units,
+                             char text[SC_UNIT_TEXT_BYTES])
+{
+    size_t best = 0;
+
+    for (size_t i = 0; i < n_units && units[i].factor <= value; i++) {
+        if (value % units[i].factor == 0)
+            best = i;
+    }
+    (void)snprintf(text, SC_UNIT_TEXT_BYTES, "%" PRIu64 "%s", value / units[best].factor,
+                   units[best].suffix);
+    return text;
+}
+
+const char *sc_size_text(uint64_t bytes, char text[SC_UNIT_TEXT_BYTES])
+{
+    return unit_text(bytes, sizes, SC_ARRAY_LEN(sizes), text);
+}
+
+const char *sc_duration_text(uint64_t us, char text[SC_UNIT_TEXT_BYTES])
+{
+    if (us == 0)
+        return strcpy(text, "0s");
+    return unit_text(us, durations, SC_ARRAY_LEN(durations), text);
 }
 
 enum sc_status sc_config_devices(const struct sc_config *config, int *ret_devices, bool *ret_given,

@@ -421,7 +421,8 @@ static enum sc_status take_kv(const struct sc_convert *c,
 
     if (request->prompt_case == SEMANTICACHE__V1__GENERATE_REQUEST__PROMPT_DOCUMENTS && !given &&
         c->documents != NULL && request->documents->n_document_ids > 0)
-        return sc_convert_document_kv(c, request->documents->document_ids[0], &params->opts, err);
+        return sc_convert_document_kv(c, request->documents->document_ids[0], request->kv,
+                                      &params->opts, err);
     return sc_convert_kv(c, request->kv, sc_convert_default_choice(c), &params->opts, err);
 }
 

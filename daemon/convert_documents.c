@@ -5,6 +5,8 @@
 
 #include "daemon/document_put.h"
 
+typedef Semanticache__V1__KvOptions Kv;
+
 /* The caller's own, else the shared namespace's. */
 static enum sc_status find(const struct sc_convert *c, const char *id,
                            struct sc_document **ret_document, struct sc_err *err)
@@ -66,6 +68,10 @@ enum sc_status sc_convert_documents(const struct sc_convert *c,
         if (st != SC_OK)
             break;
         uint32_t skip = i > 0 ? d->n_prefix : 0;
+        if (i == 0) {
+            params->opts.document_tokens = d->n_tokens;
+            params->opts.document_key = d->prefix_key;
+        }
         if (i > 0)
             st = append_separator(c, &params->prompt, err);
         if (st == SC_OK)
@@ -80,7 +86,51 @@ enum sc_status sc_convert_documents(const struct sc_convert *c,
                            &params->prompt, err);
 }
 
-enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id,
+/* But for the mode. */
+static enum sc_status equal_options(const Kv *a, const Kv *b, bool *ret_equal, struct sc_err *err)
+{
+    Kv bare[] = {*a, *b};
+    size_t n[2];
+
+    for (int i = 0; i < 2; i++) {
+        bare[i].mode = SEMANTICACHE__V1__KV_MODE__KV_MODE_UNSPECIFIED;
+        n[i] = protobuf_c_message_get_packed_size(&bare[i].base);
+    }
+    *ret_equal = n[0] == n[1];
+    if (!*ret_equal || n[0] == 0)
+        return SC_OK;
+    uint8_t *bytes = malloc(n[0] + n[1]);
+    if (bytes == NULL)
+        return sc_fail(err, SC_ENOMEM, "kv: no memory for %zu bytes", n[0] + n[1]);
+    (void)protobuf_c_message_pack(&bare[0].base, bytes);
+    (void)protobuf_c_message_pack(&bare[1].base, bytes + n[0]);
+    *ret_equal = memcmp(bytes, bytes + n[0], n[0]) == 0;
+    free(bytes);
+    return SC_OK;
+}
+
+/* The document's are taken; what the client says beside them must not be lost without a word. */
+static enum sc_status check_given(const char *id, const Kv *given, const Kv *put,
+                                  struct sc_err *err)
+{
+    static const Kv none = SEMANTICACHE__V1__KV_OPTIONS__INIT;
+    bool equal = given == NULL;
+    enum sc_status st = SC_OK;
+
+    if (!equal)
+        st = equal_options(given, &none, &equal, err);
+    if (st == SC_OK && !equal && put != NULL)
+        st = equal_options(given, put, &equal, err);
+    if (st == SC_OK && !equal)
+        st =
+            sc_fail(err, SC_EINVAL,
+                    "kv: options without a mode, and not those that \"%.128s\" was put with: say a "
+                    "mode to ask with them",
+                    id);
+    return st;
+}
+
+enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id, const Kv *given,
                                       struct sc_request_opts *opts, struct sc_err *err)
 {
     struct sc_document *d = NULL;
@@ -90,8 +140,9 @@ enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id
     if (st == SC_OK)
         st = sc_document_options(d, &kv, err);
     if (st == SC_OK)
-        st = sc_convert_kv(c, (const Semanticache__V1__KvOptions *)kv.message,
-                           sc_convert_default_choice(c), opts, err);
+        st = check_given(id, given, (const Kv *)kv.message, err);
+    if (st == SC_OK)
+        st = sc_convert_kv(c, (const Kv *)kv.message, sc_convert_default_choice(c), opts, err);
     /* As it came out then: by the document's length, or by a default that has changed since. */
     if (st == SC_OK && d->receipt.mode == SC_KV_EXACT) {
         opts->kv = SC_KV_CHOICE_EXACT;

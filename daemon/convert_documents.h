@@ -12,8 +12,10 @@ enum sc_status sc_convert_documents(const struct sc_convert *c,
                                     const Semanticache__V1__DocumentPrompt *prompt,
                                     bool parse_special, struct sc_params *params,
                                     struct sc_err *err) SC_MUST_CHECK;
-/* The KV options that a document was put with. */
+/* The KV options that a document was put with. given: what a request without a mode says, or NULL;
+ * SC_EINVAL where it says anything else than the document's. */
 enum sc_status sc_convert_document_kv(const struct sc_convert *c, const char *id,
+                                      const Semanticache__V1__KvOptions *given,
                                       struct sc_request_opts *opts,
                                       struct sc_err *err) SC_MUST_CHECK;
 

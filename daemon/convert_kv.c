@@ -122,6 +122,10 @@ static enum sc_status take_numbers(const Kv *kv, struct sc_recipe *r, struct sc_
             return sc_fail(
                 err, SC_EINVAL,
                 "kv.similarity_threshold: stands instead of target_ratio, not beside it");
+        if (r->budget == SC_BUDGET_PER_CHUNK)
+            return sc_fail(err, SC_EINVAL,
+                           "kv.similarity_threshold: not with budget per_chunk, which keeps "
+                           "target_ratio of each chunk");
         r->similarity_threshold = kv->similarity_threshold;
     }
     return SC_OK;

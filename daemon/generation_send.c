@@ -249,6 +249,20 @@ static void reply_inspect(struct sc_generation *g)
     sc_arena_fini(&arena);
 }
 
+/* A line for each output, as each ends by itself. */
+static void log_done(const struct sc_generation *g, const struct sc_output *out)
+{
+    const struct sc_ending *e = &out->ending;
+
+    sc_debug("request done",
+             "id=%s index=%u prompt_tokens=%u completion_tokens=%u mode=%s physical=%" PRIu64
+             " exact=%" PRIu64 " ttft_us=%" PRIu64 " total_us=%" PRIu64,
+             g->entry.id, out->index, e->prompt_tokens, e->completion_tokens,
+             e->receipt.mode == SC_KV_COMPRESSED ? "compressed" : "exact",
+             e->receipt.kv.physical_entries, e->receipt.kv.exact_entries, e->timings.ttft_us,
+             e->total_us);
+}
+
 void sc_generation_pump(struct sc_generation *g)
 {
     struct next next = take_next(g);
@@ -266,24 +280,18 @@ void sc_generation_pump(struct sc_generation *g)
         return;
     case STEP_FINAL:
         send_final(g, &next);
-        break;
+        log_done(g, next.out);
+        return;
     case STEP_UNARY:
         if (g->kind == SC_GENERATE_INSPECT)
             reply_inspect(g);
         else
             reply_generate(g);
-        break;
+        for (uint32_t i = 0; i < g->n_outputs; i++)
+            log_done(g, &g->outputs[i]);
+        return;
     case STEP_FAIL:
         sc_rpc_fail(g->rpc, g->status, g->error);
         return;
     }
-    sc_debug("request done",
-             "id=%s prompt_tokens=%u completion_tokens=%u mode=%s physical=%" PRIu64
-             " exact=%" PRIu64 " ttft_us=%" PRIu64 " total_us=%" PRIu64,
-             g->entry.id, g->outputs[0].ending.prompt_tokens,
-             g->outputs[0].ending.completion_tokens,
-             g->outputs[0].ending.receipt.mode == SC_KV_COMPRESSED ? "compressed" : "exact",
-             g->outputs[0].ending.receipt.kv.physical_entries,
-             g->outputs[0].ending.receipt.kv.exact_entries, g->outputs[0].ending.timings.ttft_us,
-             g->outputs[0].ending.total_us);
 }

@@ -155,6 +155,8 @@ void sc_plan_commit(struct sc_sched *s, uint64_t start_us);
 /* What is there to execute beside runs: keeps, drops, closes. */
 bool sc_plan_has_chores(const struct sc_sched *s);
 uint64_t sc_plan_pages_needed(const struct sc_sched *s); /* by the runs chosen */
+/* Held by the cache alone, and not pinned: free when somebody needs them. */
+uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_info *info);
 /* Gives the request's slot back; closes its sequence with the next step. */
 void sc_plan_release(struct sc_sched *s, struct sc_request *r);
 

@@ -49,10 +49,16 @@ static void flush(struct sc_sched *s, struct sc_order *order)
     }
     sc_engine_get_info(s->engine, &after);
     order->pages = after.n_pages_free - before.n_pages_free;
-    /* Who asks next is told so. */
+}
+
+/* Who asks next is told what a flush freed, or a pin took away. */
+static void publish_pages(struct sc_sched *s)
+{
+    struct sc_engine_info info;
+    sc_engine_get_info(s->engine, &info);
     pthread_mutex_lock(&s->mu);
-    s->stats.pages_free = after.n_pages_free;
-    s->stats.pages_cached = after.n_pages_cached;
+    s->stats.pages_free = info.n_pages_free;
+    s->stats.pages_cached = sc_plan_pages_cached(s, &info);
     s->stats.snapshots = sc_prefix_n_live(s->prefix);
     pthread_mutex_unlock(&s->mu);
 }
@@ -69,6 +75,8 @@ static void answer(struct sc_sched *s, struct sc_order *order)
         answer_item(s, &order->items[i]);
     if (order->flush && s->prefix != NULL)
         flush(s, order);
+    if ((order->flush || order->n > 0) && s->prefix != NULL)
+        publish_pages(s);
 }
 
 /* The next that can be answered now, in order of arrival. */

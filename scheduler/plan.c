@@ -65,14 +65,23 @@ static uint64_t pages_available(const struct sc_sched *s)
     return (uint64_t)info.n_pages_free + s->closing_pages;
 }
 
+static uint32_t pages_pinned(const struct sc_sched *s)
+{
+    return s->prefix != NULL ? (uint32_t)sc_prefix_pinned_pages(s->prefix) : 0;
+}
+
+uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_info *info)
+{
+    uint32_t pinned = pages_pinned(s);
+    return info->n_pages_cached > pinned ? info->n_pages_cached - pinned : 0;
+}
+
 /* What admission may count on: also what the cache holds and nobody pinned. */
 static uint64_t pages_obtainable(const struct sc_sched *s)
 {
     struct sc_engine_info info;
     sc_engine_get_info(s->engine, &info);
-    uint64_t pinned = s->prefix != NULL ? sc_prefix_pinned_pages(s->prefix) : 0;
-    uint64_t cached = info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
-    return info.n_pages_free + cached + s->closing_pages;
+    return (uint64_t)info.n_pages_free + sc_plan_pages_cached(s, &info) + s->closing_pages;
 }
 
 void sc_plan_admit(struct sc_sched *s)
@@ -213,10 +222,11 @@ void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err)
     struct sc_engine_info info;
     struct sc_err why = SC_ERR_INIT;
     sc_engine_get_info(s->engine, &info);
-    enum sc_status st =
-        sc_fail(&why, SC_EFULL,
-                "the KV cache is too small: %u tokens cached hold %u of %u pages, %u free (%s)",
-                r->n_fed, pages_held(s, r), info.n_pages, info.n_pages_free, err->text);
+    enum sc_status st = sc_fail(
+        &why, SC_EFULL,
+        "the KV cache is too small: %u tokens cached hold %u of %u pages, %u free, %u "
+        "pinned by documents (%s)",
+        r->n_fed, pages_held(s, r), info.n_pages, info.n_pages_free, pages_pinned(s), err->text);
     sc_events_end(s, r, SC_FINISH_ERROR, st, why.text);
     sc_events_sweep(s);
 }
@@ -229,6 +239,8 @@ static uint32_t block_tokens(const struct sc_request *r, uint32_t budget)
     uint32_t cut = sc_recipe_next_cut(&r->recipe, r->n_prompt, r->n_fed);
     if (r->path != SC_NODE_NONE) /* where its state is kept */
         cut = min_u32(cut, sc_prefix_boundary(&r->root, r->n_fed));
+    if (r->path != SC_NODE_NONE && r->n_fed < r->document_end)
+        cut = min_u32(cut, r->document_end);
     return min_u32(budget, min_u32(end, cut) - r->n_fed);
 }
 

@@ -46,6 +46,9 @@ struct sc_prefix_root {
     uint32_t offset;
     bool compressed;
 };
+/* Entries of this recipe depend on where their prompt ends: only a prompt of that length finds
+ * them. */
+bool sc_prefix_own_ends(const struct sc_recipe *recipe);
 struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct sc_hash *recipe_id,
                                      const char *ns, const struct sc_recipe *recipe,
                                      uint32_t prompt_len);

@@ -4,16 +4,20 @@
 
 #include "scheduler/prefix_internal.h"
 
+bool sc_prefix_own_ends(const struct sc_recipe *recipe)
+{
+    /* A chunk's end looks at most chunk_max + 1 tokens ahead: with a window longer than that, what
+     * is compressed cannot have seen the prompt's end. */
+    return recipe->mode == SC_KV_COMPRESSED &&
+           (recipe->exact_then_compress || recipe->window < recipe->chunk_max + 2);
+}
+
 struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct sc_hash *recipe_id,
                                      const char *ns, const struct sc_recipe *recipe,
                                      uint32_t prompt_len)
 {
     struct sc_prefix_root root = {.recipe_id = *recipe_id,
                                   .compressed = recipe->mode == SC_KV_COMPRESSED};
-    /* A chunk's end looks at most chunk_max + 1 tokens ahead: with a window longer than that, what
-     * is compressed cannot have seen the prompt's end. */
-    bool own_ends =
-        root.compressed && (recipe->exact_then_compress || recipe->window < recipe->chunk_max + 2);
     (void)snprintf(root.ns, sizeof(root.ns), "%s", ns);
     struct sc_hasher h;
     sc_hasher_init(&h);
@@ -21,7 +25,7 @@ struct sc_prefix_root sc_prefix_root(const struct sc_hash *model, const struct s
     sc_hasher_bytes(&h, model->bytes, SC_HASH_BYTES);
     sc_hasher_bytes(&h, recipe_id->bytes, SC_HASH_BYTES);
     sc_hasher_str(&h, ns);
-    sc_hasher_u32(&h, own_ends ? prompt_len : 0);
+    sc_hasher_u32(&h, sc_prefix_own_ends(recipe) ? prompt_len : 0);
     root.key = sc_hasher_end(&h);
     if (root.compressed)
         root.offset = recipe->window % SC_PREFIX_BLOCK;

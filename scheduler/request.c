@@ -131,7 +131,8 @@ static enum sc_status choose_recipe(struct sc_request *r, const struct sc_reques
     return SC_OK;
 }
 
-static enum sc_status check_sharing(const struct sc_request_opts *opts, struct sc_err *err)
+static enum sc_status check_sharing(const struct sc_request_opts *opts,
+                                    const struct sc_recipe *recipe, struct sc_err *err)
 {
     const char *names[] = {opts->ns, opts->shared_ns};
     for (size_t i = 0; i < SC_ARRAY_LEN(names); i++)
@@ -146,6 +147,13 @@ static enum sc_status check_sharing(const struct sc_request_opts *opts, struct s
                        opts->n_prompt);
     if (opts->retain && !opts->prefill_only)
         return sc_fail(err, SC_EINVAL, "retain: only what is read without an output is retained");
+    if (opts->retain && sc_prefix_own_ends(recipe))
+        return sc_fail(
+            err, SC_EINVAL,
+            "kv: a document's entries would depend on its end, and no question find them: "
+            "%s",
+            recipe->exact_then_compress ? "prefill is exact_then_compress"
+                                        : "window is below chunk_max + 2");
     return SC_OK;
 }
 
@@ -169,6 +177,16 @@ static void choose_roots(struct sc_request *r, const struct sc_request_limits *l
     own_ends.window = 0; /* generated tokens are compressed otherwise than a prompt's */
     r->generated_root = sc_prefix_root(model, &r->recipe_id, r->ns, &own_ends, r->n_prompt);
     r->generated_root.offset = r->root.offset;
+}
+
+static void find_document(struct sc_request *r, const struct sc_request_opts *opts)
+{
+    const uint32_t n = opts->document_tokens;
+    if (n == 0 || n >= r->n_prompt)
+        return;
+    struct sc_hash key = sc_prefix_key(&r->root, r->tokens, n);
+    if (memcmp(&key, &opts->document_key, sizeof(key)) == 0)
+        r->document_end = n;
 }
 
 static enum sc_status open_sampler(struct sc_request *r, const struct sc_request_opts *opts,
@@ -244,10 +262,11 @@ enum sc_status sc_request_open(const struct sc_request_limits *limits,
     if (st == SC_OK)
         st = choose_recipe(r, limits, opts, err);
     if (st == SC_OK)
-        st = check_sharing(opts, err);
+        st = check_sharing(opts, &r->recipe, err);
     if (st != SC_OK)
         goto fail;
     choose_roots(r, limits, opts);
+    find_document(r, opts);
     if (!r->prefill_only) {
         uint32_t known = sc_tokenizer_vocab(model->tok), vocab = model->config.vocab;
         st = open_sampler(r, opts, known < vocab ? known : vocab, err);

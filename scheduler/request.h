@@ -52,6 +52,7 @@ struct sc_request {
     bool has_shared_root, share;
     int32_t priority;
     uint32_t breakpoint;
+    uint32_t document_end; /* of a document that the prompt begins with, or 0 */
     bool retain;
     uint64_t pin_until_us;
     uint64_t deadline_us, submit_us;

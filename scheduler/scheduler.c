@@ -66,7 +66,7 @@ static void publish(struct sc_sched *s, bool stepped)
     s->stats.waiting = sc_queue_n(s->queue) + s->parked.n;
     s->stats.running = s->n_running;
     s->stats.pages_free = info.n_pages_free;
-    s->stats.pages_cached = info.n_pages_cached;
+    s->stats.pages_cached = sc_plan_pages_cached(s, &info);
     s->stats.snapshots = s->prefix != NULL ? sc_prefix_n_live(s->prefix) : 0;
     s->stats.failed_group = s->failed;
     if (stepped) {

@@ -102,6 +102,11 @@ struct sc_request_opts {
     int32_t priority;      /* higher is admitted first */
     uint32_t breakpoint;   /* prompt tokens that other requests will share (documents, a system
                               prompt), looked for in the store; 0: none; <= n_prompt */
+    /* The prompt begins with a document of so many tokens (0: none; < n_prompt), whose end has this
+     * key: where its entries are gone they are kept again as a document's. What recipe or namespace
+     * give another key is not this document. */
+    uint32_t document_tokens;
+    struct sc_hash document_key;
     bool retain; /* prefill_only: the entries after the prompt are a document: evicted last, and
                     written to the store */
     uint64_t pin_until_us; /* retain: CLOCK_MONOTONIC until which they are not evicted at all; 0:
@@ -158,7 +163,7 @@ struct sc_sched_stats {
     uint64_t steps;
     uint64_t last_step_us; /* CLOCK_MONOTONIC of the last completed step; 0: none yet */
     uint32_t pages_total, pages_free;
-    uint32_t pages_cached; /* held by the prefix cache alone: free when somebody needs them */
+    uint32_t pages_cached; /* held by the prefix cache alone, not pinned: free when needed */
     uint32_t snapshots;    /* resume points held */
     uint64_t prefix_query_tokens, prefix_hit_tokens, prefix_evictions;
     uint64_t store_hits, store_misses; /* loads of documents: done, and not found or not usable */

@@ -191,10 +191,17 @@ static void retain_document(struct sc_sched *s, uint32_t node, uint64_t pin_unti
         sc_prefix_retain(s->prefix, node, true, pinned_until_us);
 }
 
+/* Only the whole of a document is one. */
+static bool at_document_end(const struct sc_request *r)
+{
+    return (r->retain && r->n_fed == r->n_prompt) ||
+           (r->document_end > 0 && r->n_fed == r->document_end);
+}
+
 static void schedule_keep(struct sc_sched *s, struct sc_request *r, uint32_t node)
 {
     struct sc_prefix_node_info info = sc_prefix_node(s->prefix, node);
-    bool retain = r->retain && r->n_fed == r->n_prompt; /* only the whole of a document is one */
+    bool retain = at_document_end(r);
     struct sc_pending_keep pending = {
         .node = node, .retain = retain, .pin_until_us = retain ? r->pin_until_us : 0};
     uint64_t words = sc_engine_snap_words_needed(s->engine, r->slot);
@@ -226,7 +233,7 @@ void sc_share_after_run(struct sc_sched *s, struct sc_request *r)
         return;
     uint32_t start = sc_prefix_node(s->prefix, r->path).end;
     bool whole = r->n_fed == sc_prefix_boundary(&r->root, start);
-    if (!whole && r->n_fed < r->n_prompt)
+    if (!whole && r->n_fed < r->n_prompt && !at_document_end(r))
         return;
     uint32_t node = sc_prefix_hold_child(s->prefix, &r->root, r->path, r->tokens, r->n_fed,
                                          sc_request_clock(&s->limits));
@@ -236,13 +243,14 @@ void sc_share_after_run(struct sc_sched *s, struct sc_request *r)
     }
     if (r->n_fed >= SC_PREFIX_MIN)
         schedule_keep(s, r, node);
-    if (r->n_fed < r->n_prompt) {
+    if (r->n_fed < r->n_prompt && whole) {
         drop_path(s, r);
         r->path = node;
         return;
     }
     sc_prefix_unhold(s->prefix, node);
-    drop_path(s, r);
+    if (r->n_fed == r->n_prompt) /* else a document's end inside a block, which goes on */
+        drop_path(s, r);
 }
 
 /* Preempted requests come back to what they had; an EXACT answer may begin the next prompt. */

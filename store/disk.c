@@ -161,7 +161,7 @@ enum sc_status sc_disk_open(const char *path, uint64_t quota_bytes, struct sc_di
         st = make_room(disk, 0, err); /* the quota may have become smaller */
     if (st != SC_OK) {
         sc_disk_close(disk);
-        return sc_err_prefix(err, st, "%s: ", path);
+        return sc_err_prefix(err, st, "%s", path);
     }
     *ret_disk = disk;
     return SC_OK;

@@ -69,9 +69,12 @@ static size_t part_bytes(uint64_t payload_bytes, uint64_t part)
     return left < SC_REDIS_PART_BYTES ? (size_t)left : SC_REDIS_PART_BYTES;
 }
 
-static enum sc_status parse_address(const char *address, struct sc_redis *r, struct sc_err *err)
+/* The host, or the socket's path with a port of 0, within address. */
+static enum sc_status split_address(const char *address, const char **ret_host, size_t *ret_len,
+                                    int *ret_port, struct sc_err *err)
 {
     const char *host = address, *colon = strrchr(address, ':');
+    unsigned long port = 0;
     char *end;
     size_t len;
 
@@ -79,10 +82,9 @@ static enum sc_status parse_address(const char *address, struct sc_redis *r, str
         host = address + strlen(UNIX_SPEC);
         len = host[0] == '/' ? strlen(host) : 0;
     } else {
-        unsigned long port =
+        port =
             colon != NULL && colon[1] >= '0' && colon[1] <= '9' ? strtoul(colon + 1, &end, 10) : 0;
         len = port > 0 && port <= PORT_MAX && *end == '\0' ? (size_t)(colon - host) : 0;
-        r->port = (int)port;
         if (len > 2 && host[0] == '[' && host[len - 1] == ']') {
             host++;
             len -= 2;
@@ -90,6 +92,29 @@ static enum sc_status parse_address(const char *address, struct sc_redis *r, str
     }
     if (len == 0)
         return sc_fail(err, SC_EINVAL, "redis \"%s\": neither host:port nor unix:/path", address);
+    *ret_host = host;
+    *ret_len = len;
+    *ret_port = (int)port;
+    return SC_OK;
+}
+
+enum sc_status sc_redis_check_address(const char *address, struct sc_err *err)
+{
+    const char *host;
+    size_t len;
+    int port;
+
+    return split_address(address, &host, &len, &port, err);
+}
+
+static enum sc_status take_address(const char *address, struct sc_redis *r, struct sc_err *err)
+{
+    const char *host;
+    size_t len;
+    enum sc_status st = split_address(address, &host, &len, &r->port, err);
+
+    if (st != SC_OK)
+        return st;
     r->host = strndup(host, len);
     return r->host != NULL ? SC_OK : sc_fail(err, SC_ENOMEM, "redis: no memory");
 }
@@ -119,7 +144,7 @@ enum sc_status sc_redis_open(const struct sc_redis_opts *opts, struct sc_redis *
     if (r == NULL)
         return sc_fail(err, SC_ENOMEM, "redis: no memory");
     *r = (struct sc_redis){.ttl_s = opts->ttl_s, .timeout_ms = opts->timeout_ms};
-    st = parse_address(opts->address, r, err);
+    st = take_address(opts->address, r, err);
     if (st == SC_OK && opts->login_file != NULL)
         st = check_login(r, opts->login_file, err);
     if (st != SC_OK) {

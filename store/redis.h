@@ -24,6 +24,9 @@ struct sc_redis_opts {
     uint32_t ttl_s, timeout_ms;
 };
 
+/* SC_EINVAL: neither of the two forms; whether anybody answers there is not looked at. */
+enum sc_status sc_redis_check_address(const char *address, struct sc_err *err) SC_MUST_CHECK;
+
 /* Does not connect. SC_EINVAL: the address; the statuses of sc_login_read: the login file. */
 enum sc_status sc_redis_open(const struct sc_redis_opts *opts, struct sc_redis **ret_redis,
                              struct sc_err *err) SC_MUST_CHECK;

@@ -129,6 +129,11 @@ class Semcache(unittest.TestCase):
         self.assertRegex(line("--kv", "exact"), r"cached: (\d+) of \d+ tokens; the last one is always read")
         self.assertRegex(line(*SMALL_EPOCH), r"cached: 0 of \d+ tokens; recipe \w+ has \d+, this is recipe")
         lookup = self.json("inspect", str(document), *SMALL_EPOCH)["lookup"]
+        short = pathlib.Path(self.folder.name, "short.txt")
+        short.write_text("Too short to be compressed.")
+        shown = self.run_semcache("inspect", str(short)).stdout.splitlines()
+        self.assertRegex(shown[-3], "^layer 0 of [0-9]+: all [0-9]+ tokens are exact$")
+        self.assertTrue(shown[-1].startswith("cached: 0 of "), shown)
         self.assertEqual(lookup["miss"], "other_recipe")
         document.write_text(document.read_text()[:100] + " No. And then something else.")
         self.assertRegex(line("--kv", "exact"), r"cached: \d\d+ of \d+ tokens; what is held goes on otherwise at token \d\d+: \d+.*, here \d+")

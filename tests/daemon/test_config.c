@@ -88,7 +88,11 @@ static void bad_settings_name_file_line_and_key(void **state)
         {"kv: { deep: { er = 1; }; };", "x.conf:1: ", "kv.deep: unknown key"},
         {"kv: {\n\n memory = 5;\n};", "x.conf:3: ", "kv.memory: must be a size in quotes"},
         {"kv: { memory = \"5 pounds\"; };", "x.conf:1: ", "kv.memory: \"5 pounds\""},
-        {"kv: { memory = \"4KiB\"; };", "x.conf:1: ", "kv.memory: 4KiB, limits 1048576.."},
+        {"kv: { memory = \"4KiB\"; };", "x.conf:1: ", "kv.memory: 4KiB, limits 1MiB..1024TiB"},
+        {"engine: { stuck_after = \"0s\"; };",
+         "x.conf:1: ", "engine.stuck_after: 0s, limits 1s..24h"},
+        {"server: { drain_linger = \"1min\"; };",
+         "x.conf:1: ", "server.drain_linger: 1min, limits 0s..10s"},
         {"kv: { memory = \"0%\"; };", "x.conf:1: ", "kv.memory: \"0%\""},
         {"kv: { memory = \"101%\"; };", "x.conf:1: ", "kv.memory: \"101%\""},
         {"kv: { memory = \"90%x\"; };", "x.conf:1: ", "kv.memory: \"90%x\""},
@@ -212,6 +216,57 @@ static void parts_must_fit_together(void **state)
     assert_text_has(err.text, "engine.prefill_tokens + engine.max_seqs");
 }
 
+/* Each refuses to start on any machine, so a check that said "settings are fine" would mislead. */
+static void what_can_never_start_is_told_by_the_check(void **state)
+{
+    static const struct {
+        const char *sets[3][2];
+        const char *what;
+    } cases[] = {
+        {{{"store.redis", "x"}}, "store.redis: redis \"x\": neither host:port nor unix:/path"},
+        {{{"store.redis", "host:99999999"}}, "store.redis: "},
+        {{{"store.redis", "unix:"}}, "store.redis: "},
+        {{{"engine.reduce_dtype", "bf16"}}, "needs an engine.tensor_parallel of at least 2"},
+        {{{"engine.reduce_dtype", "bf16"},
+          {"engine.tensor_parallel", "2"},
+          {"engine.backend", "cpu"}},
+         "engine.reduce_dtype: \"bf16\" needs GPUs"},
+        {{{"engine.reduce_dtype", "bf16"},
+          {"engine.tensor_parallel", "2"},
+          {"engine.determinism", "strict"}},
+         "engine.determinism \"strict\""},
+        {{{"kv.memory", "50%"}, {"engine.backend", "cpu"}}, "kv.memory: \"50%\" of a GPU"},
+        {{{"engine.max_context", "1"}}, "engine.max_context: 1, must be 0 or at least 2"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < SC_ARRAY_LEN(cases); i++) {
+        struct sc_config c;
+        struct sc_err err = SC_ERR_INIT;
+        sc_config_init(&c);
+        assert_ok(sc_config_set(&c, "model.dir", "/m", &err));
+        for (size_t k = 0; k < 3 && cases[i].sets[k][0] != NULL; k++)
+            assert_ok(sc_config_set(&c, cases[i].sets[k][0], cases[i].sets[k][1], &err));
+        assert_int_equal(sc_config_check(&c, &err), SC_EINVAL);
+        assert_text_has(err.text, cases[i].what);
+    }
+}
+
+static void sizes_and_durations_are_told_as_they_are_written(void **state)
+{
+    char text[SC_UNIT_TEXT_BYTES];
+
+    (void)state;
+    assert_string_equal(sc_size_text(0, text), "0");
+    assert_string_equal(sc_size_text(1000, text), "1000B");
+    assert_string_equal(sc_size_text(3 << 19, text), "1536KiB");
+    assert_string_equal(sc_size_text(1ull << 33, text), "8GiB");
+    assert_string_equal(sc_duration_text(0, text), "0s");
+    assert_string_equal(sc_duration_text(1500000, text), "1500ms");
+    assert_string_equal(sc_duration_text(90000000, text), "90s");
+    assert_string_equal(sc_duration_text(86400000000, text), "24h");
+}
+
 static void the_command_line_overrides_the_file(void **state)
 {
     static const char *const argv[] = {"semanticached", "--model",     "/m",
@@ -229,6 +284,25 @@ static void the_command_line_overrides_the_file(void **state)
     assert_int_equal(c.kv_memory, 2 << 20);
     assert_true(c.insecure);
     assert_int_equal(c.log_level, SC_LOG_INFO);
+}
+
+/* Else a reload would say that what the command line holds in place has changed. */
+static void what_is_overridden_leaves_nothing_behind(void **state)
+{
+    struct sc_config a, b;
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_config *const both[] = {&a, &b};
+
+    (void)state;
+    assert_ok(parse("documents: { dir = \"/long/name\"; };\n"
+                    "server: { listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]; };",
+                    &a, &err));
+    assert_ok(parse("documents: { dir = \"/x\"; };", &b, &err));
+    for (size_t i = 0; i < 2; i++) {
+        assert_ok(sc_config_set(both[i], "documents.dir", "/d", &err));
+        assert_ok(sc_config_set(both[i], "server.listen", "127.0.0.1:3", &err));
+    }
+    assert_memory_equal(&a, &b, sizeof(a));
 }
 
 static void a_wrong_command_line_is_refused(void **state)
@@ -336,7 +410,10 @@ int main(void)
         cmocka_unit_test(what_looks_like_a_refused_word_is_fine_in_strings_and_comments),
         cmocka_unit_test(sizes_and_durations_are_exact),
         cmocka_unit_test(parts_must_fit_together),
+        cmocka_unit_test(what_can_never_start_is_told_by_the_check),
+        cmocka_unit_test(sizes_and_durations_are_told_as_they_are_written),
         cmocka_unit_test(the_command_line_overrides_the_file),
+        cmocka_unit_test(what_is_overridden_leaves_nothing_behind),
         cmocka_unit_test(a_wrong_command_line_is_refused),
         cmocka_unit_test(every_flag_stands_for_a_key),
         cmocka_unit_test(the_sample_file_has_every_key_with_its_default),

@@ -156,6 +156,12 @@ static void every_field_reaches_the_recipe(void **state)
     assert_ok(convert(*state, &kv, &o, &err));
     assert_int_equal(o.recipe.label_scope, SC_LABELS_PER_HEAD);
     assert_float_equal(o.recipe.similarity_threshold, 0.5f, 0);
+    kv.labels = SEMANTICACHE__V1__KV_LABELS__KV_LABELS_UNSPECIFIED;
+    kv.budget = SEMANTICACHE__V1__KV_BUDGET__KV_BUDGET_PER_CHUNK;
+    assert_int_equal(convert(*state, &kv, &o, &err), SC_EINVAL);
+    assert_text_has(err.text, "kv.similarity_threshold: not with budget per_chunk");
+    sc_err_clear(&err);
+    kv.budget = SEMANTICACHE__V1__KV_BUDGET__KV_BUDGET_UNSPECIFIED;
     SC_PB_SET(&kv, target_ratio, 0.5f);
     assert_int_equal(convert(*state, &kv, &o, &err), SC_EINVAL);
     assert_text_has(err.text, "instead of target_ratio");

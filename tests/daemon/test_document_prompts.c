@@ -67,6 +67,7 @@ static void a_prompt_is_the_documents_then_the_question(void **state)
     prompt_open(w, &prompt);
     assert_ok(compose(&prompt, ids, 2, "\n\nwhat?", NULL, &p, &err));
     encode(w, "the land", true, &want);
+    assert_int_equal(p.opts.document_tokens, want.n); /* the first one can be brought back */
     encode(w, "\n\n", false, &want);
     encode(w, "the water", false, &want); /* one begin-of-text a prompt */
     breakpoint = want.n;
@@ -145,6 +146,40 @@ static void kv_options_are_the_first_documents_unless_the_request_has_some(void 
     sc_params_fini(&p);
 }
 
+/* Taking the document's without a word would answer with another ratio than was asked for. */
+static void options_without_a_mode_are_the_documents_or_refused(void **state)
+{
+    static const char *const water[] = {"water"}, *const half[] = {"half"};
+    Semanticache__V1__KvOptions kv = SEMANTICACHE__V1__KV_OPTIONS__INIT;
+    struct world *w = *state;
+    struct sc_document *d = make(w, "team", "half", "the half", SC_KV_COMPRESSED);
+    struct prompt prompt;
+    struct sc_params p;
+    struct sc_err err = SC_ERR_INIT;
+
+    SC_PB_SET(&kv, target_ratio, 0.5f);
+    kv.mode = SEMANTICACHE__V1__KV_MODE__KV_MODE_COMPRESSED;
+    d->kv_bytes = protobuf_c_message_get_packed_size(&kv.base);
+    free(d->kv);
+    d->kv = malloc(d->kv_bytes);
+    assert_non_null(d->kv);
+    (void)protobuf_c_message_pack(&kv.base, d->kv);
+    prompt_open(w, &prompt);
+    assert_ok(add(w, d, false, &err));
+    kv.mode = SEMANTICACHE__V1__KV_MODE__KV_MODE_UNSPECIFIED;
+    assert_int_equal(compose(&prompt, water, 1, "q", &kv, &p, &err), SC_EINVAL);
+    assert_text_has(err.text, "not those that \"water\" was put with: say a mode");
+    assert_ok(compose(&prompt, half, 1, "q", &kv, &p, &err));
+    assert_float_equal(p.opts.recipe.target_ratio, 0.5f, 0);
+    sc_params_fini(&p);
+    kv.target_ratio = 0.25f;
+    assert_int_equal(compose(&prompt, half, 1, "q", &kv, &p, &err), SC_EINVAL);
+    kv.mode = SEMANTICACHE__V1__KV_MODE__KV_MODE_COMPRESSED;
+    assert_ok(compose(&prompt, half, 1, "q", &kv, &p, &err));
+    assert_float_equal(p.opts.recipe.target_ratio, 0.25f, 0);
+    sc_params_fini(&p);
+}
+
 static void only_documents_one_may_read_are_found(void **state)
 {
     static const char *const secret[] = {"land", "secret"}, *const all[] = {"all"};
@@ -178,6 +213,7 @@ int main(void)
         IN_WORLD(a_prompt_is_the_documents_then_the_question),
         IN_WORLD(what_spells_a_special_token_in_a_document_or_a_question_stays_text),
         IN_WORLD(kv_options_are_the_first_documents_unless_the_request_has_some),
+        IN_WORLD(options_without_a_mode_are_the_documents_or_refused),
         IN_WORLD(only_documents_one_may_read_are_found),
     };
 

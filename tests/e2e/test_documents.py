@@ -135,9 +135,13 @@ class Documents(Case):
         d.client.control.FlushCache(h.control.FlushCacheRequest())
         self.assertEqual(get(d, "d1").state, documents.DOCUMENT_STATE_READY)
         self.assertEqual(get(d, "d2").state, documents.DOCUMENT_STATE_EVICTED)
-        # An evicted one is read again, and answers.
+        # An evicted one is read again, answers, and is what it was.
         again = generate(d, question(["d2"]))
         self.assertLess(again.usage.cached_tokens, again.usage.prompt_tokens // 2 + 2000)
+        self.assertEqual(get(d, "d2").state, documents.DOCUMENT_STATE_READY)
+        d.client.documents.PinDocument(
+            documents.PinDocumentRequest(document_id="d2", ttl_seconds=5)
+        )
         self.refused(
             Code.FAILED_PRECONDITION,
             "not on the device",

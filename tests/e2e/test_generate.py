@@ -245,5 +245,32 @@ class PreciseLogprobs(Logprobs):
     ARGS = ("--weight-dtype", "f32", "--kv-dtype", "f32")
 
 
+class Log(h.DaemonCase):
+    ARGS = ("--log-level", "debug")
+
+    def logged(self):
+        """Completion tokens by request id and index of the output."""
+        lines = self.daemon.tail(10000).splitlines()
+        ends = [line.split("request done ")[1] for line in lines if "request done " in line]
+        values = [dict(v.split("=", 1) for v in end.split()) for end in ends]
+        return {(v["id"], int(v["index"])): int(v["completion_tokens"]) for v in values}
+
+    def test_each_output_has_a_line_of_its_own(self):
+        # Seeds whose outputs end at different places.
+        sampling = {"n": 4, "temperature": 1.5, "seed": 1, "max_tokens": 200, "ignore_eos": False}
+        want = {}
+        for kind in ("unary", "stream"):
+            request = ask(ids=[0, 20, 30], kv=exact(), sampling=sampling, request_id=kind)
+            if kind == "unary":
+                ended = {o.index: len(o.token_ids) for o in self.client.generate(request).outputs}
+            else:
+                told = h.Told(self.client.stream(request))
+                ended = {i: f.usage.completion_tokens for i, f in told.final.items()}
+            self.assertGreater(len(set(ended.values())), 1)
+            want.update({(kind, i): n for i, n in ended.items()})
+        h.wait_until(lambda: len(self.logged().keys() & want.keys()) == len(want), "lines")
+        self.assertEqual({k: n for k, n in self.logged().items() if k in want}, want)
+
+
 if __name__ == "__main__":
     h.main()

@@ -153,12 +153,94 @@ static void it_tells_nothing_of_other_namespaces(void **state)
     server_close(&s);
 }
 
+static enum sc_prefix_state state_of(struct server *s, enum sc_prefix_op op,
+                                     const struct sc_hash *key)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_prefix_item item = {.op = op, .key = *key, .until_us = UINT64_MAX};
+    must(sc_sched_prefixes(s->sched, &item, 1, &err), &err);
+    return item.status == SC_OK ? item.state : SC_PREFIX_ABSENT;
+}
+
+/* What a question reads again is the document that it was, and can be pinned; what another recipe
+ * reads is not. */
+static void a_question_brings_its_document_back(void **state)
+{
+    static const uint32_t lengths[] = {800, 768, 20}; /* in a block, at its end, in the first one */
+    struct server s;
+    int32_t ids[900];
+    uint64_t pages;
+    struct sc_err err = SC_ERR_INIT;
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    for (int kind = 0; kind < 6; kind++) {
+        const uint32_t n = lengths[kind % 3];
+        const enum sc_kv_choice kv = kind < 3 ? SC_KV_CHOICE_COMPRESSED : SC_KV_CHOICE_EXACT;
+        prompt_of(ids, 900, s.rig.model->config.vocab, (uint32_t)kind + 1, 900, 0);
+        struct sc_request_opts o = ask(&s, ids, n, kv);
+        o.prefill_only = o.retain = true;
+        o.max_tokens = 0;
+        struct sc_hash key = run(&s, o).key;
+        assert_int_equal(state_of(&s, SC_PREFIX_QUERY, &key), SC_PREFIX_DEVICE);
+        must(sc_sched_flush(s.sched, &pages, &err), &err);
+        assert_int_equal(state_of(&s, SC_PREFIX_QUERY, &key), SC_PREFIX_ABSENT);
+        o = ask(&s, ids, 900, kind < 3 ? SC_KV_CHOICE_EXACT : SC_KV_CHOICE_COMPRESSED);
+        o.document_tokens = n;
+        o.document_key = key;
+        (void)run(&s, o);
+        assert_int_equal(state_of(&s, SC_PREFIX_QUERY, &key), SC_PREFIX_ABSENT);
+        o = ask(&s, ids, 900, kv);
+        struct answer plain = run(&s, o);
+        must(sc_sched_flush(s.sched, &pages, &err), &err);
+        o.document_tokens = n;
+        o.document_key = key;
+        struct answer question = run(&s, o);
+        assert_same(&plain, &question);
+        assert_int_equal(state_of(&s, SC_PREFIX_PIN, &key), SC_PREFIX_DEVICE);
+        must(sc_sched_flush(s.sched, &pages, &err), &err);
+        ids[899]++;
+        assert_int_equal(run(&s, o).receipt.cached_tokens, n);
+        assert_int_equal(state_of(&s, SC_PREFIX_FORGET, &key), SC_PREFIX_ABSENT);
+    }
+    server_close(&s);
+}
+
+static void ignore_event(void *ctx, const struct sc_event *ev)
+{
+    (void)ctx;
+    (void)ev;
+}
+
+/* What depends on its prompt's length would only take pages. */
+static void documents_that_no_question_would_find_are_refused(void **state)
+{
+    struct server s;
+    int32_t ids[600] = {0};
+    struct sc_request *request = NULL;
+    (void)state;
+    server_open(&s, 1, true, 0, NULL);
+    for (int kind = 0; kind < 2; kind++) {
+        struct sc_err err = SC_ERR_INIT;
+        struct sc_request_opts o = ask(&s, ids, 600, SC_KV_CHOICE_COMPRESSED);
+        o.prefill_only = o.retain = true;
+        o.max_tokens = 0;
+        o.on_event = ignore_event;
+        o.recipe.window = kind == 0 ? 32 : 144;
+        o.recipe.exact_then_compress = kind == 1;
+        assert_int_equal(sc_sched_submit(s.sched, &o, &request, &err), SC_EINVAL);
+        assert_non_null(strstr(err.text, kind == 0 ? "window" : "exact_then_compress"));
+    }
+    server_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_finds_what_a_request_finds),
         cmocka_unit_test(it_says_why),
         cmocka_unit_test(it_tells_nothing_of_other_namespaces),
+        cmocka_unit_test(a_question_brings_its_document_back),
+        cmocka_unit_test(documents_that_no_question_would_find_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -270,6 +270,13 @@ static struct sc_prefix_item order(struct server *s, enum sc_prefix_op op,
     return item;
 }
 
+static struct sc_sched_stats stats_of(struct server *s)
+{
+    struct sc_sched_stats st;
+    sc_sched_get_stats(s->sched, &st);
+    return st;
+}
+
 static void documents_are_pinned_found_and_forgotten(void **state)
 {
     struct server s;
@@ -286,9 +293,13 @@ static void documents_are_pinned_found_and_forgotten(void **state)
     struct sc_request_opts q = ask(&s, ids, 900, SC_KV_CHOICE_COMPRESSED);
     q.breakpoint = 800;
     assert_int_equal(run(&s, q).receipt.cached_tokens, 800);
+    item = order(&s, SC_PREFIX_QUERY, &key);
+    uint32_t cached = stats_of(&s).pages_cached;
     assert_int_equal(order(&s, SC_PREFIX_PIN, &key).status, SC_OK);
+    assert_int_equal(stats_of(&s).pages_cached, cached - item.pages); /* nobody gets those */
     must(sc_sched_flush(s.sched, &pages, &err), &err);
     assert_true(pages > 0); /* the question's own, and the tails inside */
+    assert_int_equal(stats_of(&s).pages_cached, 0);
     assert_int_equal(order(&s, SC_PREFIX_QUERY, &key).state, SC_PREFIX_DEVICE);
     ids[850]++;
     assert_int_equal(run(&s, q).receipt.cached_tokens, 800);

@@ -180,6 +180,7 @@ static void second_store_on_a_directory_is_refused(void **state)
     assert_int_equal(sc_store_open(&opts, &second, &err), SC_EEXIST);
     assert_null(second);
     assert_non_null(strstr(err.text, opts.dir));
+    assert_null(strstr(err.text, ": :"));
     sc_store_close(s);
     sc_store_close(rig_open(rig, opts));
 }
