@@ -146,7 +146,7 @@ static void reading_open(struct scene *s, struct shape *shape, const struct read
 static uint64_t copied(void)
 {
     uint64_t (*count)(void) = NULL;
-    void *lib = dlopen(SC_CUDA_PLUGIN_PATH, RTLD_NOW | RTLD_NOLOAD), *symbol;
+    void *lib = dlopen(cuda_plugin_path(), RTLD_NOW | RTLD_NOLOAD), *symbol;
     assert_non_null(lib);
     symbol = dlsym(lib, "sc_simt_copied");
     memcpy(&count, &symbol, sizeof(count));
