@@ -233,6 +233,7 @@ static void compare(const struct reading *sh, enum sc_dtype dtype, uint64_t seed
 static const struct reading readings[] = {
     /* One tile; cores that end within a page, exact entries that begin within one. */
     {128, 4, 1, 1, 4, {{1210, 1000, 1248}}, {{0}}, {{4, 44}}},
+    {32, 4, 1, 1, 4, {{1210, 1000, 1248}}, {{0}}, {{4, 44}}},
     /* Two of them fill a tile, in splits of eight; the last page of a document is in no whole one.
      */
     {64, 8, 1, 1, 2, {{0, 0, 137 * 32}}, {{.tail = 31}, {.tail = 40}}, {{2, 136}}},
@@ -259,6 +260,15 @@ static const struct reading readings[] = {
       {.doc = -1, .n_rows = 8},
       {.doc = 1, .tail = 2100}},
      {{11, 20}, {11, 16}, {0, 0}}},
+    /* A long sequence of its own, and one of four rows: parts have room for one head at a time. */
+    {128,
+     4,
+     2,
+     1,
+     48,
+     {{0, 0, 8 * 32}},
+     {{.doc = -1, .tail = 664 * 32}, {.doc = -1, .tail = 9, .n_rows = 4}},
+     {{46, 8}, {0, 0}, {0, 0}}},
     /* Too little is saved. */
     {64, 4, 1, 2, 12, {{0, 0, 32 * 23}, {0, 0, 32 * 3}}, {{0}}, {{0, 0}, {0, 0}}},
 };
