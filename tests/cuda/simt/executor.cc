@@ -40,6 +40,7 @@ struct thread {
     size_t first_copy;        /* those before have arrived */
     unsigned group;           /* which the next copy belongs to */
     unsigned barrier;         /* where it waits, or waited last */
+    bool inputs_ready;
 };
 
 struct warp {
@@ -183,6 +184,8 @@ void leave(void)
     const unsigned number = number_of(t);
     warp &w = x->warps[number / WARP];
     const uint32_t bit = 1u << number % WARP;
+    if (x->l->overlaps && !t->inputs_ready)
+        fail("the thread leaves without sc_inputs_ready");
     if (t->first_copy != t->copies.size())
         fail("the thread leaves before its copies into shared memory have arrived");
     if (w.what != op::none && (w.mask & bit) != 0)
@@ -217,6 +220,8 @@ void begin_block(void)
         const unsigned n = x->n_threads - i;
         x->warps[i / WARP] = {op::none, 0, 0, n >= WARP ? 0xffffffffu : (1u << n) - 1};
     }
+    for (unsigned i = 0; i < x->n_threads; i++)
+        x->threads[i].inputs_ready = false;
     memset(x->now, 0, x->n_threads);
     memset(x->barriers, 0, sizeof(x->barriers));
     x->n_started = x->n_left = x->n_at_barrier = 0;
@@ -321,6 +326,11 @@ void barrier(void)
     }
     x->n_at_barrier = 0;
     memset(x->now, (int)state::ready, x->n_threads);
+}
+
+void inputs_ready(void)
+{
+    self()->inputs_ready = true;
 }
 
 void barrier_of(unsigned id, unsigned n)
