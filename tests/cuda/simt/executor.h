@@ -90,6 +90,8 @@ void *shared_dynamic(size_t alignment);
 uint32_t shared_address(const void *p);
 /* bytes of shared memory at an address, both aligned to them. */
 void *shared_memory(uint32_t address, size_t bytes);
+/* The thread reads there, by what others do for it. */
+void shared_read(uint32_t address, size_t bytes);
 
 /* Into shared memory: n bytes from global memory, and zeros up to `bytes`. */
 void copy_begin(void *to, const void *from, size_t n, size_t bytes);
