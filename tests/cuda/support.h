@@ -9,14 +9,20 @@
 
 #include "base/plugin.h"
 
-/* SC_CUDA_PLUGIN in the environment wins over the build's own. */
+/* SC_CUDA_PLUGIN in the environment wins over the build's own, which a build that was carried to
+ * another machine does not have at that place. */
+static inline const char *cuda_plugin_path(void)
+{
+    const char *path = getenv("SC_CUDA_PLUGIN");
+    return path != NULL ? path : SC_CUDA_PLUGIN_PATH;
+}
+
 static inline const struct sc_backend_plugin *cuda_plugin(void)
 {
     static const struct sc_backend_plugin *plugin;
-    const char *path = getenv("SC_CUDA_PLUGIN");
     if (plugin != NULL)
         return plugin;
-    void *lib = dlopen(path != NULL ? path : SC_CUDA_PLUGIN_PATH, RTLD_NOW | RTLD_LOCAL);
+    void *lib = dlopen(cuda_plugin_path(), RTLD_NOW | RTLD_LOCAL);
     if (lib == NULL) {
         fprintf(stderr, "plugin: %s\n", dlerror());
         exit(1);

@@ -1,13 +1,11 @@
-#include "tests/cuda/simt/executor.h"
+#include "tests/cuda/simt/block.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <vector>
-
-#include "tests/cuda/simt/fiber.h"
+#include "tests/cuda/simt/races.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -21,55 +19,6 @@ namespace
 constexpr size_t STACK_BYTES = 256 * 1024;
 constexpr size_t GAP = 64; /* behind each piece of shared memory; nothing may change it */
 constexpr uint8_t JUNK = 0xff, GAP_BYTE = 0xa5;
-
-enum class state : uint8_t { ready, at_barrier, in_warp, left };
-constexpr unsigned BARRIERS = 16; /* of a block; 0 is that of all threads */
-
-struct copy {
-    void *to;
-    const void *from;
-    size_t n, bytes;
-    unsigned group;
-};
-
-struct thread {
-    struct sc_simt_fiber *fiber; /* from its first wait on */
-    uint3 index;
-    lane of_lane;
-    std::vector<copy> copies; /* on their way, in order */
-    size_t first_copy;        /* those before have arrived */
-    unsigned group;           /* which the next copy belongs to */
-    unsigned barrier;         /* where it waits, or waited last */
-};
-
-struct warp {
-    op what;                      /* none: nobody waits */
-    uint32_t mask, arrived, here; /* here: lanes that have not left */
-};
-
-struct executor {
-    thread threads[BLOCK_MAX];
-    state now[BLOCK_MAX];
-    warp warps[BLOCK_MAX / WARP];
-    struct sc_simt_fiber fibers[BLOCK_MAX], scheduler;
-    struct sc_simt_fiber *idle[BLOCK_MAX], *running;
-    unsigned n_idle;
-    thread *self;       /* NULL: none runs */
-    unsigned n_started; /* threads, in the order of turns */
-    unsigned n_threads, n_left, n_at_barrier;
-    struct {
-        unsigned n, arrived;
-    } barriers[BARRIERS]; /* those of some threads */
-    bool backward;
-    const launch *l;
-    uint64_t n_launches, n_copied;
-    void (*body)(const void *arg);
-    const void *arg;
-    /* Shared memory: dynamic first, then variables, each with a gap behind it. */
-    alignas(1024) uint8_t shared[SHARED_MAX + 64 * 1024];
-    size_t shared_used, shared_wanted; /* with and without gaps */
-    std::vector<size_t> gaps;
-};
 
 void start_threads(void);
 
@@ -94,6 +43,13 @@ executor *x; /* while a launch runs */
 
 /* ---- shared memory ---- */
 
+/* By whoever runs, as if nobody did: it races with no thread. */
+void fill(uint8_t *at, uint8_t with, size_t n)
+{
+    for (volatile uint8_t *p = at; p < at + n; p++)
+        *p = with;
+}
+
 size_t take_shared(size_t bytes, size_t alignment)
 {
     const size_t at = (x->shared_used + alignment - 1) / alignment * alignment;
@@ -101,8 +57,8 @@ size_t take_shared(size_t bytes, size_t alignment)
     x->shared_wanted += bytes;
     if (x->shared_wanted > SHARED_MAX || end + GAP > sizeof(x->shared))
         fail("%zu bytes of shared memory, limit %zu", x->shared_wanted, SHARED_MAX);
-    memset(x->shared + at, JUNK, bytes);
-    memset(x->shared + end, GAP_BYTE, GAP);
+    fill(x->shared + at, JUNK, bytes);
+    fill(x->shared + end, GAP_BYTE, GAP);
     x->gaps.push_back(end);
     x->shared_used = end + GAP;
     return at;
@@ -148,6 +104,20 @@ void become(thread *t)
 {
     x->self = t;
     threadIdx = t->index;
+    race_switch(t->clock);
+}
+
+/* Nobody runs. */
+void become_none(void)
+{
+    x->self = NULL;
+    race_switch(x->clock);
+}
+
+void *arrive_at(meeting &m)
+{
+    race_leave(&m.times[m.n % 2]);
+    return &m.times[m.n % 2];
 }
 
 void switch_to(struct sc_simt_fiber *f)
@@ -173,7 +143,7 @@ void wait_as(state why)
             return;
         }
     }
-    x->self = NULL;
+    become_none();
     switch_to(&x->scheduler);
 }
 
@@ -183,6 +153,8 @@ void leave(void)
     const unsigned number = number_of(t);
     warp &w = x->warps[number / WARP];
     const uint32_t bit = 1u << number % WARP;
+    if (x->l->overlaps && !t->inputs_ready)
+        fail("the thread leaves without sc_inputs_ready");
     if (t->first_copy != t->copies.size())
         fail("the thread leaves before its copies into shared memory have arrived");
     if (w.what != op::none && (w.mask & bit) != 0)
@@ -192,6 +164,7 @@ void leave(void)
     w.here &= ~bit;
     x->n_left++;
     x->now[number] = state::left;
+    race_leave(&x->block_ends);
 }
 
 /* What a fiber does for ever: it starts threads, one after the other as long as they do not wait,
@@ -202,10 +175,11 @@ void start_threads(void)
     for (;;) {
         while (x->n_started < x->n_threads) {
             become(&x->threads[in_turn(x->n_started++)]);
+            race_come(&x->block_begins);
             x->body(x->arg);
             leave();
         }
-        x->self = NULL;
+        become_none();
         x->idle[x->n_idle++] = x->running;
         switch_to(&x->scheduler);
     }
@@ -217,6 +191,8 @@ void begin_block(void)
         const unsigned n = x->n_threads - i;
         x->warps[i / WARP] = {op::none, 0, 0, n >= WARP ? 0xffffffffu : (1u << n) - 1};
     }
+    for (unsigned i = 0; i < x->n_threads; i++)
+        x->threads[i].inputs_ready = false;
     memset(x->now, 0, x->n_threads);
     memset(x->barriers, 0, sizeof(x->barriers));
     x->n_started = x->n_left = x->n_at_barrier = 0;
@@ -232,6 +208,8 @@ void begin_launch(void)
         t.copies.clear();
         t.first_copy = 0;
         t.group = 0;
+        if (t.clock == NULL)
+            t.clock = race_clock();
     }
 }
 
@@ -254,6 +232,7 @@ void run_block(void)
 {
     begin_block();
     forget_shared();
+    race_leave(&x->block_begins);
     while (x->n_started < x->n_threads)
         switch_to(x->idle[--x->n_idle]);
     while (x->n_left < x->n_threads) {
@@ -265,6 +244,7 @@ void run_block(void)
         become(&x->threads[in_turn(i)]);
         switch_to(x->self->fiber);
     }
+    race_come(&x->block_ends);
     check_gaps();
 }
 
@@ -297,8 +277,12 @@ void meet(op what, uint32_t mask)
     if (w.what != what || w.mask != mask)
         fail("lanes %08x of the warp wait at another operation, or with another mask", w.arrived);
     w.arrived |= bit;
+    meeting &m = x->in_warps[first / WARP];
+    void *time = what == op::sync ? arrive_at(m) : NULL;
     if (w.arrived != mask) {
         wait_as(state::in_warp);
+        if (time != NULL)
+            race_come(time);
         return;
     }
     for (unsigned l = 0; l < WARP; l++) {
@@ -308,6 +292,10 @@ void meet(op what, uint32_t mask)
     }
     complete(what, mask, lanes);
     w.what = op::none;
+    if (time != NULL) {
+        race_come(time);
+        m.n++;
+    }
 }
 
 void barrier(void)
@@ -315,12 +303,21 @@ void barrier(void)
     if (x->n_left != 0)
         fail("a barrier after %u threads have left", x->n_left);
     self()->barrier = 0;
+    void *time = arrive_at(x->at_barriers[0]);
     if (++x->n_at_barrier < x->n_threads) {
         wait_as(state::at_barrier);
+        race_come(time);
         return;
     }
+    race_come(time);
+    x->at_barriers[0].n++;
     x->n_at_barrier = 0;
     memset(x->now, (int)state::ready, x->n_threads);
+}
+
+void inputs_ready(void)
+{
+    self()->inputs_ready = true;
 }
 
 void barrier_of(unsigned id, unsigned n)
@@ -333,10 +330,14 @@ void barrier_of(unsigned id, unsigned n)
         fail("barrier %u of %u threads is one of %u", id, n, b.n);
     b.n = n;
     t->barrier = id;
+    void *time = arrive_at(x->at_barriers[id]);
     if (++b.arrived < n) {
         wait_as(state::at_barrier);
+        race_come(time);
         return;
     }
+    race_come(time);
+    x->at_barriers[id].n++;
     b.arrived = 0;
     for (unsigned i = 0; i < x->n_threads; i++)
         if (x->threads[i].barrier == id && x->now[i] == state::at_barrier)
@@ -379,8 +380,20 @@ void *shared_memory(uint32_t address, size_t bytes)
     return x->shared + at;
 }
 
+void shared_read(uint32_t address, size_t bytes)
+{
+    race_read(shared_memory(address, bytes), bytes);
+}
+
+static void on_its_way(const copy &c)
+{
+    race_read(c.from, c.n);
+    race_write(c.to, c.bytes);
+}
+
 static void arrive(const copy &c)
 {
+    on_its_way(c);
     if (c.n != 0)
         memcpy(c.to, c.from, c.n);
     memset((uint8_t *)c.to + c.n, 0, c.bytes - c.n);
@@ -393,6 +406,7 @@ void copy_begin(void *to, const void *from, size_t n, size_t bytes)
     if (n > bytes || (n != 0 && (uintptr_t)from % bytes != 0))
         fail("a copy of %zu of %zu bytes from %p", n, bytes, from);
     x->n_copied += n;
+    on_its_way(c);
     if (x->backward)
         arrive(c);
     else
@@ -424,6 +438,7 @@ void run(const launch &l, void (*body)(const void *arg), const void *arg)
     x->n_launches++;
     begin_launch();
     sc_simt_fiber_here(&x->scheduler);
+    x->clock = race_current();
     x->running = &x->scheduler;
     x->shared_used = x->shared_wanted = 0;
     x->gaps.clear();

@@ -59,6 +59,7 @@ struct launch {
     int line;
     dim3 grid, block;
     size_t shared_bytes;
+    bool overlaps = false; /* by sc_overlap_launch: each thread waits for the kernel before */
 };
 
 /* Runs all of it; body(arg) is one thread. */
@@ -68,6 +69,8 @@ void run(const launch &l, void (*body)(const void *arg), const void *arg);
 void barrier(void);
 /* n of them do. */
 void barrier_of(unsigned id, unsigned n);
+/* What earlier kernels wrote is there. */
+void inputs_ready(void);
 /* The lanes of mask meet: each brings lane.in, and finds lane.out when all were there. */
 lane &bring(void);
 unsigned lane_of_warp(void);
@@ -87,6 +90,8 @@ void *shared_dynamic(size_t alignment);
 uint32_t shared_address(const void *p);
 /* bytes of shared memory at an address, both aligned to them. */
 void *shared_memory(uint32_t address, size_t bytes);
+/* The thread reads there, by what others do for it. */
+void shared_read(uint32_t address, size_t bytes);
 
 /* Into shared memory: n bytes from global memory, and zeros up to `bytes`. */
 void copy_begin(void *to, const void *from, size_t n, size_t bytes);

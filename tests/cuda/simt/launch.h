@@ -34,10 +34,10 @@ static inline void at(const char *file, int line)
 
 /* body(args...) is one thread of the kernel. */
 template <class Body, class... Args>
-cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                  Body body, Args... args)
+cudaError_t start(const void *kernel, launch l, cudaStream_t stream, Body body, Args... args)
 {
-    const launch l = {next_site.file, next_site.line, grid, block, shared};
+    l.file = next_site.file;
+    l.line = next_site.line;
     const cudaError_t rc = check_launch(l, kernel);
     if (rc != cudaSuccess)
         return rc;
@@ -47,6 +47,13 @@ cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared, cuda
             l, [](const void *arg) { (*(const decltype(thread) *)arg)(); }, &thread);
     });
     return cudaSuccess;
+}
+
+template <class Body, class... Args>
+cudaError_t start(const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                  Body body, Args... args)
+{
+    return start(kernel, launch{NULL, 0, grid, block, shared}, stream, body, args...);
 }
 
 } // namespace simt
@@ -73,12 +80,14 @@ struct cudaLaunchConfig_t {
     unsigned numAttrs;
 };
 
+/* Nothing but sc_overlap_launch calls it. */
 template <class... Wanted, class... Given>
 static cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(Wanted...),
                                       Given... args)
 {
-    return simt::start((const void *)kernel, c->gridDim, c->blockDim, c->dynamicSmemBytes,
-                       c->stream, kernel, static_cast<std::decay_t<Wanted>>(args)...);
+    const simt::launch l = {NULL, 0, c->gridDim, c->blockDim, c->dynamicSmemBytes, true};
+    return simt::start((const void *)kernel, l, c->stream, kernel,
+                       static_cast<std::decay_t<Wanted>>(args)...);
 }
 
 template <class Kernel>

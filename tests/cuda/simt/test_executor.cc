@@ -1,5 +1,6 @@
 /* The stand-in device itself: what is wrong in a kernel ends the program, what is right does not.
  */
+#include <cuda/overlap.cuh>
 #include <cuda/ptx.cuh>
 #include <cuda_runtime.h>
 
@@ -21,15 +22,15 @@ extern "C" {
 
 static float *seen; /* device memory [THREADS] */
 
-static void block(void (*kernel)(void))
+static void block(void (*kernel)(void), bool overlaps = false)
 {
-    const simt::launch l = {__FILE__, __LINE__, dim3(2), dim3(THREADS), 256};
+    const simt::launch l = {__FILE__, __LINE__, dim3(2), dim3(THREADS), 256, overlaps};
     simt::run(
         l, [](const void *arg) { (*(void (*const *)(void))arg)(); }, &kernel);
 }
 
 /* In a process of its own. */
-static bool ends(void (*kernel)(void))
+static bool ends(void (*kernel)(void), bool overlaps = false)
 {
     int status = 0;
     const pid_t pid = fork();
@@ -37,7 +38,7 @@ static bool ends(void (*kernel)(void))
         simt::memory_watch();
         if (freopen("/dev/null", "w", stderr) == NULL)
             _exit(0);
-        block(kernel);
+        block(kernel, overlaps);
         _exit(0);
     }
     assert_true(pid > 0 && waitpid(pid, &status, 0) == pid);
@@ -153,6 +154,20 @@ static void lanes_get_what_others_brought(void **)
         assert_true(seen[i] == 1.0f);
 }
 
+/* Else it could be over before the kernel whose results the next one reads. */
+static void no_thread_of_an_early_kernel_leaves_before_the_kernel_before(void **)
+{
+    assert_false(ends([] { sc_inputs_ready(); }, true));
+    assert_false(ends([] {}));
+    assert_true(ends(
+        [] {
+            if (blockIdx.x == 1 && threadIdx.x == 7)
+                return;
+            sc_inputs_ready();
+        },
+        true));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -162,6 +177,7 @@ int main(void)
         cmocka_unit_test(device_memory_has_edges),
         cmocka_unit_test(copies_arrive_when_they_are_awaited),
         cmocka_unit_test(lanes_get_what_others_brought),
+        cmocka_unit_test(no_thread_of_an_early_kernel_leaves_before_the_kernel_before),
     };
     seen = (float *)simt::memory_take(THREADS * sizeof(*seen), simt::place::device);
     return cmocka_run_group_tests(tests, NULL, NULL);

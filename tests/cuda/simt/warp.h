@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include <type_traits>
+
 #include "tests/cuda/simt/executor.h"
 
 namespace simt
@@ -90,25 +92,16 @@ static inline size_t __cvta_generic_to_shared(const void *p)
     return simt::shared_address(p);
 }
 
-/* Blocks run one after the other, so nobody comes between. */
-static inline int32_t atomicAdd(int32_t *at, int32_t value)
+/* Blocks run one after the other, and threads do not interrupt each other here. */
+template <class T> static inline T atomicAdd(T *at, std::common_type_t<T> value)
 {
-    const int32_t old = *at;
-    *at = (int32_t)((uint32_t)old + (uint32_t)value);
-    return old;
-}
-
-static inline uint32_t atomicAdd(uint32_t *at, uint32_t value)
-{
-    const uint32_t old = *at;
-    *at = old + value;
-    return old;
+    return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
 }
 
 static inline int32_t atomicMax(int32_t *at, int32_t value)
 {
-    const int32_t old = *at;
-    *at = old > value ? old : value;
+    const int32_t old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    __atomic_store_n(at, old > value ? old : value, __ATOMIC_RELAXED);
     return old;
 }
 

@@ -77,6 +77,7 @@ static inline float exp2_fast(float x)
 static inline void load_matrices(uint32_t (&r)[4], uint32_t shared)
 {
     simt::lane &l = simt::bring();
+    simt::shared_read(shared, 16);
     l.in[0] = shared;
     simt::meet(simt::op::matrices, 0xffffffffu);
     memcpy(r, l.out, sizeof(r));
@@ -85,6 +86,7 @@ static inline void load_matrices(uint32_t (&r)[4], uint32_t shared)
 static inline void load_transposed(uint32_t (&r)[4], uint32_t shared)
 {
     simt::lane &l = simt::bring();
+    simt::shared_read(shared, 16);
     l.in[0] = shared;
     simt::meet(simt::op::transposed, 0xffffffffu);
     memcpy(r, l.out, sizeof(r));
