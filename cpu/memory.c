@@ -1,6 +1,7 @@
 #include "cpu/memory.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -41,19 +42,30 @@ static void *map_aligned(size_t bytes)
     return mem;
 }
 
+/* Large blocks come from calloc, which sanitizers map and need not clear: to clear them here costs
+ * a sanitizer up to five times their size in shadow, and most of a pool is never used. */
+static void *take_cleared(size_t bytes)
+{
+    void *mem;
+    if (bytes >= MAPPED_BYTES) {
+        mem = calloc(1, bytes);
+        if (mem == NULL || (uintptr_t)mem % 64 == 0)
+            return mem;
+        free(mem);
+    }
+    mem = aligned_alloc(64, round_up(bytes, 64));
+    if (mem != NULL)
+        memset(mem, 0, bytes);
+    return mem;
+}
+
 enum sc_status sc_cpu_memory_take(size_t bytes, const char *what, void **ret_mem,
                                   struct sc_err *err)
 {
     void *mem;
     if (bytes == 0 || bytes > SIZE_MAX / 2)
         return sc_fail(err, SC_EINVAL, "%s: %zu bytes of memory", what, bytes);
-    if (is_mapped(bytes)) {
-        mem = map_aligned(round_up(bytes, HUGE_BYTES));
-    } else {
-        mem = aligned_alloc(64, round_up(bytes, 64));
-        if (mem != NULL)
-            memset(mem, 0, bytes);
-    }
+    mem = is_mapped(bytes) ? map_aligned(round_up(bytes, HUGE_BYTES)) : take_cleared(bytes);
     if (mem == NULL)
         return sc_fail(err, SC_ENOMEM, "%s: %zu bytes", what, bytes);
     *ret_mem = mem;

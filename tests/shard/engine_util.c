@@ -41,16 +41,54 @@ void rig_open(struct rig *rig, const char *dir, uint32_t max_positions, uint32_t
     must(sc_engine_open(&rig->opts, &rig->engine, &err), &err);
 }
 
+/* Calibrations by what they depend on. Each is measured once in a program: measuring costs more
+ * than most tests, and is itself the subject of few of them. */
+static struct measured {
+    char name[32];
+    uint32_t n_positions;
+    struct sc_engine_opts opts;
+    struct sc_calibration calibration;
+} measured[64];
+static size_t n_measured;
+
+static bool is_of(const struct measured *m, const char *name, uint32_t n_positions,
+                  const struct sc_engine_opts *o)
+{
+    return strcmp(m->name, name) == 0 && m->n_positions == n_positions &&
+           m->opts.open_backend == o->open_backend && m->opts.n_ranks == o->n_ranks &&
+           m->opts.n_threads == o->n_threads && m->opts.plain_weights == o->plain_weights &&
+           m->opts.max_step_tokens == o->max_step_tokens && m->opts.max_context == o->max_context &&
+           m->opts.kv_dtype == o->kv_dtype && m->opts.weight_dtype == o->weight_dtype &&
+           m->opts.math == o->math && m->opts.strict == o->strict &&
+           m->opts.reduce_dtype == o->reduce_dtype;
+}
+
+static void calibrate(struct rig *rig, const char *name, uint32_t n_positions)
+{
+    struct sc_err err = SC_ERR_INIT;
+    bool builtin = false;
+    for (size_t i = 0; i < n_measured; i++)
+        if (is_of(&measured[i], name, n_positions, &rig->opts)) {
+            must(sc_engine_set_calibration(rig->engine, &measured[i].calibration, &err), &err);
+            return;
+        }
+    must(sc_calibrate_default(rig->engine, rig->model, &builtin, &err), &err);
+    assert_true(builtin);
+    assert_true(n_measured < SC_ARRAY_LEN(measured));
+    struct measured *m = &measured[n_measured++];
+    assert_true((size_t)snprintf(m->name, sizeof(m->name), "%s", name) < sizeof(m->name));
+    m->n_positions = n_positions;
+    m->opts = rig->opts;
+    must(sc_calibration_copy(&m->calibration, sc_engine_calibration(rig->engine), &err), &err);
+}
+
 void rig_open_golden(struct rig *rig, const char *name, uint32_t n_positions, uint32_t n_ranks,
                      rig_tweak *tweak)
 {
-    struct sc_err err = SC_ERR_INIT;
     char dir[1024];
-    bool builtin = false;
     (void)snprintf(dir, sizeof(dir), "%s/tests/golden/%s", SC_SOURCE_DIR, name);
     rig_open(rig, dir, n_positions, n_ranks, tweak);
-    must(sc_calibrate_default(rig->engine, rig->model, &builtin, &err), &err);
-    assert_true(builtin);
+    calibrate(rig, name, n_positions);
 }
 
 void rig_close(struct rig *rig)

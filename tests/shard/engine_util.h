@@ -18,7 +18,8 @@ typedef void rig_tweak(struct sc_engine_opts *opts);
 void rig_open(struct rig *rig, const char *dir, uint32_t max_positions, uint32_t n_ranks,
               rig_tweak *tweak);
 void rig_close(struct rig *rig);
-/* Golden model `name` of tests/golden, calibrated, with room for n_positions. */
+/* Golden model `name` of tests/golden, with room for n_positions, calibrated: measured by the first
+ * engine of its kind, told to the others. */
 void rig_open_golden(struct rig *rig, const char *name, uint32_t n_positions, uint32_t n_ranks,
                      rig_tweak *tweak);
 

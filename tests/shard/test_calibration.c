@@ -40,6 +40,25 @@ static void thresholds_fall_with_the_ratio_and_do_not_depend_on_the_ranks(void *
     assert_memory_equal(tau[0], tau[1], sizeof(tau[0]));
 }
 
+/* Every bit: it is part of every cache key, and one server's entries are another's. */
+static void two_engines_measure_the_same(void **state)
+{
+    (void)state;
+    struct sc_hash digest[2];
+    struct sc_err err = SC_ERR_INIT;
+    for (uint32_t i = 0; i < 2; i++) {
+        struct rig rig;
+        bool builtin = false;
+        rig_open(&rig, SC_SOURCE_DIR "/tests/golden/llama31", 512, 2, NULL);
+        assert_null(sc_engine_calibration(rig.engine));
+        must(sc_calibrate_default(rig.engine, rig.model, &builtin, &err), &err);
+        assert_true(builtin);
+        digest[i] = sc_calibration_hash(sc_engine_calibration(rig.engine));
+        rig_close(&rig);
+    }
+    assert_memory_equal(&digest[0], &digest[1], sizeof(digest[0]));
+}
+
 static void calibrated_text_is_kept_at_the_ratio_asked_for(void **state)
 {
     (void)state;
@@ -360,6 +379,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(thresholds_fall_with_the_ratio_and_do_not_depend_on_the_ranks),
+        cmocka_unit_test(two_engines_measure_the_same),
         cmocka_unit_test(calibrated_text_is_kept_at_the_ratio_asked_for),
         cmocka_unit_test(a_saved_file_is_read_back_and_bad_ones_are_refused),
         cmocka_unit_test(exact_layers_are_kept_where_they_are_known),
