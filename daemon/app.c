@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "cpu/cpu.h"
+#include "daemon/calibration_file.h"
 #include "daemon/clock.h"
 #include "daemon/documents.h"
 #include "daemon/documents_warm.h"
@@ -21,7 +22,6 @@
 #include "daemon/svc_events.h"
 #include "daemon/symbols.h"
 #include "proto/descriptors.h"
-#include "shard/calibrate.h"
 
 /* kv.memory = "auto" */
 #define CPU_KV_BYTES ((uint64_t)1 << 30)
@@ -192,23 +192,32 @@ static enum sc_status open_engine(struct sc_app *app, struct sc_err *err)
     return st;
 }
 
+static const char *or_null(const char *path)
+{
+    return path[0] != '\0' ? path : NULL;
+}
+
+/* Whoever finds entries must have the calibration that they were made with: it is kept where most
+ * daemons find entries. */
+static const char *calibration_dir(const struct sc_config *config)
+{
+    return config->store_shared_dir[0] != '\0' ? config->store_shared_dir
+                                               : or_null(config->store_dir);
+}
+
+/* The store is open, so that the directory is there and, if it is our own, locked. */
 static enum sc_status calibrate(struct sc_app *app, struct sc_err *err)
 {
     const struct sc_calibration *c;
-    enum sc_status st =
-        sc_calibrate_default(app->engine, app->model, &app->calibration_builtin, err);
+    enum sc_status st = sc_calibration_file_use(
+        app->engine, app->model, calibration_dir(app->config), &app->calibration_builtin, err);
 
     if (st != SC_OK)
         return st;
     c = sc_engine_calibration(app->engine);
-    if (c != NULL) {
-        app->calibration_hash = sc_calibration_hash(c);
-        app->calibration_tokens = c->n_tokens;
-        app->exact_layers = c->knows_exact_layers ? c->exact_layers : NULL;
-    }
-    if (app->calibration_builtin)
-        sc_warn("no calibration file", "file=%s uses=\"thresholds measured on a built-in text\"",
-                SC_CALIBRATION_FILE);
+    app->calibration_hash = sc_calibration_hash(c);
+    app->calibration_tokens = c->n_tokens;
+    app->exact_layers = c->knows_exact_layers ? c->exact_layers : NULL;
     return SC_OK;
 }
 
@@ -254,11 +263,6 @@ static void log_store(void *ctx, const char *event, const char *detail)
     sc_warn(event, "%s", detail);
 }
 
-static const char *or_null(const char *path)
-{
-    return path[0] != '\0' ? path : NULL;
-}
-
 static enum sc_status open_store(struct sc_app *app, struct sc_err *err)
 {
     const struct sc_config *c = app->config;
@@ -294,9 +298,9 @@ enum sc_status sc_app_load(struct sc_app *app, struct sc_err *err)
     if (st == SC_OK)
         st = open_engine(app, err);
     if (st == SC_OK)
-        st = calibrate(app, err);
-    if (st == SC_OK)
         st = open_store(app, err);
+    if (st == SC_OK)
+        st = calibrate(app, err);
     if (st == SC_OK) {
         opts.store = app->store;
         opts.engine = app->engine;

@@ -7,6 +7,7 @@
 
 #include "shard/rank.h"
 
+#define METHOD_VERSION 1u /* larger when the same text would give other numbers */
 #define BISECTIONS     14
 #define BUILTIN_TOKENS 1024u
 #define CHUNKS_MAX     (SC_CALIBRATION_TOKENS_MAX / 16)
@@ -78,8 +79,8 @@ static enum sc_status head_variance(struct work *w, uint32_t layer, uint32_t hea
     for (uint32_t i = 0; i < hd; i++) {
         mean_sq += mean[i] / n * (mean[i] / n);
     }
-    /* Rounded, so that the last bits of the keys, which depend on the number of ranks, change
-     * nothing: the calibration is part of every cache key. */
+    /* Rounded, so that the last bits of the keys, which depend on the number of ranks, seldom
+     * change anything: the calibration is part of every cache key. */
     const double step = ldexp(1.0, ilogb(fmax(sqrt((sum_sq / n - mean_sq) / hd), 1e-30)) - 8);
     for (uint32_t i = 0; i < hd; i++)
         ret_mean[i] = (float)(nearbyint(mean[i] / n / step) * step);
@@ -322,30 +323,73 @@ enum sc_status sc_calibrate(struct sc_engine *engine, const struct sc_model *mod
     return st;
 }
 
-static enum sc_status calibrate_builtin(struct sc_engine *engine, const struct sc_model *model,
-                                        struct sc_err *err)
+/* The tokens of the built-in text that are measured, as many as the engine has room for. */
+static enum sc_status builtin_sample(const struct sc_engine *engine, const struct sc_model *model,
+                                     struct sc_ids *ids, uint32_t *ret_n, struct sc_err *err)
 {
     const struct sc_encode_opts opts = {.add_special_tokens = true};
     const char *text = sc_calibration_text();
     struct sc_engine_info info;
-    struct sc_ids ids = {0};
-    enum sc_status st;
+    enum sc_status st = sc_tokenizer_encode(model->tok, text, strlen(text), &opts, ids, err);
 
+    if (st != SC_OK)
+        return st;
     sc_engine_get_info(engine, &info);
-    st = sc_tokenizer_encode(model->tok, text, strlen(text), &opts, &ids, err);
-    if (st == SC_OK) {
-        uint32_t n = ids.n < BUILTIN_TOKENS ? (uint32_t)ids.n : BUILTIN_TOKENS;
-        n = n < info.max_context ? n : info.max_context;
+    *ret_n = ids->n < BUILTIN_TOKENS ? (uint32_t)ids->n : BUILTIN_TOKENS;
+    if (*ret_n > info.max_context)
+        *ret_n = info.max_context;
+    return SC_OK;
+}
+
+enum sc_status sc_calibrate_builtin(struct sc_engine *engine, const struct sc_model *model,
+                                    struct sc_err *err)
+{
+    struct sc_ids ids = {0};
+    uint32_t n = 0;
+    enum sc_status st = builtin_sample(engine, model, &ids, &n, err);
+
+    if (st == SC_OK)
         st = sc_calibrate(engine, model, ids.ids, n, NULL, err);
+    sc_ids_fini(&ids);
+    return st;
+}
+
+enum sc_status sc_calibrate_builtin_id(const struct sc_engine *engine, const struct sc_model *model,
+                                       struct sc_hash *ret_id, struct sc_err *err)
+{
+    struct sc_hasher h;
+    struct sc_ids ids = {0};
+    uint32_t n = 0;
+    enum sc_status st = builtin_sample(engine, model, &ids, &n, err);
+
+    if (st == SC_OK) {
+        sc_hasher_init(&h);
+        sc_hasher_str(&h, "semanticache built-in sample");
+        sc_hasher_u32(&h, METHOD_VERSION);
+        sc_hasher_u32(&h, SC_CHUNKER_VERSION);
+        for (uint32_t i = 0; i < n; i++)
+            sc_hasher_u32(&h, (uint32_t)ids.ids[i]);
+        *ret_id = sc_hasher_end(&h);
     }
     sc_ids_fini(&ids);
+    return st;
+}
+
+enum sc_status sc_calibrate_from_file(struct sc_engine *engine, const struct sc_model *model,
+                                      const char *path, struct sc_err *err)
+{
+    struct sc_calibration c = {0};
+    enum sc_status st = sc_calibration_load(path, &model->config, &model->fingerprint, &c, err);
+
+    if (st == SC_OK)
+        st = sc_engine_set_calibration(engine, &c, err);
+    sc_calibration_fini(&c);
     return st;
 }
 
 enum sc_status sc_calibrate_default(struct sc_engine *engine, const struct sc_model *model,
                                     bool *ret_builtin, struct sc_err *err)
 {
-    struct sc_calibration c = {0};
     struct sc_err load_err = SC_ERR_INIT;
     char path[4096];
     enum sc_status st;
@@ -353,18 +397,13 @@ enum sc_status sc_calibrate_default(struct sc_engine *engine, const struct sc_mo
     if ((size_t)snprintf(path, sizeof(path), "%s/%s", model->dir, SC_CALIBRATION_FILE) >=
         sizeof(path))
         return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", model->dir, sizeof(path));
-    st = sc_calibration_load(path, &model->config, &model->fingerprint, &c, &load_err);
-    if (st == SC_ENOENT) {
-        st = calibrate_builtin(engine, model, err);
-        if (st == SC_OK)
-            *ret_builtin = true;
-        return st;
-    }
-    if (st != SC_OK)
+    st = sc_calibrate_from_file(engine, model, path, &load_err);
+    if (st != SC_OK && st != SC_ENOENT)
         return sc_fail(err, st, "%s", load_err.text);
-    st = sc_engine_set_calibration(engine, &c, err);
-    sc_calibration_fini(&c);
+    const bool builtin = st == SC_ENOENT;
+    if (builtin)
+        st = sc_calibrate_builtin(engine, model, err);
     if (st == SC_OK)
-        *ret_builtin = false;
+        *ret_builtin = builtin;
     return st;
 }

@@ -19,8 +19,20 @@ enum sc_status sc_calibrate(struct sc_engine *engine, const struct sc_model *mod
                             const int32_t *tokens, uint32_t n_tokens, struct sc_calibration *ret_c,
                             struct sc_err *err) SC_MUST_CHECK;
 
-/* What a server does at start: the file in the model directory if there is one, else the built-in
- * text. */
+/* On the built-in text; set on the engine. Two engines of one kind measure the same numbers; with
+ * another number of ranks, another backend or type they may differ in their last bits. */
+enum sc_status sc_calibrate_builtin(struct sc_engine *engine, const struct sc_model *model,
+                                    struct sc_err *err) SC_MUST_CHECK;
+/* Names what would be measured (the text's tokens, as many as the context takes) and the way to do
+ * it; nothing of ranks, backend or types, since one calibration serves them all. */
+enum sc_status sc_calibrate_builtin_id(const struct sc_engine *engine, const struct sc_model *model,
+                                       struct sc_hash *ret_id, struct sc_err *err) SC_MUST_CHECK;
+/* Statuses as sc_calibration_load's. On failure the engine has what it had before. */
+enum sc_status sc_calibrate_from_file(struct sc_engine *engine, const struct sc_model *model,
+                                      const char *path, struct sc_err *err) SC_MUST_CHECK;
+
+/* For programs that keep nothing: the file in the model directory if there is one, else the
+ * built-in text. */
 enum sc_status sc_calibrate_default(struct sc_engine *engine, const struct sc_model *model,
                                     bool *ret_builtin, struct sc_err *err) SC_MUST_CHECK;
 

@@ -1,13 +1,16 @@
 #include "shard/calibration.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
+#include "model/json.h"
 #include "shard/recipe.h"
 
 #define FILE_VERSION   2
@@ -250,22 +253,62 @@ static json_t *to_json(const struct sc_calibration *c)
     return NULL;
 }
 
+static enum sc_status write_synced(const json_t *root, const char *tmp, struct sc_err *err)
+{
+    const int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    FILE *f = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    bool bad = f == NULL || json_dumpf(root, f, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0 ||
+               fflush(f) != 0 || fsync(fd) != 0;
+    int e = errno;
+
+    /* Network file systems report the last write's failure here. */
+    if ((f != NULL ? fclose(f) : fd >= 0 ? close(fd) : 0) != 0 && !bad) {
+        e = errno;
+        bad = true;
+    }
+    return bad ? sc_fail(err, e == ENOMEM ? SC_ENOMEM : SC_EIO, "%s: cannot write: %s", tmp,
+                         strerror(e))
+               : SC_OK;
+}
+
+/* A rename is on the disk once its directory is. Fails where directories cannot be synced; the
+ * file itself is. */
+static void sync_dir_of(const char *path)
+{
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+
+    (void)snprintf(dir, sizeof(dir), "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
+                   slash != NULL ? path : ".");
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        (void)close(fd);
+    }
+}
+
 enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *path,
                                    struct sc_err *err)
 {
     char tmp[4096];
+    uint64_t random;
     enum sc_status st = SC_OK;
 
-    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%ld.tmp", path, (long)getpid()) >= sizeof(tmp))
+    /* Several machines may write into one directory: the name is drawn. */
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return sc_fail(err, SC_EIO, "getrandom: %s", strerror(errno));
+    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%016llx.tmp", path, (unsigned long long)random) >=
+        sizeof(tmp))
         return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", path, sizeof(tmp));
     json_t *root = to_json(c);
     if (root == NULL) /* and the file that may be there stays as it is */
         return sc_fail(err, SC_ENOMEM, "%s: out of memory", path);
-    if (json_dump_file(root, tmp, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0)
-        st = sc_fail(err, SC_EIO, "%s: cannot write", tmp);
-    else if (rename(tmp, path) != 0)
-        st = sc_fail(err, SC_EIO, "%s: cannot rename from %s", path, tmp);
-    if (st != SC_OK)
+    st = write_synced(root, tmp, err);
+    if (st == SC_OK && rename(tmp, path) != 0)
+        st = sc_fail(err, SC_EIO, "%s: cannot rename from %s: %s", path, tmp, strerror(errno));
+    if (st == SC_OK)
+        sync_dir_of(path);
+    else
         (void)unlink(tmp);
     json_decref(root);
     return st;
@@ -390,37 +433,21 @@ static enum sc_status check_digest(const json_t *root, const struct sc_calibrati
                    json_is_string(digest) ? json_string_value(digest) : "not a string", hex);
 }
 
-/* Only a file that is not there means that the model brings none: one that cannot be read is an
- * error. */
-static enum sc_status status_of_errno(int e)
-{
-    return e == ENOENT ? SC_ENOENT : e == ENOMEM ? SC_ENOMEM : e == EACCES ? SC_EPERM : SC_EIO;
-}
-
 enum sc_status sc_calibration_load(const char *path, const struct sc_model_config *config,
                                    const struct sc_hash *model, struct sc_calibration *ret_c,
                                    struct sc_err *err)
 {
     struct sc_calibration c = {0};
-    json_error_t je;
-    enum sc_status st;
+    json_t *root = NULL;
+    char *text = NULL;
+    size_t len = 0;
+    enum sc_status st = sc_file_read(NULL, path, FILE_BYTES_MAX, &text, &len, err);
 
-    FILE *f = fopen(path, "rb");
-    if (f == NULL)
-        return sc_fail(err, status_of_errno(errno), "%s: cannot open: %s", path, strerror(errno));
-    if (fseek(f, 0, SEEK_END) != 0 || ftell(f) < 0 || (size_t)ftell(f) > FILE_BYTES_MAX) {
-        (void)fclose(f);
-        return sc_fail(err, SC_EFORMAT, "%s: larger than %zu bytes", path, FILE_BYTES_MAX);
-    }
-    rewind(f);
-    errno = 0;
-    json_t *root = json_loadf(f, JSON_REJECT_DUPLICATES, &je);
-    (void)fclose(f);
-    if (root == NULL &&
-        (errno == ENOMEM || je.text[0] == '\0')) /* jansson explains bad text only */
-        return sc_fail(err, SC_ENOMEM, "%s: out of memory", path);
-    if (root == NULL)
-        return sc_fail(err, SC_EFORMAT, "%s:%d:%d: %s", path, je.line, je.column, je.text);
+    if (st == SC_OK)
+        st = sc_json_parse(text, len, path, &root, err);
+    free(text);
+    if (st != SC_OK)
+        return st;
     st = sc_calibration_init(&c, config->n_layers, config->n_kv_heads, config->head_dim, err);
     if (st == SC_OK)
         st = parse(root, config, model, &c, err);

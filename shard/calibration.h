@@ -1,7 +1,8 @@
 /* shard/calibration.h - what GSC has to know of a model: key variances and thresholds per layer.
  *
  * Measured on sample text by sc_calibrate (shard/calibrate.h) and kept beside the model as
- * semanticache-calibration.json. Independent of the tensor-parallel size.
+ * semanticache-calibration.json. One serves every tensor-parallel size, backend and type; measured
+ * again at another of them, its numbers may differ in their last bits.
  * Threads: a plain value, read-only once made.
  */
 #ifndef SC_SHARD_CALIBRATION_H
@@ -63,12 +64,13 @@ int64_t sc_calibration_alone_fixed(const struct sc_calibration *c, const struct 
                                    uint32_t layer, bool generated);
 struct sc_hash sc_calibration_hash(const struct sc_calibration *c);
 
-/* SC_ENOENT: no file; SC_EPERM, SC_EIO: there is one that cannot be read. A file of another model
- * or shape is SC_EFORMAT and says so. */
+/* SC_ENOENT: no file. Anything else: there is one that cannot be read, or is too long (SC_EIO,
+ * SC_EINVAL, SC_ERANGE), damaged, or of another model, shape or version (SC_EFORMAT). */
 enum sc_status sc_calibration_load(const char *path, const struct sc_model_config *config,
                                    const struct sc_hash *model, struct sc_calibration *ret_c,
                                    struct sc_err *err) SC_MUST_CHECK;
-/* Written to a temporary file in the same directory, then renamed. */
+/* Written to a temporary file in the same directory, synced, then renamed. SC_EIO, SC_ENOMEM: what
+ * was there before is as it was. */
 enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *path,
                                    struct sc_err *err) SC_MUST_CHECK;
 

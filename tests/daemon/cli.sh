@@ -30,6 +30,8 @@ printf 'model: { dir = "/m"; };\nkv: {\n  memroy = "1GiB";\n};\n' >"$dir/unknown
 printf 'model: { dir = "/m"; };\nkv: {\n  memory = 7;\n};\n' >"$dir/type.conf"
 printf 'model: { dir = "/m"; };\n\nengine: { max_seqs = 5000; };\n' >"$dir/limit.conf"
 printf 'model: { dir = "/m";\nkv: {\n' >"$dir/syntax.conf"
+printf 'model: { dir = "%s/../golden/llama31"; };\nstore: { dir = "%s/store"; };\n' \
+    "$(dirname "$0")" "$dir" >"$dir/store.conf"
 
 expect 0 "settings are fine" --check-config --config "$dir/good.conf"
 expect 2 "$dir/unknown.conf:3: kv.memroy: unknown key" --check-config --config "$dir/unknown.conf"
@@ -40,6 +42,11 @@ expect 2 "$dir/none.conf: No such file" --check-config --config "$dir/none.conf"
 expect 2 "server.listen: 0.0.0.0:1 is reachable" --check-config --config "$dir/good.conf" --listen 0.0.0.0:1
 expect 0 "settings are fine" --check-config --config "$dir/good.conf" --listen 0.0.0.0:1 --insecure
 expect 2 "command line: kv.memory" --check-config --config "$dir/good.conf" --kv-memory 1GB
+expect 0 "settings are fine" --check-config --config "$dir/store.conf"
+if [ -e "$dir/store" ]; then
+    echo "FAIL: --check-config has written into $dir/store"
+    failed=1
+fi
 expect 2 "model.dir" --check-config
 expect 2 "unknown option" --frobnicate
 expect 0 "semanticached " --version

@@ -1,5 +1,6 @@
 """Documents, namespaces and the store, end to end: put once, ask often, over restarts and between daemons."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -71,10 +72,10 @@ class Case(unittest.TestCase):
             daemon.kill()
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def start(self, settings=""):
+    def start(self, settings="", model=DEMO, ranks=1):
         config = self.dir / "daemon.conf"
         config.write_text(settings)
-        daemon = h.Daemon(DEMO, ["--config", str(config)])
+        daemon = h.Daemon(model, ["--config", str(config), "--tensor-parallel", str(ranks)])
         self.daemons.append(daemon)
         return daemon
 
@@ -208,6 +209,55 @@ class Documents(Case):
         self.refused(Code.NOT_FOUND, "doc", get, d, "doc")
         self.assertIn("document skipped", d.tail())
         self.assertTrue(list(self.dir.glob("docs/*.bad")))
+
+    def test_a_model_without_a_calibration_file_keeps_its_documents_with_other_ranks(self):
+        model = self.dir / "model"
+        model.mkdir()
+        for file in DEMO.iterdir():
+            if file.name != "semanticache-calibration.json":
+                (model / file.name).symlink_to(file)
+        settings = (
+            f'store = {{ dir = "{self.dir}/store"; }}; documents = {{ dir = "{self.dir}/docs"; }};'
+        )
+
+        def start(ranks):
+            d = self.start(settings, model, ranks)
+            info = d.client.control.GetModelInfo(h.control.GetModelInfoRequest())
+            self.assertTrue(info.calibration_builtin)
+            self.assertIn(info.calibration_id, d.tail())
+            return d, info.calibration_id
+
+        d, measured = start(1)
+        self.assertEqual(d.stop(), 0)
+        kept = next(self.dir.glob("store/calibration-*.json"))
+        self.assertIn(f'built-in text" kept_in={kept} ', d.tail())
+        # Here two ranks might measure the same as one. What only this file says they do not.
+        numbers = json.loads(kept.read_text())
+        numbers["key_var"][0] *= 1.001
+        del numbers["digest"]
+        kept.write_text(json.dumps(numbers))
+        d, changed = start(2)
+        self.assertNotEqual(changed, measured)
+        self.assertIn(f'built-in text before" kept_in={kept} ', d.tail())
+        document, _ = put(d, TEXT, document_id="doc", kv=KV)
+        h.wait_until(lambda: list(self.dir.glob("store/*/*.core")), "a core file")
+        self.assertEqual(d.stop(), 0)
+        d, again = start(1)
+        self.assertEqual(again, changed)
+        self.assertEqual(get(d, "doc").state, documents.DOCUMENT_STATE_READY)
+        self.assertEqual(generate(d, question(["doc"])).usage.cached_tokens, document.tokens)
+        self.assertEqual(d.client.control.GetLoads(h.control.GetLoadsRequest()).store_hits, 1)
+        self.assertEqual(d.stop(), 0)
+        kept.write_bytes(kept.read_bytes()[:-100])
+        d, anew = start(1)
+        self.assertEqual(anew, measured)
+        self.assertIn("calibration refused", d.tail())
+        self.assertIn("digest", kept.read_text())
+        self.assertEqual(d.stop(), 0)
+        # Where machines share a directory, they share the thresholds.
+        settings = settings.replace("store = {", f'store = {{ shared_dir = "{self.dir}/shared";')
+        d, _ = start(1)
+        self.assertTrue((self.dir / "shared" / kept.name).is_file())
 
     def test_warm_documents_and_pins_are_there_after_a_start(self):
         (self.dir / "one.txt").write_text(TEXT[:3000] + "\n")

@@ -17,14 +17,10 @@ static void sharing_engine(struct sc_engine_opts *opts)
         opts->kv_bytes = pool_bytes;
 }
 
-void server_open(struct server *s, uint32_t n_ranks, bool sharing, uint64_t kv_bytes,
-                 struct sc_store *store)
-{
-    server_open_for(s, 0, n_ranks, sharing, kv_bytes, store);
-}
-
-void server_open_for(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool sharing,
-                     uint64_t kv_bytes, struct sc_store *store)
+/* calibration: NULL: as measured. */
+static void open_on(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool sharing,
+                    uint64_t kv_bytes, struct sc_store *store,
+                    const struct sc_calibration *calibration)
 {
     struct sc_err err = SC_ERR_INIT;
     most_seqs = max_seqs;
@@ -32,6 +28,8 @@ void server_open_for(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool
     pthread_mutex_init(&s->gate, NULL);
     pool_bytes = kv_bytes;
     rig_open_golden(&s->rig, "llama31", CONTEXT, n_ranks, sharing_engine);
+    if (calibration != NULL)
+        must(sc_engine_set_calibration(s->rig.engine, calibration, &err), &err);
     const struct sc_sched_opts so = {.engine = s->rig.engine,
                                      .model = s->rig.model,
                                      .queue_max = 256,
@@ -40,6 +38,24 @@ void server_open_for(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool
                                      .no_sharing = !sharing,
                                      .store = store};
     must(sc_sched_open(&so, &s->sched, &err), &err);
+}
+
+void server_open(struct server *s, uint32_t n_ranks, bool sharing, uint64_t kv_bytes,
+                 struct sc_store *store)
+{
+    open_on(s, 0, n_ranks, sharing, kv_bytes, store, NULL);
+}
+
+void server_open_for(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool sharing,
+                     uint64_t kv_bytes, struct sc_store *store)
+{
+    open_on(s, max_seqs, n_ranks, sharing, kv_bytes, store, NULL);
+}
+
+void server_open_calibrated(struct server *s, uint32_t n_ranks, bool sharing,
+                            struct sc_store *store, const struct sc_calibration *calibration)
+{
+    open_on(s, 0, n_ranks, sharing, 0, store, calibration);
 }
 
 void server_close(struct server *s)

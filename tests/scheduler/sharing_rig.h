@@ -48,6 +48,10 @@ void server_open(struct server *s, uint32_t n_ranks, bool sharing, uint64_t kv_b
 /* With so many sequences at once; 0: the rig's 8. */
 void server_open_for(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool sharing,
                      uint64_t kv_bytes, struct sc_store *store);
+/* With this calibration, not the one that its own number of ranks measures: as a daemon that finds
+ * one kept beside its store. */
+void server_open_calibrated(struct server *s, uint32_t n_ranks, bool sharing,
+                            struct sc_store *store, const struct sc_calibration *calibration);
 /* Every page is free or cached; after a flush every one is free. */
 void server_close(struct server *s);
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -114,7 +115,8 @@ static void a_saved_file_is_read_back_and_bad_ones_are_refused(void **state)
     } bad[] = {
         {"{", ":1:"},
         {"{\"version\": 1}", "version: 1, must be 2"},
-        {"[]", "version: 0"},
+        {"[]", "the root is a list"},
+        {"{}", "version: 0"},
     };
     for (size_t i = 0; i < SC_ARRAY_LEN(bad); i++) {
         sc_err_clear(&err);
@@ -311,7 +313,13 @@ static void a_file_that_cannot_be_read_is_not_a_missing_one(void **state)
     assert_int_equal(
         sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
         SC_EIO);
-    assert_non_null(strstr(err.text, "cannot open"));
+    assert_non_null(strstr(err.text, "open: "));
+    (void)unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0); /* nor is it waited for */
+    sc_err_clear(&err);
+    assert_int_equal(
+        sc_calibration_load(path, &rig.model->config, &rig.model->fingerprint, &back, &err),
+        SC_EINVAL);
     (void)unlink(path);
     (void)rmdir(dir);
     rig_close(&rig);

@@ -1,0 +1,113 @@
+#include "daemon/calibration_file.h"
+
+#include <stdio.h>
+
+#include "base/log.h"
+#include "shard/calibrate.h"
+
+#define PATH_BYTES   4096u
+#define SAMPLE_CHARS 16 /* of the sample's id, in the name */
+
+enum sc_status sc_calibration_file_path(const struct sc_engine *engine,
+                                        const struct sc_model *model, const char *dir, char *path,
+                                        size_t bytes, struct sc_err *err)
+{
+    char fingerprint[2 * SC_HASH_BYTES + 1], sample[2 * SC_HASH_BYTES + 1];
+    struct sc_hash id;
+    enum sc_status st = sc_calibrate_builtin_id(engine, model, &id, err);
+
+    if (st != SC_OK)
+        return st;
+    sc_hash_hex(&model->fingerprint, fingerprint);
+    sc_hash_hex(&id, sample);
+    if ((size_t)snprintf(path, bytes, "%s/calibration-%s-%.*s.json", dir, fingerprint, SAMPLE_CHARS,
+                         sample) >= bytes)
+        return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", dir, bytes);
+    return SC_OK;
+}
+
+/* The id of what the engine has now, as GetModelInfo tells it. */
+static const char *id_of(const struct sc_engine *engine, char hex[2 * SC_HASH_BYTES + 1])
+{
+    const struct sc_hash hash = sc_calibration_hash(sc_engine_calibration(engine));
+
+    sc_hash_hex(&hash, hex);
+    return hex;
+}
+
+static void log_measured(const struct sc_engine *engine, const char *uses, const char *kept_in)
+{
+    char hex[2 * SC_HASH_BYTES + 1];
+
+    sc_warn("no calibration file", "file=%s uses=\"%s\"%s%s id=%s", SC_CALIBRATION_FILE, uses,
+            kept_in != NULL ? " kept_in=" : "", kept_in != NULL ? kept_in : "", id_of(engine, hex));
+}
+
+/* path: where the result is kept; NULL: nowhere. */
+static enum sc_status measure(struct sc_engine *engine, const struct sc_model *model,
+                              const char *path, struct sc_err *err)
+{
+    const char *uses = "thresholds measured on a built-in text";
+    struct sc_err why = SC_ERR_INIT;
+    enum sc_status st = sc_calibrate_builtin(engine, model, err);
+
+    if (st != SC_OK)
+        return st;
+    /* In a shared directory a daemon that started with us may have been quicker: the entries that
+     * it writes are found with its calibration only. */
+    if (path != NULL && sc_calibrate_from_file(engine, model, path, NULL) == SC_OK) {
+        uses = "thresholds that another daemon measured on a built-in text";
+    } else if (path != NULL &&
+               sc_calibration_save(sc_engine_calibration(engine), path, &why) != SC_OK) {
+        sc_warn("calibration not kept", "reason=\"%s\" does=\"measure at every start\"", why.text);
+        path = NULL;
+    }
+    log_measured(engine, uses, path);
+    return SC_OK;
+}
+
+static enum sc_status use_kept(struct sc_engine *engine, const struct sc_model *model,
+                               const char *dir, struct sc_err *err)
+{
+    char path[PATH_BYTES];
+    struct sc_err why = SC_ERR_INIT;
+    enum sc_status st = sc_calibration_file_path(engine, model, dir, path, sizeof(path), err);
+
+    if (st != SC_OK)
+        return st;
+    st = sc_calibrate_from_file(engine, model, path, &why);
+    if (st == SC_OK) {
+        log_measured(engine, "thresholds measured on a built-in text before", path);
+        return SC_OK;
+    }
+    if (st == SC_ENOMEM)
+        return sc_fail(err, st, "%s", why.text);
+    if (st != SC_ENOENT)
+        sc_warn("calibration refused", "reason=\"%s\" does=\"measure anew\"", why.text);
+    return measure(engine, model, path, err);
+}
+
+enum sc_status sc_calibration_file_use(struct sc_engine *engine, const struct sc_model *model,
+                                       const char *dir, bool *ret_builtin, struct sc_err *err)
+{
+    char path[PATH_BYTES], hex[2 * SC_HASH_BYTES + 1];
+    struct sc_err why = SC_ERR_INIT;
+    enum sc_status st;
+
+    if ((size_t)snprintf(path, sizeof(path), "%s/%s", model->dir, SC_CALIBRATION_FILE) >=
+        sizeof(path))
+        return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", model->dir, sizeof(path));
+    st = sc_calibrate_from_file(engine, model, path, &why);
+    if (st != SC_OK && st != SC_ENOENT)
+        return sc_fail(err, st, "%s", why.text);
+    const bool builtin = st == SC_ENOENT;
+    if (!builtin)
+        sc_notice("calibration", "file=%s id=%s", path, id_of(engine, hex));
+    else if (dir != NULL)
+        st = use_kept(engine, model, dir, err);
+    else
+        st = measure(engine, model, NULL, err);
+    if (st == SC_OK)
+        *ret_builtin = builtin;
+    return st;
+}
