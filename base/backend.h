@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  8u
+#define SC_BACKEND_ABI  9u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -76,7 +76,10 @@ static inline size_t sc_kv_row_bytes(enum sc_dtype dtype, uint32_t head_dim)
 }
 
 /* resid += delta (delta NULL: nothing is added), then y = resid * rsqrt(mean(resid^2) + eps) * w.
- * y NULL: only the sum. All [n_rows, dim] dense; w [dim]. */
+ * y NULL: only the sum. All [n_rows, dim] dense; w [dim]. next: the matrix that these rows of y are
+ * multiplied with before any other call, and nothing else reads y, so that a backend may keep only
+ * the form that the product wants, or leave the norm to it; NULL: y is written as it stands here.
+ */
 struct sc_norm_args {
     float *resid;
     const float *delta;
@@ -84,6 +87,7 @@ struct sc_norm_args {
     float *y;
     uint32_t n_rows, dim;
     float eps;
+    const struct sc_matrix *next;
 };
 
 /* Splits qkv rows [n_rows, (n_heads + 2 * n_kv_heads) * head_dim] = [q | k | v]; q_norm, k_norm:
@@ -326,10 +330,16 @@ struct sc_backend_ops {
     enum sc_status (*swiglu)(struct sc_backend *be, const float *gate_up, float *y, uint32_t n,
                              uint32_t ffn, struct sc_err *err);
     /* y [n, ffn] = swiglu of x [n, n_in] W^T, W [2 * ffn, n_in] = [gate | up]; all dense. gate_up
-     * [n, 2 * ffn]: scratch. NULL: the caller uses matmul and swiglu. */
+     * [n, 2 * ffn]: scratch. next: as of norm. NULL: the caller uses matmul and swiglu. */
     enum sc_status (*matmul_swiglu)(struct sc_backend *be, const struct sc_matrix *w,
                                     const float *x, float *gate_up, float *y, uint32_t n,
-                                    uint32_t ffn, struct sc_err *err);
+                                    uint32_t ffn, const struct sc_matrix *next, struct sc_err *err);
+    /* x [n, n_in] W^T, dense: added to resid [n, n_out] (*ret_added), or in delta [n, n_out], which
+     * the caller adds, whatever is less work for this device. The sums have the same bits. NULL:
+     * the caller uses matmul. */
+    enum sc_status (*matmul_add)(struct sc_backend *be, const struct sc_matrix *w, const float *x,
+                                 float *delta, float *resid, uint32_t n, bool *ret_added,
+                                 struct sc_err *err);
     /* dst row i = src row rows[i] (host); dense [.., dim]. */
     enum sc_status (*gather_rows)(struct sc_backend *be, const float *src, const uint32_t *rows,
                                   uint32_t n, uint32_t dim, float *dst, struct sc_err *err);

@@ -39,7 +39,8 @@ struct bench {
     struct sc_matrix *matrices[COPIES_MAX];
     uint32_t n_copies, turn, n;
     float *x, *y, *scratch;
-    void *from, *to; /* COPY_BYTES */
+    struct sc_matrix *next; /* the reader of what swiglu gives, as in a layer */
+    void *from, *to;        /* COPY_BYTES */
 };
 
 static void must(enum sc_status st, const struct sc_err *err)
@@ -71,7 +72,8 @@ static void product(struct bench *b)
     const struct shape *s = b->shape;
     struct sc_matrix *m = b->matrices[b->turn++ % b->n_copies];
     if (s->swiglu)
-        must(b->be->ops->matmul_swiglu(b->be, m, b->x, b->scratch, b->y, b->n, s->n_out / 2, &err),
+        must(b->be->ops->matmul_swiglu(b->be, m, b->x, b->scratch, b->y, b->n, s->n_out / 2,
+                                       b->next, &err),
              &err);
     else
         must(b->be->ops->matmul(b->be, m, b->x, s->n_in, b->y, s->n_out, b->n, &err), &err);
@@ -128,7 +130,7 @@ static uint16_t *random_weights(size_t n)
 
 static void bench_shape(struct bench *b, const uint16_t *weights, enum sc_dtype store)
 {
-    static const uint32_t rows[] = {1, 2, 4, 8, 16, 64, 512, ROWS_MAX};
+    static const uint32_t rows[] = {1, 2, 4, 8, 16, 64, 256, 512, 1024, ROWS_MAX};
     struct sc_backend *be = b->be;
     const struct shape *s = b->shape;
     struct sc_matrix_part part = {weights, SC_DTYPE_BF16, s->n_out, s->n_in, 0};
@@ -141,6 +143,9 @@ static void bench_shape(struct bench *b, const uint16_t *weights, enum sc_dtype 
     for (uint32_t i = 0; i < b->n_copies; i++)
         must(be->ops->matrix_open(be, &part, 1, s->n_in, NULL, store, &b->matrices[i], &err), &err);
     b->y = take(be, (size_t)ROWS_MAX * s->n_out * sizeof(float));
+    const struct sc_matrix_part down = {weights, SC_DTYPE_BF16, 4096, s->n_out / 2, 0};
+    if (s->swiglu)
+        must(be->ops->matrix_open(be, &down, 1, s->n_out / 2, NULL, store, &b->next, &err), &err);
     b->scratch = s->swiglu ? take(be, (size_t)ROWS_MAX * s->n_out * sizeof(float)) : NULL;
     for (size_t i = 0; i < SC_ARRAY_LEN(rows); i++) {
         b->n = rows[i];
@@ -152,6 +157,8 @@ static void bench_shape(struct bench *b, const uint16_t *weights, enum sc_dtype 
     }
     for (uint32_t i = 0; i < b->n_copies; i++)
         be->ops->matrix_close(be, b->matrices[i]);
+    if (s->swiglu)
+        be->ops->matrix_close(be, b->next);
     be->ops->free(be, b->y);
     be->ops->free(be, b->scratch);
 }

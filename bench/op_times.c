@@ -104,11 +104,21 @@ static enum sc_status timed_swiglu(struct sc_backend *be, const float *gate_up, 
 
 static enum sc_status timed_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
                                           const float *x, float *gate_up, float *y, uint32_t n,
-                                          uint32_t ffn, struct sc_err *err)
+                                          uint32_t ffn, const struct sc_matrix *next,
+                                          struct sc_err *err)
 {
     double t = now_s();
-    return done(be, SC_OP_MATMUL, t, state.inner.matmul_swiglu(be, w, x, gate_up, y, n, ffn, err),
-                err);
+    return done(be, SC_OP_MATMUL, t,
+                state.inner.matmul_swiglu(be, w, x, gate_up, y, n, ffn, next, err), err);
+}
+
+static enum sc_status timed_matmul_add(struct sc_backend *be, const struct sc_matrix *w,
+                                       const float *x, float *delta, float *resid, uint32_t n,
+                                       bool *ret_added, struct sc_err *err)
+{
+    double t = now_s();
+    return done(be, SC_OP_MATMUL, t,
+                state.inner.matmul_add(be, w, x, delta, resid, n, ret_added, err), err);
 }
 
 static enum sc_status timed_gather_rows(struct sc_backend *be, const float *src,
@@ -193,6 +203,8 @@ static void make_table(const struct sc_backend_ops *ops)
         }
         if (state.inner.matmul_swiglu != NULL)
             state.timed.matmul_swiglu = timed_matmul_swiglu;
+        if (state.inner.matmul_add != NULL)
+            state.timed.matmul_add = timed_matmul_add;
         state.made = true;
     }
     pthread_mutex_unlock(&state.mu);

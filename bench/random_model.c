@@ -20,6 +20,7 @@ static const struct shape shapes[] = {
     {"0.1B", 12, 768, 12, 4, 64, 2048, 4096, true},
     {"1B", 16, 2048, 32, 8, 64, 8192, 32000, true},
     {"Llama-3.1-70B/8", 80, 8192, 8, 1, 128, 3584, 16032, false}, /* one rank's slice of eight */
+    {"Llama-3.1-8B:8", 8, 4096, 32, 8, 128, 14336, 128256, false}, /* eight of its layers */
     {"Llama-3.1-8B", 32, 4096, 32, 8, 128, 14336, 128256, false},
 };
 

@@ -132,6 +132,7 @@ enum sc_status sc_cuda_upload(struct sc_backend *be, void *dst, const void *src,
     if (dst == NULL || src == NULL)
         return sc_fail(err, SC_EINVAL, "cuda transfer: %zu bytes from or to NULL", bytes);
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, dst);
     enum sc_status st = sc_cuda_use(dev, err);
     if (st == SC_OK)
         st = sc_cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dev->stream),
@@ -267,6 +268,7 @@ static const struct sc_backend_ops cuda_ops = {
     .attention = sc_cuda_attention,
     .swiglu = sc_cuda_swiglu,
     .matmul_swiglu = sc_cuda_matmul_swiglu,
+    .matmul_add = sc_cuda_matmul_add,
     .gather_rows = sc_cuda_gather_rows,
     .row_max = sc_cuda_row_max,
     .draw = sc_cuda_draw,

@@ -47,6 +47,16 @@ struct sc_cuda_rounded {
     uint32_t n_rows, dim;
 };
 
+/* A norm that the product of a few rows, which must follow, makes itself. Forgotten as an image is.
+ */
+struct sc_cuda_normed {
+    const float *of; /* its y; NULL: none */
+    const float *resid, *w;
+    uint32_t n_rows;
+    float eps;
+    const struct sc_matrix *next;
+};
+
 struct sc_cuda_device {
     struct sc_backend base;
     int ordinal, n_sms, cc; /* cc: compute capability, 90 for 9.0 */
@@ -62,6 +72,8 @@ struct sc_cuda_device {
     uint16_t *rounded; /* bf16 activations, grown by matrix_open */
     size_t rounded_bytes;
     struct sc_cuda_rounded image;
+    struct sc_cuda_normed normed;
+    const float *unwritten; /* rows that only the product that follows can make or read, or NULL */
     float *inv_freq; /* device [SC_CUDA_HEAD_DIM_MAX / 2]: those of the last rope_angles ... */
     float inv_freq_host[SC_CUDA_HEAD_DIM_MAX / 2]; /* ... which were these */
     uint32_t inv_freq_dim;                         /* head_dim; 0: none yet */
@@ -121,6 +133,12 @@ enum sc_status sc_cuda_to_device(struct sc_cuda_device *dev, const void *host, s
 static inline void sc_cuda_forget(struct sc_cuda_device *dev)
 {
     dev->image.of = NULL;
+    dev->normed.of = NULL;
+}
+static inline void sc_cuda_is_written(struct sc_cuda_device *dev, const void *rows)
+{
+    if (rows == dev->unwritten)
+        dev->unwritten = NULL;
 }
 enum sc_status sc_cuda_alloc(struct sc_backend *be, size_t bytes, void **ret_mem,
                              struct sc_err *err);
@@ -154,12 +172,18 @@ void sc_cuda_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
 void sc_cuda_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
 uint64_t sc_cuda_matrix_bytes(const struct sc_matrix *matrix);
 /* matmul.c */
+/* Are n rows multiplied by the kernel that reads the weights once? */
+bool sc_cuda_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n);
 enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
                               uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
                               struct sc_err *err);
 enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
                                      const float *x, float *gate_up, float *y, uint32_t n,
-                                     uint32_t ffn, struct sc_err *err);
+                                     uint32_t ffn, const struct sc_matrix *next,
+                                     struct sc_err *err);
+enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matrix *w, const float *x,
+                                  float *delta, float *resid, uint32_t n, bool *ret_added,
+                                  struct sc_err *err);
 
 /* kv.c */
 size_t sc_cuda_kv_page_bytes(struct sc_backend *be, const struct sc_kv_spec *spec);

@@ -21,4 +21,19 @@ static inline uint16_t *sc_cuda_image_take(struct sc_cuda_device *dev, const flo
     return dev->rounded;
 }
 
+/* What of y [n_rows, dim] the caller's kernel writes beside the image: y, or NULL where the image
+ * is all that is read. next: the matrix of the only reader, or NULL. The product of a few rows, and
+ * that of f32 weights, read y itself. */
+static inline float *sc_cuda_image_beside(struct sc_cuda_device *dev, const uint16_t *image,
+                                          float *y, uint32_t n_rows, uint32_t dim,
+                                          const struct sc_matrix *next)
+{
+    const bool alone = image != NULL && next != NULL && next->store != SC_DTYPE_F32 &&
+                       next->n_in == dim && n_rows > SC_CUDA_GEMV_ROWS_MAX;
+    sc_cuda_is_written(dev, y);
+    if (alone)
+        dev->unwritten = y;
+    return alone ? NULL : y;
+}
+
 #endif

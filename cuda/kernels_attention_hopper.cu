@@ -306,6 +306,12 @@ __device__ __forceinline__ void pin(stages &b, const float (&l)[2])
                  : "memory");
 }
 
+/* Read by the lane that gives the stage back, so that the order is plain to racecheck. */
+__device__ __forceinline__ bool is_biased(const stages &b, int at)
+{
+    return __shfl_sync(0xffffffffu, threadIdx.x % 32 == 0 ? b.biased[at] : 0, 0) != 0;
+}
+
 /* This warp is past a stage: all its lanes. */
 __device__ __forceinline__ void release(uint64_t &barrier)
 {
@@ -335,7 +341,7 @@ __device__ __forceinline__ void attend(const sc_cuda_attn &a, const task &k, sta
     if (group == 1)
         let_pass<WORKERS>(TURN);
     group_wait<0>();
-    if (b.biased[0])
+    if (is_biased(b, 0))
         add_biases(s, b.bias[0]);
     release(b.k_free[0]);
     hide(g, k.first, s);
@@ -353,7 +359,7 @@ __device__ __forceinline__ void attend(const sc_cuda_attn &a, const task &k, sta
         if (group == 0 || t + 1 < k.last)
             let_pass<WORKERS>(TURN + (group ^ 1));
         group_wait<1>();
-        if (b.biased[next])
+        if (is_biased(b, (int)next))
             add_biases(s, b.bias[next]);
         release(b.k_free[next]);
         hide(g, t + 1, s);

@@ -12,114 +12,10 @@
  *
  * Sums are f32: a lane's products in rising order, a tree over the lanes, then the warps of a pair.
  * Their order depends on the shape of W and on the number of multiprocessors, nothing else.
- *
- * x in shared memory is f32 and permuted, so that the lanes' 16-byte reads touch different banks:
- * of the ELEMENTS floats that belong to a lane's piece, quarter q of all lanes lies together. Where
- * one row does not fit, it is read from where it is. */
-#include "cuda/kernels_gemv.h"
+ * Where one row of x does not fit into shared memory, it is read from where it is. */
+#include "cuda/kernels_gemv.cuh"
 
-#include "cuda/overlap.cuh"
-#include "cuda/ptx.cuh"
-#include "cuda/rows.cuh"
-
-#define THREADS    512
-#define WARPS      (THREADS / 32)
-#define STAGES     4
-#define STEP_BYTES (2u * 32 * 16) /* of weights, for one warp */
-#define RING_BYTES (WARPS * STAGES * STEP_BYTES)
-#define LAST       8 /* steps before a warp's end when the next kernel is let in: some 4 us */
-
-struct weights_bf16 {
-    static constexpr int ELEMENTS = 8; /* of a 16-byte piece */
-    /* Elements 4 q .. 4 q + 3. */
-    static __device__ inline float4 quarter(const uint4 &p, int q)
-    {
-        const uint32_t a = q == 0 ? p.x : p.z, b = q == 0 ? p.y : p.w;
-        return make_float4(sc_low_bf16(a), sc_high_bf16(a), sc_low_bf16(b), sc_high_bf16(b));
-    }
-};
-
-struct weights_f32 {
-    static constexpr int ELEMENTS = 4;
-    static __device__ inline float4 quarter(const uint4 &p, int)
-    {
-        return make_float4(__uint_as_float(p.x), __uint_as_float(p.y), __uint_as_float(p.z),
-                           __uint_as_float(p.w));
-    }
-};
-
-struct weights_i8 {
-    static constexpr int ELEMENTS = 16;
-    /* v + 128 as the last bits of 2^23: exact, and faster than a conversion. */
-    static __device__ inline float widen(uint32_t biased, uint32_t select)
-    {
-        return __uint_as_float(__byte_perm(biased, 0x4b000000u, select)) - 8388736.0f;
-    }
-    static __device__ inline float4 quarter(const uint4 &p, int q)
-    {
-        const uint32_t v = (q == 0 ? p.x : q == 1 ? p.y : q == 2 ? p.z : p.w) ^ 0x80808080u;
-        return make_float4(widen(v, 0x7650), widen(v, 0x7651), widen(v, 0x7652), widen(v, 0x7653));
-    }
-};
-
-/* 16 bytes into shared memory without passing through registers; zeros where !in. */
-static __device__ inline void copy_async(uint4 *to, const uint4 *from, bool in)
-{
-    copy_async(shared_address(to), from, in ? 16 : 0);
-}
-
-static __device__ inline float4 load_any(const float *from, uint32_t n)
-{
-    return make_float4(n > 0 ? from[0] : 0.0f, n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f,
-                       n > 3 ? from[3] : 0.0f);
-}
-
-/* Elements k .. k + 3 of a row of x; zeros from n_in on. wide: rows are 16-byte aligned, n_in is a
- * multiple of four. */
-static __device__ inline float4 load_x(const float *x, uint32_t k, uint32_t n_in, bool wide)
-{
-    if (wide)
-        return k < n_in ? *(const float4 *)(x + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    return k < n_in ? load_any(x + k, n_in - k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-}
-
-/* A row of x, permuted, into row r of N. Loads go out four at a time: their latency is what this
- * takes. */
-template <int ELEMENTS, int N, bool WIDE>
-static __device__ inline void stage_row(const float *x, uint32_t n_in, uint32_t n_pieces,
-                                        float4 *xs)
-{
-    constexpr uint32_t STEP = 8 * ELEMENTS, QUARTERS = ELEMENTS / 4, TURN = 4;
-#pragma unroll 1
-    for (uint32_t first = threadIdx.x; first < n_pieces; first += TURN * THREADS) {
-        float4 v[TURN];
-#pragma unroll
-        for (uint32_t t = 0; t < TURN; t++)
-            v[t] = load_x(x, 4 * (first + t * THREADS), n_in, WIDE);
-#pragma unroll
-        for (uint32_t t = 0; t < TURN; t++) {
-            const uint32_t i = first + t * THREADS;
-            if (i < n_pieces)
-                xs[i / STEP * N * STEP + i % QUARTERS * 32 + i % STEP / QUARTERS] = v[t];
-        }
-    }
-}
-
-template <int ELEMENTS, int N>
-static __device__ inline void stage_x(const sc_cuda_gemv &a, bool wide, uint32_t n_steps,
-                                      float4 *xs)
-{
-    constexpr uint32_t STEP = 8 * ELEMENTS; /* float4s of a row in a step */
-#pragma unroll 1
-    for (uint32_t r = 0; r < N; r++) {
-        /* three rows: the kernel of four, which computes the last twice */
-        const float *x = a.x + (size_t)min(r, a.n - 1) * a.x_stride;
-        if (wide)
-            stage_row<ELEMENTS, N, true>(x, a.n_in, n_steps * STEP, xs + r * STEP);
-        else
-            stage_row<ELEMENTS, N, false>(x, a.n_in, n_steps * STEP, xs + r * STEP);
-    }
-}
+#define LAST 8 /* steps before a warp's end when the next kernel is let in: some 4 us */
 
 /* Where the other operand of a step is: staged, or in the caller's single row. */
 struct operand {
@@ -208,10 +104,22 @@ static __device__ inline float finish(const sc_cuda_gemv &a, uint32_t row, float
     return a.bias != NULL ? sum + a.bias[row] : sum;
 }
 
-/* Lane r writes row r. */
+/* What lane r adds to in row r: of both rows of W. */
 template <int N, bool FUSED>
-static __device__ inline void write_pair(const sc_cuda_gemv &a, uint32_t pair,
-                                         const float (&sum)[2][N])
+static __device__ inline float2 load_old(const sc_cuda_gemv &a, uint32_t pair)
+{
+    const uint2 rows = rows_of<FUSED>(a, pair);
+    const uint32_t lane = threadIdx.x % 32;
+    const float *y = a.y + (size_t)lane * a.y_stride;
+    if (FUSED || !a.add || lane >= a.n || lane >= N)
+        return make_float2(0.0f, 0.0f);
+    return make_float2(y[rows.x], rows.y < a.n_out ? y[rows.y] : 0.0f);
+}
+
+/* Lane r writes row r. factor: of the row's sums. */
+template <int N, bool FUSED>
+static __device__ inline void write_pair(const sc_cuda_gemv &a, uint32_t pair, float2 old,
+                                         const kept<N> &k, const float (&sum)[2][N])
 {
     const uint2 rows = rows_of<FUSED>(a, pair);
 #pragma unroll
@@ -219,14 +127,15 @@ static __device__ inline void write_pair(const sc_cuda_gemv &a, uint32_t pair,
         float *y = a.y + (size_t)r * a.y_stride;
         if (threadIdx.x % 32 != r || r >= (int)a.n)
             continue;
-        const float va = finish(a, rows.x, sum[0][r]);
+        const float factor = k.factor[threadIdx.x / 32][r];
+        const float va = finish(a, rows.x, factor * sum[0][r]);
         if (FUSED) {
-            y[rows.x] = sc_silu(va) * finish(a, rows.y, sum[1][r]);
+            y[rows.x] = sc_silu(va) * finish(a, rows.y, factor * sum[1][r]);
             continue;
         }
-        y[rows.x] = va;
+        y[rows.x] = old.x + va;
         if (rows.y < a.n_out)
-            y[rows.y] = finish(a, rows.y, sum[1][r]);
+            y[rows.y] = old.y + finish(a, rows.y, factor * sum[1][r]);
     }
 }
 
@@ -236,28 +145,28 @@ static __device__ inline uint32_t cut(uint32_t length, uint32_t i, uint32_t n)
     return length / n * i + min(length % n, i);
 }
 
-/* A warp's sums of a pair that it shares: [0] of one that a warp before it began, [1] of one that
- * it began. */
-template <int N> struct shared_sums {
-    float of[WARPS][2][2 * N];
-};
+/* Of the pairs of a warp whose part of the line ends there. */
+static __device__ inline uint32_t last_pair(uint32_t end, uint32_t n_steps)
+{
+    return (end > 0 ? end - 1 : 0) / n_steps;
+}
 
 /* The warp that began a pair adds what those behind it found. line: steps of the block. */
 template <int N, bool FUSED>
-static __device__ inline void join(const sc_cuda_gemv &a, const shared_sums<N> &parts,
-                                   uint32_t first_pair, uint32_t n_steps, uint32_t line)
+static __device__ inline void join(const sc_cuda_gemv &a, const kept<N> &k, uint32_t first_pair,
+                                   uint32_t n_steps, uint32_t line)
 {
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t begin = cut(line, warp, WARPS), end = cut(line, warp + 1, WARPS);
-    const uint32_t pair = (end > 0 ? end - 1 : 0) / n_steps, pair_end = (pair + 1) * n_steps;
+    const uint32_t pair = last_pair(end, n_steps), pair_end = (pair + 1) * n_steps;
     float sum[2][N];
 
     if (begin == end || pair * n_steps < begin || pair_end == end)
         return;
 #pragma unroll
     for (int r = 0; r < N; r++) {
-        sum[0][r] = parts.of[warp][1][2 * r];
-        sum[1][r] = parts.of[warp][1][2 * r + 1];
+        sum[0][r] = k.of[warp][1][2 * r];
+        sum[1][r] = k.of[warp][1][2 * r + 1];
     }
 #pragma unroll 1
     for (uint32_t other = warp + 1; other < WARPS; other++) {
@@ -268,24 +177,28 @@ static __device__ inline void join(const sc_cuda_gemv &a, const shared_sums<N> &
             continue; /* it had nothing to do */
 #pragma unroll
         for (int r = 0; r < N; r++) {
-            sum[0][r] += parts.of[other][0][2 * r];
-            sum[1][r] += parts.of[other][0][2 * r + 1];
+            sum[0][r] += k.of[other][0][2 * r];
+            sum[1][r] += k.of[other][0][2 * r + 1];
         }
     }
-    write_pair<N, FUSED>(a, first_pair + pair, sum);
+    const uint32_t r = min(threadIdx.x % 32, (uint32_t)N - 1);
+    const float2 old =
+        a.add ? make_float2(k.old[warp][2 * r], k.old[warp][2 * r + 1]) : make_float2(0.0f, 0.0f);
+    write_pair<N, FUSED>(a, first_pair + pair, old, k, sum);
 }
 
-/* Of one multiprocessor: what registers allow. Compute capability 8.0 would spill in the largest.
- */
-template <class W, int N> constexpr int BLOCKS = W::ELEMENTS == 16 && N == 4 ? 1 : 2;
+/* Registers of a thread, at most. Two blocks of 64 fill a multiprocessor; 56 leave room for the
+ * small kernels of the chain that stand between two products, without which the second could not
+ * begin to read (with 58 to 62, decoding took 3 to 6 % longer; H100). */
+template <class W, int N> constexpr int REGISTERS = N <= 2 ? 56 : W::ELEMENTS == 8 ? 64 : 128;
 
 /* STAGED: x is in shared memory behind the rings; else there is one row. */
 template <class W, int N, bool FUSED, bool STAGED>
-static __global__ void __launch_bounds__(THREADS, BLOCKS<W, N>)
+static __global__ void __maxnreg__((REGISTERS<W, N>))
     gemv_kernel(const __grid_constant__ sc_cuda_gemv a, bool wide)
 {
     extern __shared__ uint4 rings[];
-    __shared__ shared_sums<N> parts;
+    __shared__ kept<N> k;
     float4 *xs = (float4 *)(rings + RING_BYTES / sizeof(uint4));
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t n_pairs = (a.n_out + 1) / 2, n_pieces = a.ld / W::ELEMENTS;
@@ -311,11 +224,21 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS<W, N>)
     for (uint32_t i = 0; i + 1 < STAGES; i++)
         ask<FUSED>(a, from, ring + i * 64);
 
+    if (STAGED && a.norm != NULL)
+        (void)stage_any<W::ELEMENTS, N>(a.norm, a.n_in, wide, n_steps * 8 * W::ELEMENTS, NULL, xs);
+
     sc_inputs_ready();
-    if (STAGED) {
-        stage_x<W::ELEMENTS, N>(a, wide, n_steps, xs);
-        __syncthreads();
+    if (a.add && begin < end) {
+        const float2 old = load_old<N, FUSED>(a, first_pair + last_pair(end, n_steps));
+        if (lane < N) {
+            k.old[warp][2 * lane] = old.x;
+            k.old[warp][2 * lane + 1] = old.y;
+        }
     }
+    if (STAGED)
+        stage_x<W::ELEMENTS, N>(a, wide, n_steps, xs, k);
+    __syncthreads();
+    find_factors<N>(a, k);
     if (end - begin <= LAST)
         sc_next_may_start();
 #pragma unroll 1
@@ -337,12 +260,12 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS<W, N>)
             sum[1][r] = sc_warp_sum(sum[1][r]);
         }
         if (whole && step == n_steps) {
-            write_pair<N, FUSED>(a, pair, sum);
+            write_pair<N, FUSED>(a, pair, load_old<N, FUSED>(a, pair), k, sum);
         } else if (lane == 0) {
 #pragma unroll
             for (int r = 0; r < N; r++) {
-                parts.of[warp][whole][2 * r] = sum[0][r];
-                parts.of[warp][whole][2 * r + 1] = sum[1][r];
+                k.of[warp][whole][2 * r] = sum[0][r];
+                k.of[warp][whole][2 * r + 1] = sum[1][r];
             }
         }
 #pragma unroll
@@ -353,7 +276,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS<W, N>)
         pair++;
     }
     __syncthreads();
-    join<N, FUSED>(a, parts, first_pair, n_steps, line);
+    join<N, FUSED>(a, k, first_pair, n_steps, line);
 }
 
 /* The shared memory that a block can have; x gets what the rings leave. */
@@ -363,16 +286,35 @@ static cudaError_t most_shared(size_t *ret_bytes)
     cudaError_t rc = cudaGetDevice(&device);
     if (rc == cudaSuccess)
         rc = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    *ret_bytes = (size_t)bytes - sizeof(shared_sums<4>);
+    *ret_bytes = (size_t)bytes - sizeof(kept<4>);
     return rc;
+}
+
+/* A row in shared memory. */
+static size_t staged_bytes(uint32_t elements, uint32_t ld)
+{
+    return ((size_t)ld / elements + 31) / 32 * 128 * elements;
+}
+
+static uint32_t computed_rows(uint32_t n)
+{
+    return n == 3 ? 4 : n;
+}
+
+extern "C" bool sc_cuda_gemv_takes_norm(enum sc_dtype store, uint32_t ld, uint32_t n)
+{
+    const uint32_t elements = store == SC_DTYPE_F32 ? 4 : store == SC_DTYPE_BF16 ? 8 : 16;
+    size_t most = 0;
+    return most_shared(&most) == cudaSuccess &&
+           RING_BYTES + computed_rows(n) * staged_bytes(elements, ld) <= most;
 }
 
 template <class W, int N, bool STAGED>
 static cudaError_t launch(const sc_cuda_gemv *a, size_t x_bytes, uint32_t n_sms,
                           cudaStream_t stream)
 {
-    const bool wide =
-        (uintptr_t)a->x % 16 == 0 && a->n_in % 4 == 0 && (N == 1 || a->x_stride % 4 == 0);
+    const bool wide = (uintptr_t)a->x % 16 == 0 && a->n_in % 4 == 0 &&
+                      (N == 1 || a->x_stride % 4 == 0) && (uintptr_t)a->norm % 16 == 0;
     const uint32_t n_pairs = (a->n_out + 1) / 2;
     const dim3 blocks(n_pairs < n_sms ? n_pairs : n_sms);
     const size_t bytes = RING_BYTES + (STAGED ? x_bytes : 0);
@@ -403,14 +345,16 @@ static cudaError_t launch_each(const sc_cuda_gemv *a, size_t row_bytes, bool sta
 template <class W>
 static cudaError_t launch_rows(const sc_cuda_gemv *a, uint32_t n_sms, cudaStream_t stream)
 {
-    const size_t n_steps = (a->ld / W::ELEMENTS + 31) / 32, row_bytes = n_steps * 128 * W::ELEMENTS;
-    const uint32_t rows = a->n == 3 ? 4 : a->n;
+    const size_t row_bytes = staged_bytes(W::ELEMENTS, a->ld);
+    const uint32_t rows = computed_rows(a->n);
     size_t most = 0;
     cudaError_t rc = most_shared(&most);
 
     if (rc != cudaSuccess)
         return rc;
     if (a->n == 0 || a->n > SC_CUDA_GEMV_ROWS_MAX)
+        return cudaErrorInvalidValue;
+    if (a->norm != NULL && !sc_cuda_gemv_takes_norm(a->store, a->ld, a->n))
         return cudaErrorInvalidValue;
     if (RING_BYTES + rows * row_bytes > most || rows == 1)
         return launch_each<W>(a, row_bytes, RING_BYTES + row_bytes <= most, n_sms, stream);

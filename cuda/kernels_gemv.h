@@ -20,7 +20,10 @@ extern "C" {
 #endif
 
 /* y [n, n_out] = x W^T * scale + bias. Rows of w are ld elements, a multiple of 16 bytes, and zero
- * from n_in on; w 16-byte aligned. fused: y [n, n_out / 2] = silu(row i) * row i + n_out / 2. */
+ * from n_in on; w 16-byte aligned. fused: y [n, n_out / 2] = silu(row i) * row i + n_out / 2. add:
+ * y
+ * += instead; not with fused. norm [n_in]: the rows multiplied are x * rsqrt(mean(x^2) + eps) *
+ * norm; NULL: x. */
 struct sc_cuda_gemv {
     const void *w;
     enum sc_dtype store;       /* F32, BF16, I8 */
@@ -28,8 +31,12 @@ struct sc_cuda_gemv {
     const float *x;
     float *y;
     uint32_t n_in, ld, n_out, x_stride, y_stride, n; /* n in 1..SC_CUDA_GEMV_ROWS_MAX */
-    bool fused;
+    bool fused, add;
+    const float *norm;
+    float eps;
 };
+/* Do n rows of ld fit into a block's shared memory, and can they be normed on their way there? */
+bool sc_cuda_gemv_takes_norm(enum sc_dtype store, uint32_t ld, uint32_t n);
 cudaError_t sc_cuda_launch_gemv(const struct sc_cuda_gemv *args, uint32_t n_sms,
                                 cudaStream_t stream);
 /* Once a device, before the first launch: lets the kernels have the shared memory they need. */

@@ -2,14 +2,15 @@
  * head's mean key; twin and reference: add_outlyingness in cpu/distances.c.
  *
  * One warp per token of a plane, lanes over rotation pairs, heads in order, so that there is one
- * writer and no atomics. The key is turned back to the chunk's origin, the mean key forward to it.
- * Small beside the pairs: a read of the keys and two sines a pair.
+ * writer and no atomics. The key is turned back to the chunk's origin, the mean key forward to it;
+ * both turns are the same for all heads, and sines of large angles are dear.
  */
 #include "cuda/kernels_compress.h"
 
 #define ALL_LANES 0xffffffffu
 #define WARPS     8u
 #define DIST_1    65536.0f
+#define PAIRS     4u /* of a lane: head_dim 256 */
 
 static __device__ float widen(uint16_t x)
 {
@@ -34,10 +35,26 @@ template <typename T> static __global__ void outliers_kernel(struct sc_cuda_dist
     const uint32_t head_dim = a.kv.head_dim, half = head_dim / 2;
     const uint32_t first = a.n_planes == 1 ? 0 : on_plane;
     const uint32_t end = a.n_planes == 1 ? a.n_kv_heads : on_plane + 1;
+    __shared__ float2 there[32 * PAIRS]; /* of the chunk's origin */
     int32_t total = 0;
 
+    if (threadIdx.x < half)
+        sincosf(__fmul_rn((float)job.pos0, a.inv_freq[threadIdx.x]), &there[threadIdx.x].y,
+                &there[threadIdx.x].x);
+    __syncthreads();
     if (token >= job.m)
         return;
+    float2 back[PAIRS]; /* cosine, sine */
+#pragma unroll
+    for (uint32_t p = 0; p < PAIRS; p++) {
+        const uint32_t d = lane + 32 * p;
+        if (d >= half)
+            break;
+        if (a.turns != NULL)
+            back[p] = *(const float2 *)(a.turns + 2 * ((size_t)token * half + d));
+        else
+            sincosf(__fmul_rn((float)token, a.inv_freq[d]), &back[p].y, &back[p].x);
+    }
     const uint32_t at = job.slot0 + token;
     const uint8_t *page = a.kv.mem + job.pages[at / SC_CUDA_PAGE] * a.kv.page_bytes;
     for (uint32_t head = first; head < end; head++) {
@@ -48,18 +65,20 @@ template <typename T> static __global__ void outliers_kernel(struct sc_cuda_dist
         if (sizeof(T) == 1)
             scale = ((const float *)(page + head * a.kv.head_bytes +
                                      SC_CUDA_K_SCALES(a.kv.bias_offset)))[at % SC_CUDA_PAGE];
-        for (uint32_t d = lane; d < half; d += 32) {
+#pragma unroll
+        for (uint32_t p = 0; p < PAIRS; p++) {
+            const uint32_t d = lane + 32 * p;
+            if (d >= half)
+                break;
             float lo = widen(key[d]), hi = widen(key[d + half]);
             if (sizeof(T) == 1) {
                 lo = __fmul_rn(lo, scale);
                 hi = __fmul_rn(hi, scale);
             }
-            float sine, cosine;
-            sincosf(__fmul_rn((float)token, a.inv_freq[d]), &sine, &cosine);
-            const float x = lo * cosine + hi * sine, y = hi * cosine - lo * sine;
-            sincosf(__fmul_rn((float)job.pos0, a.inv_freq[d]), &sine, &cosine);
-            const float dx = x - (mean[d] * cosine - mean[d + half] * sine);
-            const float dy = y - (mean[d + half] * cosine + mean[d] * sine);
+            const float2 b = back[p], t = there[d];
+            const float x = lo * b.x + hi * b.y, y = hi * b.x - lo * b.y;
+            const float dx = x - (mean[d] * t.x - mean[d + half] * t.y);
+            const float dy = y - (mean[d + half] * t.x + mean[d] * t.y);
             sum += dx * dx + dy * dy;
         }
         for (uint32_t step = 16; step > 0; step /= 2)

@@ -44,12 +44,13 @@ template <int PIECES> __global__ void __launch_bounds__(NORM_THREADS) norm_kerne
     const float4 *w = (const float4 *)a.w;
     float4 x[PIECES], scales[PIECES];
     float squares = 0.0f;
+    const bool wanted = a.y != NULL || a.image != NULL;
 
     sc_next_may_start();
 #pragma unroll
     for (int p = 0; p < PIECES; p++) {
         const uint32_t i = threadIdx.x + p * blockDim.x;
-        scales[p] = a.y != NULL && i < n ? w[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        scales[p] = wanted && i < n ? w[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
     sc_inputs_ready();
 #pragma unroll
@@ -72,7 +73,7 @@ template <int PIECES> __global__ void __launch_bounds__(NORM_THREADS) norm_kerne
                 resid[i] = x[p];
         }
     }
-    if (a.y == NULL)
+    if (!wanted)
         return;
 #pragma unroll
     for (int p = 0; p < PIECES; p++)
@@ -86,7 +87,8 @@ template <int PIECES> __global__ void __launch_bounds__(NORM_THREADS) norm_kerne
         const float4 v = scales[p];
         const float4 y = make_float4(x[p].x * scale * v.x, x[p].y * scale * v.y,
                                      x[p].z * scale * v.z, x[p].w * scale * v.w);
-        ((float4 *)(a.y + at))[i] = y;
+        if (a.y != NULL)
+            ((float4 *)(a.y + at))[i] = y;
         if (a.image != NULL)
             ((uint2 *)(a.image + at))[i] =
                 make_uint2(sc_pack_bf16(y.x, y.y), sc_pack_bf16(y.z, y.w));
@@ -109,12 +111,13 @@ static __global__ void __launch_bounds__(NORM_THREADS) norm_any_kernel(sc_cuda_n
         }
         squares += x * x;
     }
-    if (a.y == NULL)
+    if (a.y == NULL && a.image == NULL)
         return;
     const float scale = 1.0f / sqrtf(block_sum(squares) / (float)a.dim + a.eps);
     for (uint32_t i = threadIdx.x; i < a.dim; i += blockDim.x) {
         const float y = a.resid[at + i] * scale * a.w[i];
-        a.y[at + i] = y;
+        if (a.y != NULL)
+            a.y[at + i] = y;
         if (a.image != NULL)
             a.image[at + i] = __bfloat16_as_ushort(__float2bfloat16_rn(y));
     }
@@ -176,13 +179,15 @@ static __global__ void __launch_bounds__(ROW_THREADS)
         const float4 g = load4(gate), u = load4(up);
         const float4 v = make_float4(sc_silu(g.x) * u.x, sc_silu(g.y) * u.y, sc_silu(g.z) * u.z,
                                      sc_silu(g.w) * u.w);
-        *(float4 *)(y + row * ffn + i) = v;
+        if (y != NULL)
+            *(float4 *)(y + row * ffn + i) = v;
         if (image != NULL)
             *(uint2 *)(image + row * ffn + i) =
                 make_uint2(sc_pack_bf16(v.x, v.y), sc_pack_bf16(v.z, v.w));
     } else {
         const float v = sc_silu(load1(gate)) * load1(up);
-        y[row * ffn + i] = v;
+        if (y != NULL)
+            y[row * ffn + i] = v;
         if (image != NULL)
             image[row * ffn + i] = __bfloat16_as_ushort(__float2bfloat16_rn(v));
     }

@@ -12,7 +12,8 @@
 extern "C" {
 #endif
 
-/* As struct sc_norm_args. image: bf16 of y [n_rows, dim], or NULL; needs dim % 8 == 0. */
+/* As struct sc_norm_args. image: bf16 of y [n_rows, dim], or NULL; needs dim % 8 == 0. Both or
+ * either of y and image; neither: only the sum. */
 struct sc_cuda_norm {
     float *resid;
     const float *delta, *w;
@@ -23,7 +24,7 @@ struct sc_cuda_norm {
 };
 cudaError_t sc_cuda_launch_norm(const struct sc_cuda_norm *args, cudaStream_t stream);
 
-/* gate_up [n, 2 * ffn] in f32 or bf16; image: bf16 of y, or NULL. */
+/* gate_up [n, 2 * ffn] in f32 or bf16; image: bf16 of y. Both or either of y and image. */
 cudaError_t sc_cuda_launch_swiglu(const void *gate_up, enum sc_dtype dtype, float *y,
                                   uint16_t *image, uint32_t n, uint32_t ffn, cudaStream_t stream);
 

@@ -16,6 +16,7 @@ struct rows {
     cudaDataType_t out;
     uint32_t x_stride, y_stride, n;
     bool rounded; /* dev->rounded holds x already */
+    bool add;     /* to what y holds */
 };
 
 /* dev->rounded is the image of x: of those rows, or of more that begin with them. */
@@ -27,11 +28,20 @@ static bool has_image(const struct sc_cuda_device *dev, const struct sc_matrix *
            n <= image->n_rows && (n == 1 || x_stride == w->n_in) && w->n_in % 8 == 0;
 }
 
-/* Read straight from the weights? Other weights, and math f32, cost cuBLASLt several passes. */
-static bool few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
+/* Other weights, and math f32, cost cuBLASLt several passes. */
+bool sc_cuda_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
     const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16;
     return !dev->strict && n <= (one_pass ? SC_CUDA_GEMV_ROWS : SC_CUDA_GEMV_ROWS_MAX);
+}
+
+/* Is the norm of these rows left to this product? */
+static bool makes_norm(const struct sc_cuda_device *dev, const struct sc_matrix *w,
+                       const struct rows *r)
+{
+    const struct sc_cuda_normed *norm = &dev->normed;
+    return norm->of != NULL && norm->of == r->x && norm->next == w && norm->n_rows == r->n &&
+           r->x_stride == w->n_in && sc_cuda_few(dev, w, r->n);
 }
 
 /* The parts of x, smallest first: sums grow towards the large ones. */
@@ -40,12 +50,14 @@ static enum sc_status multiply_parts(struct sc_cuda_device *dev, const struct sc
                                      struct sc_err *err)
 {
     const uint32_t n_parts = dev->bf16 ? 1 : 3;
+    const bool add = p->accumulate;
     enum sc_status st = SC_OK;
     for (uint32_t part = n_parts; part-- > 0 && st == SC_OK;) {
         p->b = dev->rounded + part * part_elements;
-        p->accumulate = part + 1 < n_parts;
+        p->accumulate = add || part + 1 < n_parts;
         st = sc_cuda_gemm_run(dev, gemm, p, err);
     }
+    p->accumulate = add;
     return st;
 }
 
@@ -92,6 +104,7 @@ static enum sc_status multiply_some(struct sc_cuda_device *dev, const struct sc_
         .lda = w->store == SC_DTYPE_I8 ? k : w->ld,
         .ldb = f32 ? r->x_stride : k,
         .ldd = r->y_stride,
+        .accumulate = r->add,
     };
     enum sc_status st = SC_OK;
 
@@ -129,15 +142,18 @@ static enum sc_status multiply(struct sc_cuda_device *dev, const struct sc_matri
     return st;
 }
 
+/* r->x: rows that nobody wrote, if a norm was left to this product. */
 static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_matrix *w,
                                    const struct rows *r, bool fused, struct sc_err *err)
 {
+    const struct sc_cuda_normed *norm = &dev->normed;
+    const bool normed = makes_norm(dev, w, r);
     const struct sc_cuda_gemv gemv = {
         .w = w->data,
         .store = w->store,
         .scale = w->scale,
         .bias = w->bias,
-        .x = r->x,
+        .x = normed ? norm->resid : r->x,
         .y = r->y,
         .n_in = w->n_in,
         .ld = w->ld,
@@ -146,9 +162,37 @@ static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_m
         .y_stride = r->y_stride,
         .n = r->n,
         .fused = fused,
+        .add = r->add,
+        .norm = normed ? norm->w : NULL,
+        .eps = norm->eps,
     };
+    sc_cuda_forget(dev);
     return sc_cuda_check(sc_cuda_launch_gemv(&gemv, (uint32_t)dev->n_sms, dev->stream), "matmul",
                          err);
+}
+
+/* Rows that were made for one product, as an image or not at all, are good for no other. */
+static enum sc_status check_written(const struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                    const struct rows *r, struct sc_err *err)
+{
+    if (r->x == NULL || r->x != dev->unwritten || makes_norm(dev, w, r) ||
+        (r->rounded && w->store != SC_DTYPE_F32 && !sc_cuda_few(dev, w, r->n)))
+        return SC_OK;
+    return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows that were made for another product",
+                   w->n_out, w->n_in, r->n);
+}
+
+static enum sc_status multiply_all(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                   const struct rows *r, struct sc_err *err)
+{
+    enum sc_status st = check_written(dev, w, r, err);
+    if (st != SC_OK)
+        return st;
+    sc_cuda_is_written(dev, r->y);
+    if (sc_cuda_few(dev, w, r->n))
+        return multiply_few(dev, w, r, false, err);
+    sc_cuda_forget(dev);
+    return multiply(dev, w, r, err);
 }
 
 enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
@@ -171,15 +215,37 @@ enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, 
         .n = n,
         .rounded = has_image(dev, w, x, x_stride, n),
     };
-    sc_cuda_forget(dev);
-    if (few(dev, w, n))
-        return multiply_few(dev, w, &rows, false, err);
-    return multiply(dev, w, &rows, err);
+    return multiply_all(dev, w, &rows, err);
+}
+
+/* Added by the product itself where it is one pass over the weights: less to write, and to read
+ * again for the norm that follows. */
+enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matrix *w, const float *x,
+                                  float *delta, float *resid, uint32_t n, bool *ret_added,
+                                  struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16 && w->bias == NULL;
+
+    *ret_added = n > 0 && n <= SC_CUDA_ROWS_MAX && (one_pass || sc_cuda_few(dev, w, n));
+    if (!*ret_added)
+        return sc_cuda_matmul(be, w, x, w->n_in, delta, w->n_out, n, err);
+    const struct rows rows = {
+        .x = x,
+        .y = resid,
+        .out = CUDA_R_32F,
+        .x_stride = w->n_in,
+        .y_stride = w->n_out,
+        .n = n,
+        .rounded = has_image(dev, w, x, w->n_in, n),
+        .add = true,
+    };
+    return multiply_all(dev, w, &rows, err);
 }
 
 enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
                                      const float *x, float *gate_up, float *y, uint32_t n,
-                                     uint32_t ffn, struct sc_err *err)
+                                     uint32_t ffn, const struct sc_matrix *next, struct sc_err *err)
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
     /* Gate and up pass through memory as bf16: half the bytes, and what math bf16 allows. */
@@ -202,15 +268,21 @@ enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matr
         .n = n,
         .rounded = has_image(dev, w, x, w->n_in, n),
     };
-    sc_cuda_forget(dev);
-    if (few(dev, w, n))
+    st = check_written(dev, w, &rows, err);
+    if (st != SC_OK)
+        return st;
+    if (sc_cuda_few(dev, w, n)) {
+        sc_cuda_is_written(dev, y);
         return multiply_few(dev, w, &rows, true, err);
+    }
+    sc_cuda_forget(dev);
     rows.y = gate_up;
     rows.y_stride = w->n_out;
     st = multiply(dev, w, &rows, err);
     if (st != SC_OK)
         return st;
     uint16_t *image = sc_cuda_image_take(dev, y, n, ffn);
+    y = sc_cuda_image_beside(dev, image, y, n, ffn, next);
     st = sc_cuda_check(sc_cuda_launch_swiglu(gate_up, half ? SC_DTYPE_BF16 : SC_DTYPE_F32, y, image,
                                              n, ffn, dev->stream),
                        "matmul_swiglu", err);

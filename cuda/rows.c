@@ -91,6 +91,21 @@ enum sc_status sc_cuda_embed(struct sc_backend *be, const struct sc_embedding *e
                          "embed", err);
 }
 
+/* A few rows are normed by the product that reads them: a kernel less. */
+static bool leave_to_product(struct sc_cuda_device *dev, const struct sc_norm_args *a)
+{
+    const struct sc_matrix *next = a->next;
+
+    if (next == NULL || a->y == NULL || a->delta != NULL || next->n_in != a->dim ||
+        !sc_cuda_few(dev, next, a->n_rows) ||
+        !sc_cuda_gemv_takes_norm(next->store, next->ld, a->n_rows))
+        return false;
+    sc_cuda_forget(dev);
+    dev->normed = (struct sc_cuda_normed){a->y, a->resid, a->w, a->n_rows, a->eps, next};
+    dev->unwritten = a->y;
+    return true;
+}
+
 enum sc_status sc_cuda_norm(struct sc_backend *be, const struct sc_norm_args *args,
                             struct sc_err *err)
 {
@@ -103,12 +118,15 @@ enum sc_status sc_cuda_norm(struct sc_backend *be, const struct sc_norm_args *ar
         return sc_fail(err, SC_EINVAL, "norm: no %s", args->resid == NULL ? "rows" : "weights");
     if (args->n_rows == 0)
         return SC_OK;
+    if (leave_to_product(dev, args))
+        return SC_OK;
+    uint16_t *image = sc_cuda_image_take(dev, args->y, args->n_rows, args->dim);
     const struct sc_cuda_norm norm = {
         .resid = args->resid,
         .delta = args->delta,
         .w = args->w,
-        .y = args->y,
-        .image = sc_cuda_image_take(dev, args->y, args->n_rows, args->dim),
+        .y = sc_cuda_image_beside(dev, image, args->y, args->n_rows, args->dim, args->next),
+        .image = image,
         .n_rows = args->n_rows,
         .dim = args->dim,
         .eps = args->eps,
@@ -128,6 +146,7 @@ enum sc_status sc_cuda_swiglu(struct sc_backend *be, const float *gate_up, float
     if (st != SC_OK || n == 0)
         return st;
     uint16_t *image = sc_cuda_image_take(dev, y, n, ffn);
+    sc_cuda_is_written(dev, y);
     st = sc_cuda_check(sc_cuda_launch_swiglu(gate_up, SC_DTYPE_F32, y, image, n, ffn, dev->stream),
                        "swiglu", err);
     if (st != SC_OK)

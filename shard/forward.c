@@ -49,6 +49,26 @@ static void gather_layers(struct sc_rank *rank, const struct sc_plan *plan)
     }
 }
 
+/* The end of either half of a layer: the sum over ranks of x W^T is added to resid, here or by the
+ * norm that follows. */
+static enum sc_status project(struct sc_rank *rank, const struct sc_matrix *w, const float *x,
+                              uint32_t n_in, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = rank->be->ops;
+    const uint32_t n = rank->rows.n, width = rank->config->hidden;
+    bool added = false;
+    enum sc_status st;
+
+    if (rank->n_ranks == 1 && ops->matmul_add != NULL)
+        st = ops->matmul_add(rank->be, w, x, rank->delta, rank->resid, n, &added, err);
+    else
+        st = ops->matmul(rank->be, w, x, n_in, rank->delta, width, n, err);
+    if (st == SC_OK && !added)
+        st = rank->comm->ops->sum_f32(rank->comm, rank->delta, (size_t)n * width, err);
+    rank->rows.delta = !added;
+    return st;
+}
+
 static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan *plan, uint32_t l,
                                       struct sc_err *err)
 {
@@ -92,12 +112,7 @@ static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan
         .scale = 1.0f / sqrtf((float)c->head_dim),
     };
     st = ops->attention(rank->be, &attn, err);
-    if (st == SC_OK)
-        st = ops->matmul(rank->be, w->o, rank->attn, s->n_heads * c->head_dim, rank->delta,
-                         c->hidden, n, err);
-    if (st == SC_OK)
-        st = rank->comm->ops->sum_f32(rank->comm, rank->delta, (size_t)n * c->hidden, err);
-    return st;
+    return st == SC_OK ? project(rank, w->o, rank->attn, s->n_heads * c->head_dim, err) : st;
 }
 
 static enum sc_status layer_mlp(struct sc_rank *rank, uint32_t l, struct sc_err *err)
@@ -110,32 +125,31 @@ static enum sc_status layer_mlp(struct sc_rank *rank, uint32_t l, struct sc_err 
 
     if (ops->matmul_swiglu != NULL) {
         st = ops->matmul_swiglu(rank->be, w->gate_up, rank->x, rank->gate_up, rank->act, n, ffn,
-                                err);
+                                w->down, err);
     } else {
         st = ops->matmul(rank->be, w->gate_up, rank->x, c->hidden, rank->gate_up, 2 * ffn, n, err);
         if (st == SC_OK)
             st = ops->swiglu(rank->be, rank->gate_up, rank->act, n, ffn, err);
     }
-    if (st == SC_OK)
-        st = ops->matmul(rank->be, w->down, rank->act, ffn, rank->delta, c->hidden, n, err);
-    if (st == SC_OK)
-        st = rank->comm->ops->sum_f32(rank->comm, rank->delta, (size_t)n * c->hidden, err);
-    return st;
+    return st == SC_OK ? project(rank, w->down, rank->act, ffn, err) : st;
 }
 
-/* resid += delta (if any), x = norm(resid) * w (if any). */
-static enum sc_status add_norm(struct sc_rank *rank, const float *delta, const float *w,
+/* resid += what project left to add, then x = norm(resid) * w (if any), for the product with next.
+ */
+static enum sc_status add_norm(struct sc_rank *rank, const float *w, const struct sc_matrix *next,
                                struct sc_err *err)
 {
     const struct sc_norm_args args = {
         .resid = rank->resid,
-        .delta = delta,
+        .delta = rank->rows.delta ? rank->delta : NULL,
         .w = w,
         .y = w != NULL ? rank->x : NULL,
         .n_rows = rank->rows.n,
         .dim = rank->config->hidden,
         .eps = rank->config->rms_eps,
+        .next = next,
     };
+    rank->rows.delta = false;
     return rank->be->ops->norm(rank->be, &args, err);
 }
 
@@ -157,6 +171,7 @@ static enum sc_status final_logits(struct sc_rank *rank, struct sc_err *err)
         .n_rows = n,
         .dim = c->hidden,
         .eps = c->rms_eps,
+        .next = rank->weights.lm_head,
     };
     st = ops->norm(rank->be, &args, err);
     if (st == SC_OK)
@@ -175,6 +190,7 @@ static enum sc_status run_layers(struct sc_rank *rank, const struct sc_plan *pla
     const uint32_t n = rank->rows.n;
     enum sc_status st;
 
+    rank->rows.delta = false;
     st = ops->embed(rank->be, rank->weights.embedding, rank->rows.tokens, n, rank->resid, err);
     if (st == SC_OK)
         st = rank->comm->ops->sum_f32(rank->comm, rank->resid, (size_t)n * c->hidden, err);
@@ -183,16 +199,16 @@ static enum sc_status run_layers(struct sc_rank *rank, const struct sc_plan *pla
                               rank->rope_scale, rank->angles, err);
     for (uint32_t l = 0; l < c->n_layers && st == SC_OK; l++) {
         const struct sc_layer *w = &rank->weights.layers[l];
-        st = add_norm(rank, l > 0 ? rank->delta : NULL, w->in_norm, err);
+        st = add_norm(rank, w->in_norm, w->qkv, err);
         if (st == SC_OK)
             st = layer_attention(rank, plan, l, err);
         if (st == SC_OK)
-            st = add_norm(rank, rank->delta, w->post_norm, err);
+            st = add_norm(rank, w->post_norm, w->gate_up, err);
         if (st == SC_OK)
             st = layer_mlp(rank, l, err);
     }
-    if (st == SC_OK)
-        st = add_norm(rank, rank->delta, NULL, err);
+    if (st == SC_OK && rank->rows.delta)
+        st = add_norm(rank, NULL, NULL, err);
     if (st == SC_OK && rank->rows.n_logits > 0)
         st = final_logits(rank, err);
     return st;

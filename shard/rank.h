@@ -109,6 +109,7 @@ struct sc_snaps {
 /* Rows of one step, filled by plan order. */
 struct sc_rows {
     uint32_t n, n_logits;
+    bool delta; /* rank->delta is still to be added to resid */
     uint32_t *positions, *slots, *logit_rows; /* [max_step_tokens] */
     int32_t *tokens;
     uint32_t *pages;          /* [n_layers, n] of a step */

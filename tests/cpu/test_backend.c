@@ -106,7 +106,7 @@ static void run_step(struct sc_backend *be, struct sc_matrix *w, struct sc_embed
         pages[i] = i / 32;
         slots[i] = i % 32;
     }
-    struct sc_norm_args norm = {x, NULL, ones, x, ROWS, DIM, 1e-5f};
+    struct sc_norm_args norm = {x, NULL, ones, x, ROWS, DIM, 1e-5f, NULL};
     struct sc_qkv_args q = {qkv,   NULL, NULL,  angles, pool, pages,
                             slots, ROWS, HEADS, KV,     HD,   1e-5f};
     struct sc_attn_seq seq = {.n_rows = ROWS, .exact_pages = table};

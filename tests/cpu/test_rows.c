@@ -14,7 +14,7 @@ static void norm_adds_and_scales_like_double_precision(void **state)
             float *resid = random_floats(&r, (size_t)n * dim), *w = random_floats(&r, dim);
             float *delta = random_floats(&r, (size_t)n * dim), *y = malloc(4u * n * dim);
             double *sum = malloc(8u * n * dim);
-            struct sc_norm_args args = {resid, i % 2 ? delta : NULL, w, y, n, dim, 1e-5f};
+            struct sc_norm_args args = {resid, i % 2 ? delta : NULL, w, y, n, dim, 1e-5f, NULL};
             for (uint32_t j = 0; j < n * dim; j++)
                 sum[j] = i % 2 ? resid[j] + delta[j] : resid[j];
             assert_ok(be->ops->norm(be, &args, err));
@@ -261,9 +261,9 @@ static void rows_do_not_depend_on_their_neighbours_or_threads(void **state)
     {
         for (uint32_t threads = 1; threads <= 3; threads++) {
             struct sc_backend *be = open_backend(isa, threads);
-            struct sc_norm_args a = {x, NULL, w, whole, N, DIM, 1e-6f};
+            struct sc_norm_args a = {x, NULL, w, whole, N, DIM, 1e-6f, NULL};
             assert_ok(be->ops->norm(be, &a, err));
-            a = (struct sc_norm_args){x + 13 * DIM, NULL, w, part, 1, DIM, 1e-6f};
+            a = (struct sc_norm_args){x + 13 * DIM, NULL, w, part, 1, DIM, 1e-6f, NULL};
             assert_ok(be->ops->norm(be, &a, err));
             assert_memory_equal(part, whole + 13 * DIM, 4 * DIM);
             assert_ok(be->ops->swiglu(be, x, whole, N, DIM, err));

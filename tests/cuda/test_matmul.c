@@ -4,7 +4,7 @@
  * products in another order. TENSOR: the tensor cores cut the last bits of a sum after every few
  * products instead of rounding it, half a unit in the last place on average and always towards
  * zero. ROUNDED: activations lose all but 8 bits. */
-#include "tests/cuda/support.h"
+#include "tests/cuda/products.h"
 
 #define DIRECT_LIMIT       4e-6
 #define LONG_LIMIT         6e-6 /* beyond 16384 summands, in another order */
@@ -12,42 +12,9 @@
 #define ROUNDED_LIMIT      4e-3
 #define FUSED_LIMIT        8e-3 /* gate and up are rounded too */
 
-#define N_MAX   130u
-#define FEW     4u /* rows that are read straight from the weights ... */
-#define FEW_BF  2u /* ... where activations may be rounded and weights are bf16 */
-#define NOTHING 0xffffffffu
-
-struct problem {
-    uint32_t n_in, n_out, x_stride;
-    enum sc_dtype source, store;
-    float *b, *x; /* b: NULL without a bias */
-    uint8_t *raw; /* the weights in the source type, at an odd address */
-    float *want;  /* [N_MAX, n_out] */
-    float *x_device;
-};
-
-/* f16: these bits are some number below 2; what counts is that both read the same one. */
-static uint8_t *random_weights(struct rng *r, size_t n, enum sc_dtype dtype)
-{
-    uint8_t *raw = (uint8_t *)malloc(n * 4 + 1) + 1;
-    for (size_t i = 0; i < n; i++) {
-        float f = rng_normal(r);
-        uint16_t h = (uint16_t)(sc_f32_to_bf16(f) & (dtype == SC_DTYPE_F16 ? 0xbfffu : 0xffffu));
-        if (dtype == SC_DTYPE_F32)
-            memcpy(raw + 4 * i, &f, 4);
-        else
-            memcpy(raw + 2 * i, &h, 2);
-    }
-    return raw;
-}
-
-static struct sc_matrix *open_matrix(const struct problem *p, struct sc_backend *be)
-{
-    struct sc_matrix_part part = {p->raw, p->source, p->n_out, p->n_in, 0};
-    struct sc_matrix *m = NULL;
-    assert_ok(be->ops->matrix_open(be, &part, 1, p->n_in, p->b, p->store, &m, err));
-    return m;
-}
+#define N_MAX  130u
+#define FEW    4u /* rows that are read straight from the weights ... */
+#define FEW_BF 2u /* ... where activations may be rounded and weights are bf16 */
 
 /* x rows at a stride, NaN between them. */
 static void make(struct problem *p, struct rng *r, bool bias)
@@ -75,28 +42,6 @@ static void drop(struct problem *p)
     free(p->want);
 }
 
-/* y [n, n_out] dense on the host; nothing beside the rows was written. */
-static float *multiply(struct sc_backend *be, const struct problem *p, struct sc_matrix *m,
-                       uint32_t row0, uint32_t n, uint32_t y_stride)
-{
-    const size_t size = (size_t)(n + 1) * y_stride;
-    void *y = on_device(be, NULL, size * 4);
-    assert_ok(be->ops->matmul(be, m, p->x_device + (size_t)row0 * p->x_stride, p->x_stride, y,
-                              y_stride, n, err));
-    uint32_t *got = from_device(be, y, size * 4);
-    float *dense = malloc((size_t)n * p->n_out * 4);
-    for (uint32_t i = 0; i <= n; i++) {
-        for (uint32_t o = i < n ? p->n_out : 0; o < y_stride; o++)
-            if (got[(size_t)i * y_stride + o] != NOTHING)
-                fail_msg("[%u, %u] x %u: row %u column %u was written", p->n_out, p->n_in, n, i, o);
-        if (i < n)
-            memcpy(dense + (size_t)i * p->n_out, got + (size_t)i * y_stride, p->n_out * 4);
-    }
-    be->ops->free(be, y);
-    free(got);
-    return dense;
-}
-
 static double limit(const struct problem *p, bool bf16, bool strict, uint32_t n)
 {
     if (p->store == SC_DTYPE_F32 ||
@@ -114,24 +59,6 @@ static double error_of(const float *got, const float *want, size_t n, double usu
     if (norm == 0.0)
         return e / (usual * sqrt((double)n));
     return e * fmin(1.0, sqrt(norm) / (usual * sqrt((double)n)));
-}
-
-struct backends {
-    struct sc_backend *be[2][2]; /* by math bf16, strict */
-};
-
-static struct backends open_all(void)
-{
-    struct backends all;
-    for (int i = 0; i < 4; i++)
-        all.be[i / 2][i % 2] = open_cuda(i / 2 ? SC_MATH_BF16 : SC_MATH_F32, i % 2);
-    return all;
-}
-
-static void close_all(struct backends *all)
-{
-    for (int i = 0; i < 4; i++)
-        all->be[i / 2][i % 2]->ops->close(all->be[i / 2][i % 2]);
 }
 
 /* Every number of rows, at a dense and at an odd stride, twice with the same bits. */
@@ -264,114 +191,6 @@ static void long_prompts_go_in_pieces(void **state)
     free(want);
 }
 
-/* A product that finds its activations rounded gives what one gives that rounds them itself. */
-static void an_image_left_by_norm_or_swiglu_changes_no_bit(void **state)
-{
-    static const uint32_t dims[] = {256, 1000, 100}; /* 100 leaves none */
-    enum { OUT = 96 };
-    struct rng r = {4};
-    struct backends all = open_all();
-    (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(dims) * 4; i++) {
-        const uint32_t dim = dims[i / 4], n = i % 2 ? 17 : 3;
-        const size_t bytes = (size_t)n * dim * 4;
-        struct problem p = {dim,  OUT,  dim,  SC_DTYPE_BF16, SC_DTYPE_BF16,
-                            NULL, NULL, NULL, NULL,          NULL};
-        struct sc_backend *be = all.be[1][i % 4 < 2];
-        float *x = random_floats(&r, (size_t)2 * n * dim), *w = random_floats(&r, dim);
-        p.raw = random_weights(&r, (size_t)dim * OUT, p.source);
-        struct sc_matrix *m = open_matrix(&p, be);
-        float *in = on_device(be, x, 2 * bytes), *dw = on_device(be, w, dim * 4);
-        float *y = on_device(be, NULL, bytes);
-        void *out = on_device(be, NULL, (size_t)n * OUT * 4);
-        struct sc_norm_args norm = {in, NULL, dw, y, n, dim, 1e-5f};
-        for (int op = 0; op < 2; op++) {
-            if (op == 0)
-                assert_ok(be->ops->norm(be, &norm, err));
-            else
-                assert_ok(be->ops->swiglu(be, in, y, n, dim, err));
-            assert_ok(be->ops->matmul(be, m, y, dim, out, OUT, n, err));
-            float *got = from_device(be, out, (size_t)n * OUT * 4),
-                  *host = from_device(be, y, bytes);
-            p.x_device = on_device(be, host, bytes);
-            float *want = multiply(be, &p, m, 0, n, OUT);
-            assert_memory_equal(got, want, (size_t)n * OUT * 4);
-            be->ops->free(be, p.x_device);
-            free(got);
-            free(host);
-            free(want);
-        }
-        be->ops->matrix_close(be, m);
-        be->ops->free(be, in);
-        be->ops->free(be, dw);
-        be->ops->free(be, y);
-        be->ops->free(be, out);
-        free(p.raw - 1);
-        free(x);
-        free(w);
-    }
-    close_all(&all);
-}
-
-/* What an upload, or another operation, put where a norm's result was. */
-static void an_image_of_rows_that_changed_is_not_used(void **state)
-{
-    enum { DIM = 64, OUT = 32, N = 9 };
-    struct rng r = {5};
-    struct problem p = {DIM, OUT, DIM, SC_DTYPE_BF16, SC_DTYPE_BF16, NULL, NULL, NULL, NULL, NULL};
-    struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
-    float *x = random_floats(&r, N * DIM), *other = random_floats(&r, N * DIM);
-    float *w = random_floats(&r, DIM);
-    (void)state;
-    p.raw = random_weights(&r, DIM * OUT, p.source);
-    struct sc_matrix *m = open_matrix(&p, be);
-    float *in = on_device(be, x, N * DIM * 4), *dw = on_device(be, w, DIM * 4);
-    float *y = on_device(be, NULL, N * DIM * 4), *from = on_device(be, other, N * DIM * 4);
-    struct sc_norm_args norm = {in, NULL, dw, y, N, DIM, 1e-5f};
-    p.x_device = from;
-    float *want = multiply(be, &p, m, 0, N, OUT);
-    p.x_device = y;
-    assert_ok(be->ops->norm(be, &norm, err));
-    assert_ok(be->ops->upload(be, y, other, N * DIM * 4, err));
-    float *got = multiply(be, &p, m, 0, N, OUT);
-    assert_memory_equal(got, want, N * OUT * 4);
-    free(got);
-    void *out = on_device(be, NULL, N * OUT * 4);
-    assert_ok(be->ops->norm(be, &norm, err));
-    assert_ok(be->ops->copy(be, y, from, N * DIM * 4, err));
-    assert_ok(be->ops->matmul(be, m, y, DIM, out, OUT, N, err));
-    got = from_device(be, out, N * OUT * 4);
-    assert_memory_equal(got, want, N * OUT * 4);
-    be->ops->free(be, out);
-    be->ops->free(be, in);
-    be->ops->free(be, dw);
-    be->ops->free(be, y);
-    be->ops->free(be, from);
-    be->ops->matrix_close(be, m);
-    be->ops->close(be);
-    free(got);
-    free(want);
-    free(x);
-    free(other);
-    free(w);
-    free(p.raw - 1);
-}
-
-static float *run_swiglu(struct sc_backend *be, struct sc_matrix *m, const float *x, uint32_t n_in,
-                         uint32_t n, uint32_t ffn)
-{
-    const size_t bytes = (size_t)n * ffn * 4;
-    void *in = on_device(be, x, (size_t)n * n_in * 4), *scratch = on_device(be, NULL, 2 * bytes);
-    uint32_t *y = on_device(be, NULL, bytes + 4);
-    assert_ok(be->ops->matmul_swiglu(be, m, in, scratch, (float *)(void *)y, n, ffn, err));
-    float *got = from_device(be, y, bytes + 4);
-    assert_true(isnan(got[(size_t)n * ffn]));
-    be->ops->free(be, in);
-    be->ops->free(be, scratch);
-    be->ops->free(be, y);
-    return got;
-}
-
 static void a_product_with_swiglu_is_the_two_in_turn(void **state)
 {
     static const uint32_t shapes[][2] = {{64, 33}, {30, 100}, {256, 1000}, {100, 2}};
@@ -409,7 +228,8 @@ static void a_product_with_swiglu_is_the_two_in_turn(void **state)
                 free(one);
             }
         }
-        assert_fails(SC_EINVAL, be->ops->matmul_swiglu(be, m, p.x, want, want, 1, ffn + 1, err));
+        assert_fails(SC_EINVAL,
+                     be->ops->matmul_swiglu(be, m, p.x, want, want, 1, ffn + 1, NULL, err));
         be->ops->matrix_close(be, m);
         drop(&p);
         free(want);
@@ -419,59 +239,13 @@ static void a_product_with_swiglu_is_the_two_in_turn(void **state)
     close_all(&all);
 }
 
-/* gate_up, swiglu and down in turn, as a layer does: the images are taken over. */
-static void a_layer_in_turn_gives_what_its_steps_give(void **state)
-{
-    enum { DIM = 128, FFN = 352, N = 21 };
-    struct rng r = {7};
-    struct problem up = {DIM,  2 * FFN, DIM,  SC_DTYPE_BF16, SC_DTYPE_BF16,
-                         NULL, NULL,    NULL, NULL,          NULL};
-    struct problem down = {FFN,  DIM,  FFN,  SC_DTYPE_BF16, SC_DTYPE_BF16,
-                           NULL, NULL, NULL, NULL,          NULL};
-    struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
-    float *x = random_floats(&r, N * DIM), *w = random_floats(&r, DIM);
-    (void)state;
-    up.raw = random_weights(&r, 2 * FFN * DIM, up.source);
-    down.raw = random_weights(&r, FFN * DIM, down.source);
-    struct sc_matrix *m_up = open_matrix(&up, be), *m_down = open_matrix(&down, be);
-    float *in = on_device(be, x, N * DIM * 4), *dw = on_device(be, w, DIM * 4);
-    float *y = on_device(be, NULL, N * DIM * 4), *act = on_device(be, NULL, N * FFN * 4);
-    float *scratch = on_device(be, NULL, N * 2 * FFN * 4), *out = on_device(be, NULL, N * DIM * 4);
-    struct sc_norm_args norm = {in, NULL, dw, y, N, DIM, 1e-5f};
-    assert_ok(be->ops->norm(be, &norm, err));
-    assert_ok(be->ops->matmul_swiglu(be, m_up, y, scratch, act, N, FFN, err));
-    assert_ok(be->ops->matmul(be, m_down, act, FFN, out, DIM, N, err));
-    float *got = from_device(be, out, N * DIM * 4), *host = from_device(be, y, N * DIM * 4);
-    float *host_act = run_swiglu(be, m_up, host, DIM, N, FFN);
-    down.x_device = on_device(be, host_act, N * FFN * 4);
-    float *want = multiply(be, &down, m_down, 0, N, DIM);
-    assert_memory_equal(got, want, N * DIM * 4);
-    void *mems[] = {in, dw, y, act, scratch, out, down.x_device};
-    for (size_t i = 0; i < SC_ARRAY_LEN(mems); i++)
-        be->ops->free(be, mems[i]);
-    be->ops->matrix_close(be, m_up);
-    be->ops->matrix_close(be, m_down);
-    be->ops->close(be);
-    free(got);
-    free(host);
-    free(host_act);
-    free(want);
-    free(x);
-    free(w);
-    free(up.raw - 1);
-    free(down.raw - 1);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_those_of_the_cpu_on_odd_shapes),
         cmocka_unit_test(strict_rows_have_the_same_bits_in_any_number),
         cmocka_unit_test(long_prompts_go_in_pieces),
-        cmocka_unit_test(an_image_left_by_norm_or_swiglu_changes_no_bit),
-        cmocka_unit_test(an_image_of_rows_that_changed_is_not_used),
         cmocka_unit_test(a_product_with_swiglu_is_the_two_in_turn),
-        cmocka_unit_test(a_layer_in_turn_gives_what_its_steps_give),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

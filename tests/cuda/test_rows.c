@@ -36,7 +36,7 @@ static void norm_is_that_of_the_cpu(void **state)
         const size_t size = (size_t)n * dim;
         float *resid = random_floats(&r, size), *delta = random_floats(&r, size);
         float *w = random_floats(&r, dim), *want = malloc(size * 4), *got_resid, *got;
-        struct sc_norm_args a = {resid, i % 2 ? delta : NULL, w, want, n, dim, 1e-5f};
+        struct sc_norm_args a = {resid, i % 2 ? delta : NULL, w, want, n, dim, 1e-5f, NULL};
         char name[64];
         run_norm(be, &a, &got_resid, &got);
         assert_ok(cpu->ops->norm(cpu, &a, err));
@@ -124,7 +124,7 @@ static void rows_do_not_depend_on_their_neighbours(void **state)
         float *x = random_floats(&r, (size_t)2 * N * dim), *w = random_floats(&r, dim);
         float *in = on_device(be, x, (size_t)2 * N * dim * 4), *dw = on_device(be, w, dim * 4);
         float *y = on_device(be, NULL, (size_t)N * dim * 4);
-        struct sc_norm_args a = {in, NULL, dw, y, N, dim, 1e-6f};
+        struct sc_norm_args a = {in, NULL, dw, y, N, dim, 1e-6f, NULL};
         assert_ok(be->ops->norm(be, &a, err));
         float *whole = from_device(be, y, (size_t)N * dim * 4);
         a.resid = in + (size_t)ROW * dim;
@@ -403,7 +403,9 @@ static void qkv_normalises_rotates_and_stores(void **state)
         {4, 4, 80, 9, false, SC_DTYPE_I8},     {2, 1, 128, 40, true, SC_DTYPE_I8},
         {3, 3, 2, 5, false, SC_DTYPE_I8},      {3, 2, 18, 70, true, SC_DTYPE_I8},
         {3, 1, 256, 33, true, SC_DTYPE_I8},    {2, 2, 64, 40, false, SC_DTYPE_I8},
-        {1, 1, 18, 40, false, SC_DTYPE_I8},
+        {1, 1, 18, 40, false, SC_DTYPE_I8},    {32, 8, 128, 130, false, SC_DTYPE_BF16},
+        {7, 2, 256, 70, true, SC_DTYPE_F32},   {5, 1, 128, 65, true, SC_DTYPE_I8},
+        {6, 1, 24, 64, true, SC_DTYPE_BF16},
     };
     struct rng r = {6};
     (void)state;

@@ -94,8 +94,10 @@ static enum sc_status device_row_max(struct sc_backend *be, const float *x, uint
 
 static enum sc_status device_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
                                            const float *x, float *gate_up, float *y, uint32_t n,
-                                           uint32_t ffn, struct sc_err *err)
+                                           uint32_t ffn, const struct sc_matrix *next,
+                                           struct sc_err *err)
 {
+    (void)next;
     count(&seen.fused);
     /* The golden model's hidden size; matmul checks it against the matrix. */
     enum sc_status st = be->ops->matmul(be, w, x, 64, gate_up, 2 * ffn, n, err);
