@@ -1,11 +1,15 @@
 #include "bench/random_model.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/hash.h"
 
 struct shape {
     const char *name;
@@ -19,7 +23,7 @@ static const struct shape shapes[] = {
     {"tiny", 4, 256, 8, 4, 32, 512, 4096, true},
     {"0.1B", 12, 768, 12, 4, 64, 2048, 4096, true},
     {"1B", 16, 2048, 32, 8, 64, 8192, 32000, true},
-    {"Llama-3.1-70B/8", 80, 8192, 8, 1, 128, 3584, 16032, false}, /* one rank's slice of eight */
+    {"Llama-3.1-70B/8", 80, 8192, 8, 1, 128, 3584, 16032, false},  /* one rank's slice of eight */
     {"Llama-3.1-8B:8", 8, 4096, 32, 8, 128, 14336, 128256, false}, /* eight of its layers */
     {"Llama-3.1-8B", 32, 4096, 32, 8, 128, 14336, 128256, false},
 };
@@ -29,6 +33,8 @@ static const struct shape shapes[] = {
 #define SENTENCE_TOKENS 16u
 #define POOL_TOKENS     16u /* different tokens of each POOL_SPAN */
 #define POOL_SPAN       64u
+
+#define FILL_THREADS_MAX 31
 
 struct sc_random_model {
     struct sc_model model;
@@ -158,20 +164,53 @@ static void draw(uint64_t *state, uint16_t *to, size_t n)
     }
 }
 
-/* From a table of drawn weights, four elements at a time. */
+#define FILL_SEED 88172645463325252ull
+#define FILL_PART ((size_t)1 << 22) /* elements: what they are does not depend on who fills them   \
+                                     */
+
+struct fill {
+    const uint16_t *drawn; /* [65536] */
+    uint16_t *to;
+    size_t n;
+    _Atomic size_t next; /* the first part that nobody has taken */
+};
+
+/* From the table of drawn weights, four elements at a time. */
+static void *fill_parts(void *arg)
+{
+    struct fill *f = arg;
+    for (size_t part = f->next++; part * FILL_PART < f->n; part = f->next++) {
+        const size_t from = part * FILL_PART, rest = f->n - from;
+        const size_t end = from + (rest < FILL_PART ? rest : FILL_PART);
+        uint64_t state = sc_mix64(FILL_SEED + part);
+        for (size_t i = from; i + 4 <= end; i += 4) {
+            uint64_t r = next_random(&state);
+            for (size_t j = 0; j < 4; j++, r >>= 16)
+                f->to[i + j] = f->drawn[r & 0xffff];
+        }
+    }
+    return NULL;
+}
+
+/* Tens of gigabytes: by as many threads as there are processors. */
 void sc_random_model_fill(struct sc_random_model *m)
 {
     uint16_t drawn[65536];
-    uint64_t state = 88172645463325252ull;
-    uint16_t *to = (uint16_t *)(void *)(m->mem + m->data_at);
-    size_t n = (m->mem_bytes - m->data_at) / sizeof(*to);
+    uint64_t state = FILL_SEED;
+    struct fill f = {.drawn = drawn,
+                     .to = (uint16_t *)(void *)(m->mem + m->data_at),
+                     .n = (m->mem_bytes - m->data_at) / sizeof(uint16_t)};
+    pthread_t threads[FILL_THREADS_MAX];
+    long n_threads = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+    long begun = 0;
 
     draw(&state, drawn, SC_ARRAY_LEN(drawn));
-    for (size_t i = 0; i + 4 <= n; i += 4) {
-        uint64_t r = next_random(&state);
-        for (size_t j = 0; j < 4; j++, r >>= 16)
-            to[i + j] = drawn[r & 0xffff];
-    }
+    while (begun < n_threads && begun < FILL_THREADS_MAX &&
+           pthread_create(&threads[begun], NULL, fill_parts, &f) == 0)
+        begun++;
+    (void)fill_parts(&f);
+    for (long i = 0; i < begun; i++)
+        (void)pthread_join(threads[i], NULL);
     for (uint32_t i = 0; i < sc_tensors_count(m->model.tensors); i++) {
         const char *name = sc_tensors_name(m->model.tensors, i);
         struct sc_err err = SC_ERR_INIT;
