@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  9u
+#define SC_BACKEND_ABI  10u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -286,16 +286,18 @@ struct sc_backend_ops {
                                uint32_t slot, uint32_t head, const float *k, const float *v,
                                float bias, struct sc_err *err);
 
-    /* Entries slot0 .. slot0 + n - 1 of a page, one KV head, from or to host memory as they are
-     * kept: k, v [n, sc_kv_row_bytes] in the pool's dtype, I8 in two's complement with each row's
-     * scale (unaligned) behind it; bias [n]. What was packed comes back bit for bit. For core
-     * files. */
-    enum sc_status (*kv_pack)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                              uint32_t slot0, uint32_t n, uint32_t head, void *k, void *v,
+    /* Entries first .. first + n - 1 of one KV head, entry i in slot i % SC_PAGE_ENTRIES of pages[i
+     * / SC_PAGE_ENTRIES] (host), from or to host memory as they are kept: k, v [n, sc_kv_row_bytes]
+     * in the pool's dtype, I8 in two's complement with each row's scale (unaligned) behind it; bias
+     * [n]. What was packed comes back bit for bit. For core files: one call is waited for once,
+     * however many pages it has. */
+    enum sc_status (*kv_pack)(struct sc_backend *be, struct sc_kv_pool *pool, const uint32_t *pages,
+                              uint32_t first, uint32_t n, uint32_t head, void *k, void *v,
                               float *bias, struct sc_err *err);
-    enum sc_status (*kv_unpack)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                                uint32_t slot0, uint32_t n, uint32_t head, const void *k,
-                                const void *v, const float *bias, struct sc_err *err);
+    enum sc_status (*kv_unpack)(struct sc_backend *be, struct sc_kv_pool *pool,
+                                const uint32_t *pages, uint32_t first, uint32_t n, uint32_t head,
+                                const void *k, const void *v, const float *bias,
+                                struct sc_err *err);
 
     /* Step loop: no allocation. */
     /* Both or neither; NULL where a step is nothing but its calls. *ret_replayed: the device has

@@ -31,14 +31,14 @@ enum sc_status sc_check_entry(const struct sc_kv_spec *spec, uint32_t n_pages, u
     return SC_OK;
 }
 
-enum sc_status sc_check_span(const struct sc_kv_spec *spec, uint32_t n_pages, uint32_t page,
-                             uint32_t slot0, uint32_t n, uint32_t head, struct sc_err *err)
+enum sc_status sc_check_span(const struct sc_kv_spec *spec, uint32_t n_pages, const uint32_t *pages,
+                             uint32_t first, uint32_t n, uint32_t head, struct sc_err *err)
 {
-    if (n == 0 || n > SC_PAGE_ENTRIES)
-        return sc_fail(err, SC_EINVAL, "kv entries: %u of a page of %u", n, SC_PAGE_ENTRIES);
-    if (slot0 >= SC_PAGE_ENTRIES) /* the sum could wrap */
-        return sc_check_entry(spec, n_pages, page, slot0, head, err);
-    return sc_check_entry(spec, n_pages, page, slot0 + n - 1, head, err);
+    if (n == 0 || n > UINT32_MAX - first || head >= spec->n_kv_heads)
+        return sc_fail(err, SC_EINVAL, "kv entries: %u from %u on, head %u of %u", n, first, head,
+                       spec->n_kv_heads);
+    return sc_check_pages("kv entries", n_pages, pages, first / SC_PAGE_ENTRIES,
+                          (first + n - 1) / SC_PAGE_ENTRIES + 1, err);
 }
 
 enum sc_status sc_check_job(const char *op, uint32_t n_pages, const struct sc_chunk_job *job,

@@ -15,9 +15,10 @@ enum sc_status sc_check_pages(const char *op, uint32_t n_pages, const uint32_t *
                               uint32_t first, uint32_t end, struct sc_err *err);
 enum sc_status sc_check_entry(const struct sc_kv_spec *spec, uint32_t n_pages, uint32_t page,
                               uint32_t slot, uint32_t head, struct sc_err *err);
-/* Entries slot0 .. slot0 + n - 1 of one page. */
-enum sc_status sc_check_span(const struct sc_kv_spec *spec, uint32_t n_pages, uint32_t page,
-                             uint32_t slot0, uint32_t n, uint32_t head, struct sc_err *err);
+/* Entries first .. first + n - 1, at least one, of pages that exist. */
+enum sc_status sc_check_span(const struct sc_kv_spec *spec, uint32_t n_pages, const uint32_t *pages,
+                             uint32_t first, uint32_t n, uint32_t head,
+                             struct sc_err *err) SC_MUST_CHECK;
 /* n_pages 0: not its pages. */
 enum sc_status sc_check_job(const char *op, uint32_t n_pages, const struct sc_chunk_job *job,
                             uint32_t index, struct sc_err *err);

@@ -147,7 +147,8 @@ static void fill(struct bench *b, enum sc_dtype dtype)
                 k_to = put_row(k_to, dtype, &state);
                 v_to = put_row(v_to, dtype, &state);
             }
-            must(ops->kv_unpack(b->be, b->pool, page, 0, SC_PAGE_ENTRIES, h, k, v, bias, &err),
+            must(ops->kv_unpack(b->be, b->pool, (const uint32_t[]){page}, 0, SC_PAGE_ENTRIES, h, k,
+                                v, bias, &err),
                  &err);
         }
     }

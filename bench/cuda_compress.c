@@ -111,7 +111,8 @@ static void fill_pages(struct bench *b)
                     seed = seed * 6364136223846793005u + 1442695040888963407u;
                     kv[k] = sc_f32_to_bf16((float)(seed >> 40) * 0x1p-23f - 1.0f);
                 }
-                must(b->be->ops->kv_unpack(b->be, b->pool, b->exact[l][PAGE0 + i], 0,
+                must(b->be->ops->kv_unpack(b->be, b->pool,
+                                           (const uint32_t[]){b->exact[l][PAGE0 + i]}, 0,
                                            SC_PAGE_ENTRIES, h, kv, kv + n, bias, &err),
                      &err);
             }

@@ -107,12 +107,13 @@ enum sc_status sc_cpu_kv_read(struct sc_backend *be, struct sc_kv_pool *pool, ui
 enum sc_status sc_cpu_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
                                uint32_t slot, uint32_t head, const float *k, const float *v,
                                float bias, struct sc_err *err);
-enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                              uint32_t slot0, uint32_t n, uint32_t head, void *k, void *v,
+enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, const uint32_t *pages,
+                              uint32_t first, uint32_t n, uint32_t head, void *k, void *v,
                               float *bias, struct sc_err *err);
-enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                                uint32_t slot0, uint32_t n, uint32_t head, const void *k,
-                                const void *v, const float *bias, struct sc_err *err);
+enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
+                                const uint32_t *pages, uint32_t first, uint32_t n, uint32_t head,
+                                const void *k, const void *v, const float *bias,
+                                struct sc_err *err);
 enum sc_status sc_cpu_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
                               uint32_t src_page, struct sc_err *err);
 enum sc_status sc_cpu_check_pool(const char *op, const struct sc_kv_pool *pool, uint32_t n_kv_heads,

@@ -171,17 +171,12 @@ static void unpack_i8(const struct sc_kv_pool *pool, uint8_t *block, uint32_t sl
     }
 }
 
-enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                              uint32_t slot0, uint32_t n, uint32_t head, void *k_out, void *v_out,
-                              float *bias, struct sc_err *err)
+/* Within one page. */
+static void pack_page(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot0, uint32_t n,
+                      uint8_t *k_out, uint8_t *v_out, float *bias)
 {
-    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
     const void *k = NULL, *v = NULL;
     const uint32_t hd = pool->spec.head_dim;
-    (void)be;
-    if (st != SC_OK)
-        return st;
-    uint8_t *block = sc_cpu_kv_block(pool, page, head);
     if (pool->spec.dtype == SC_DTYPE_F32)
         COPY_SPAN(uint32_t, false);
     else if (pool->spec.dtype == SC_DTYPE_I8)
@@ -189,20 +184,13 @@ enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, ui
     else
         COPY_SPAN(uint16_t, false);
     memcpy(bias, sc_cpu_kv_bias(pool, block) + slot0, n * sizeof(*bias));
-    return SC_OK;
 }
 
-enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                                uint32_t slot0, uint32_t n, uint32_t head, const void *k,
-                                const void *v, const float *bias, struct sc_err *err)
+static void unpack_page(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot0, uint32_t n,
+                        const uint8_t *k, const uint8_t *v, const float *bias)
 {
-    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
     void *k_out = NULL, *v_out = NULL;
     const uint32_t hd = pool->spec.head_dim;
-    (void)be;
-    if (st != SC_OK)
-        return st;
-    uint8_t *block = sc_cpu_kv_block(pool, page, head);
     if (pool->spec.dtype == SC_DTYPE_F32)
         COPY_SPAN(uint32_t, true);
     else if (pool->spec.dtype == SC_DTYPE_I8)
@@ -210,7 +198,45 @@ enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, 
     else
         COPY_SPAN(uint16_t, true);
     memcpy(sc_cpu_kv_bias(pool, block) + slot0, bias, n * sizeof(*bias));
-    return SC_OK;
+}
+
+/* Entries from `first` on that lie in its page, at most n. */
+static uint32_t in_page(uint32_t first, uint32_t n)
+{
+    const uint32_t left = SC_PAGE_ENTRIES - first % SC_PAGE_ENTRIES;
+    return n < left ? n : left;
+}
+
+enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, const uint32_t *pages,
+                              uint32_t first, uint32_t n, uint32_t head, void *k, void *v,
+                              float *bias, struct sc_err *err)
+{
+    const size_t row = sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
+    (void)be;
+    for (uint32_t i = 0, some; st == SC_OK && i < n; i += some) {
+        some = in_page(first + i, n - i);
+        pack_page(pool, sc_cpu_kv_block(pool, pages[(first + i) / SC_PAGE_ENTRIES], head),
+                  (first + i) % SC_PAGE_ENTRIES, some, (uint8_t *)k + i * row,
+                  (uint8_t *)v + i * row, bias + i);
+    }
+    return st;
+}
+
+enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
+                                const uint32_t *pages, uint32_t first, uint32_t n, uint32_t head,
+                                const void *k, const void *v, const float *bias, struct sc_err *err)
+{
+    const size_t row = sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
+    (void)be;
+    for (uint32_t i = 0, some; st == SC_OK && i < n; i += some) {
+        some = in_page(first + i, n - i);
+        unpack_page(pool, sc_cpu_kv_block(pool, pages[(first + i) / SC_PAGE_ENTRIES], head),
+                    (first + i) % SC_PAGE_ENTRIES, some, (const uint8_t *)k + i * row,
+                    (const uint8_t *)v + i * row, bias + i);
+    }
+    return st;
 }
 
 enum sc_status sc_cpu_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,

@@ -8,8 +8,6 @@
 #include "base/row_i8.h"
 #include "cuda/page.h"
 
-#define BLOCK_I8_MAX (2 * SC_PAGE_ENTRIES * (SC_CUDA_HEAD_DIM_MAX + 4u) + SC_PAGE_ENTRIES * 4u)
-
 /* K and V of a head lie entry after entry, as core files keep them: pack and unpack are copies,
  * but of I8, whose scales are behind their rows there. The parts of a block are multiples of 32
  * bytes times an even head_dim, so 64-byte aligned, and blocks are of 128 bytes. */
@@ -132,7 +130,7 @@ enum sc_status sc_cuda_kv_read(struct sc_backend *be, struct sc_kv_pool *pool, u
     float rows[2][SC_CUDA_HEAD_DIM_MAX]; /* of any type: int8 with its scale is shorter */
     enum sc_status st = sc_check_entry(&pool->spec, pool->n_pages, page, slot, head, err);
     if (st == SC_OK)
-        st = sc_cuda_kv_pack(be, pool, page, slot, 1, head, rows[0], rows[1], bias, err);
+        st = sc_cuda_kv_pack(be, pool, &page, slot, 1, head, rows[0], rows[1], bias, err);
     if (st != SC_OK)
         return st;
     widen_row(&pool->spec, (const uint8_t *)rows[0], k);
@@ -150,57 +148,80 @@ enum sc_status sc_cuda_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, 
         return st;
     narrow_row(&pool->spec, k, (uint8_t *)rows[0]);
     narrow_row(&pool->spec, v, (uint8_t *)rows[1]);
-    return sc_cuda_kv_unpack(be, pool, page, slot, 1, head, rows[0], rows[1], &bias, err);
+    return sc_cuda_kv_unpack(be, pool, &page, slot, 1, head, rows[0], rows[1], &bias, err);
 }
 
-/* I8: the whole block comes, one copy instead of five, and its rows get their scales here. */
-static enum sc_status pack_i8(struct sc_backend *be, const struct sc_kv_pool *pool,
-                              const uint8_t *from, uint32_t slot0, uint32_t n, uint8_t *k,
-                              uint8_t *v, float *bias, struct sc_err *err)
+/* Entries from `first` on that lie in its page, at most n. */
+static uint32_t in_page(uint32_t first, uint32_t n)
 {
-    const uint32_t hd = pool->spec.head_dim;
-    uint8_t block[BLOCK_I8_MAX];
-    enum sc_status st =
-        sc_cuda_check(cudaMemcpyAsync(block, from, pool->head_bytes, cudaMemcpyDeviceToHost,
-                                      sc_cuda_device(be)->stream),
-                      "kv entries to the host", err);
-    if (st == SC_OK)
-        st = sc_cuda_sync(be, err);
-    if (st != SC_OK)
-        return st;
-    const uint8_t *k_scales = block + SC_CUDA_K_SCALES(pool->bias_offset);
-    const uint8_t *v_scales = block + SC_CUDA_V_SCALES(pool->bias_offset);
-    for (uint32_t slot = slot0; slot < slot0 + n; slot++, k += hd + 4, v += hd + 4) {
-        memcpy(k, block + slot * hd, hd);
-        memcpy(v, block + pool->v_offset + slot * hd, hd);
-        memcpy(k + hd, k_scales + slot * 4, 4);
-        memcpy(v + hd, v_scales + slot * 4, 4);
-    }
-    memcpy(bias, block + pool->bias_offset + slot0 * sizeof(*bias), n * sizeof(*bias));
-    return SC_OK;
+    const uint32_t left = SC_PAGE_ENTRIES - first % SC_PAGE_ENTRIES;
+    return n < left ? n : left;
 }
 
-enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                               uint32_t slot0, uint32_t n, uint32_t head, void *k, void *v,
-                               float *bias, struct sc_err *err)
+/* Rows slot0 .. of a block that came from the device. */
+static void pack_block(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
+                       uint32_t n, uint8_t *k, uint8_t *v, float *bias)
 {
-    const enum cudaMemcpyKind down = cudaMemcpyDeviceToHost;
-    cudaStream_t stream = sc_cuda_device(be)->stream;
-    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
-    if (st != SC_OK)
-        return st;
     const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
-    const uint8_t *block = block_at(pool, page, head);
-    if (pool->spec.dtype == SC_DTYPE_I8)
-        return pack_i8(be, pool, block, slot0, n, k, v, bias, err);
-    cudaError_t rc = cudaMemcpyAsync(k, block + slot0 * row, n * row, down, stream);
-    if (rc == cudaSuccess)
-        rc = cudaMemcpyAsync(v, block + pool->v_offset + slot0 * row, n * row, down, stream);
-    if (rc == cudaSuccess)
-        rc = cudaMemcpyAsync(bias, block + pool->bias_offset + slot0 * sizeof(*bias),
-                             n * sizeof(*bias), down, stream);
-    st = sc_cuda_check(rc, "kv entries to the host", err);
-    return st == SC_OK ? sc_cuda_sync(be, err) : st;
+    const uint8_t *ks = block + slot0 * row, *vs = ks + pool->v_offset;
+
+    memcpy(bias, block + pool->bias_offset + slot0 * sizeof(*bias), n * sizeof(*bias));
+    if (pool->spec.dtype != SC_DTYPE_I8) {
+        memcpy(k, ks, n * row);
+        memcpy(v, vs, n * row);
+        return;
+    }
+    const uint8_t *k_scales = block + SC_CUDA_K_SCALES(pool->bias_offset) + slot0 * 4;
+    const uint8_t *v_scales = block + SC_CUDA_V_SCALES(pool->bias_offset) + slot0 * 4;
+    for (uint32_t i = 0; i < n; i++, k += row + 4, v += row + 4) {
+        memcpy(k, ks + i * row, row);
+        memcpy(v, vs + i * row, row);
+        memcpy(k + row, k_scales + (size_t)i * 4, 4);
+        memcpy(v + row, v_scales + (size_t)i * 4, 4);
+    }
+}
+
+/* Whole blocks come, as many as there is pinned memory for, and are waited for once. */
+enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool,
+                               const uint32_t *pages, uint32_t first, uint32_t n, uint32_t head,
+                               void *k, void *v, float *bias, struct sc_err *err)
+{
+    struct sc_cuda_device *dev = sc_cuda_device(be);
+    const size_t row = sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
+    const uint32_t most = (uint32_t)(SC_CUDA_STAGE_BYTES / pool->head_bytes) * SC_PAGE_ENTRIES;
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
+
+    for (uint32_t end = first; st == SC_OK && n > 0; first = end) {
+        const uint32_t page0 = first / SC_PAGE_ENTRIES;
+        const uint32_t some =
+            n < most - first % SC_PAGE_ENTRIES ? n : most - first % SC_PAGE_ENTRIES;
+        const uint32_t n_pages = (first + some - 1) / SC_PAGE_ENTRIES + 1 - page0;
+        void *staged, *unused;
+        st = sc_cuda_stage_take(dev, n_pages * pool->head_bytes, "kv entries", &staged, &unused,
+                                err);
+        for (uint32_t p = 0; p < n_pages && st == SC_OK; p++)
+            st = sc_cuda_check(cudaMemcpyAsync((uint8_t *)staged + p * pool->head_bytes,
+                                               block_at(pool, pages[page0 + p], head),
+                                               pool->head_bytes, cudaMemcpyDeviceToHost,
+                                               dev->stream),
+                               "kv entries to the host", err);
+        if (st == SC_OK)
+            st = sc_cuda_sync(be, err);
+        if (st != SC_OK)
+            break;
+        end = first + some;
+        n -= some;
+        for (uint32_t i = first, now; i < end; i += now) {
+            now = in_page(i, end - i);
+            pack_block(pool,
+                       (const uint8_t *)staged + (i / SC_PAGE_ENTRIES - page0) * pool->head_bytes,
+                       i % SC_PAGE_ENTRIES, now, k, v, bias);
+            k = (uint8_t *)k + now * row;
+            v = (uint8_t *)v + now * row;
+            bias += now;
+        }
+    }
+    return st;
 }
 
 /* Packed rows of K or V apart from their scales. No row that was rounded holds -128: in one from a
@@ -214,14 +235,11 @@ static void split_rows(const uint8_t *from, uint32_t n, uint32_t hd, uint8_t *ro
     }
 }
 
-enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t page,
-                                 uint32_t slot0, uint32_t n, uint32_t head, const void *k,
-                                 const void *v, const float *bias, struct sc_err *err)
+static enum sc_status unpack_page(struct sc_cuda_device *dev, const struct sc_kv_pool *pool,
+                                  uint8_t *block, uint32_t slot0, uint32_t n, const void *k,
+                                  const void *v, const float *bias, struct sc_err *err)
 {
-    struct sc_cuda_device *dev = sc_cuda_device(be);
-    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, page, slot0, n, head, err);
-    if (st != SC_OK)
-        return st;
+    enum sc_status st;
     const bool i8 = pool->spec.dtype == SC_DTYPE_I8;
     const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
     /* In the order of a block: where each lies there, and bytes of an entry. */
@@ -232,7 +250,7 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
                  {SC_CUDA_K_SCALES(pool->bias_offset), i8 ? 4 : 0},
                  {SC_CUDA_V_SCALES(pool->bias_offset), i8 ? 4 : 0},
                  {pool->bias_offset, sizeof(*bias)}};
-    uint8_t *block = block_at(pool, page, head), *host[SC_ARRAY_LEN(parts)];
+    uint8_t *host[SC_ARRAY_LEN(parts)];
     size_t entry = 0;
     void *staged, *unused;
     for (size_t i = 0; i < SC_ARRAY_LEN(parts); i++)
@@ -259,6 +277,23 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
         if (parts[i].bytes != 0)
             st = sc_cuda_stage_send(dev, host[i], block + parts[i].at + slot0 * parts[i].bytes,
                                     n * parts[i].bytes, err);
+    }
+    return st;
+}
+
+enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
+                                 const uint32_t *pages, uint32_t first, uint32_t n, uint32_t head,
+                                 const void *k, const void *v, const float *bias,
+                                 struct sc_err *err)
+{
+    const size_t row = sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
+    enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
+    for (uint32_t i = 0, some; st == SC_OK && i < n; i += some) {
+        some = in_page(first + i, n - i);
+        st = unpack_page(sc_cuda_device(be), pool,
+                         block_at(pool, pages[(first + i) / SC_PAGE_ENTRIES], head),
+                         (first + i) % SC_PAGE_ENTRIES, some, (const uint8_t *)k + i * row,
+                         (const uint8_t *)v + i * row, bias + i, err);
     }
     return st;
 }

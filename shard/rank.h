@@ -104,6 +104,7 @@ struct sc_snaps {
     struct sc_snap *snaps;
     struct sc_snap_layer *layers; /* [n_snaps, n_layers] */
     struct sc_snap_block *blocks;
+    uint32_t *move_pages; /* scratch: page ids of one layer */
 };
 
 /* Rows of one step, filled by plan order. */

@@ -30,7 +30,9 @@ enum sc_status sc_snaps_open(struct sc_rank *rank, struct sc_err *err)
     s->snaps = calloc(n, sizeof(*s->snaps));
     s->layers = calloc(n * n_layers, sizeof(*s->layers));
     s->blocks = calloc(s->n_blocks, sizeof(*s->blocks));
-    if (s->snaps == NULL || s->layers == NULL || s->blocks == NULL)
+    /* Of the shapes that a file may tell: as many cores as tokens, and as many exact ones. */
+    s->move_pages = calloc(2 * (size_t)pages_for(rank->max_context) + 2, sizeof(*s->move_pages));
+    if (s->snaps == NULL || s->layers == NULL || s->blocks == NULL || s->move_pages == NULL)
         return sc_fail(err, SC_ENOMEM, "snapshots: out of memory for %zu of %zu layers", n,
                        n_layers);
     for (size_t i = 0; i < n; i++)
@@ -44,6 +46,7 @@ void sc_snaps_close(struct sc_snaps *s)
     free(s->snaps);
     free(s->layers);
     free(s->blocks);
+    free(s->move_pages);
     *s = (struct sc_snaps){0};
 }
 
@@ -262,44 +265,19 @@ uint32_t sc_snap_begin_pages(const struct sc_rank *rank, const struct sc_snap *s
 
 /* ---- to and from host memory ---- */
 
-struct mover {
-    struct sc_rank *rank;
-    const struct sc_plan_move *move;
-    const struct sc_snap *snap;
-    uint32_t head; /* local */
-    uint8_t *k, *v;
-    float *bias; /* behind K and V; may be unaligned for float: see below */
-    uint32_t at; /* entries done */
-    size_t row_bytes;
-    enum sc_status st;
-    struct sc_err *err;
+/* The pages of one layer, cores' before exact ones. */
+struct pages_of_layer {
+    uint32_t layer, n;
+    uint32_t *pages; /* [move_pages] of sc_snaps */
 };
 
-static void move_page(void *ctx, uint32_t l, bool core, uint32_t index, uint32_t page)
+static void list_page(void *ctx, uint32_t l, bool core, uint32_t index, uint32_t page)
 {
-    struct mover *m = ctx;
-    const struct sc_snap_layer *layer = &m->snap->layers[l];
-    const struct sc_backend_ops *ops = m->rank->be->ops;
-    uint32_t first = index * SC_PAGE_ENTRIES, lo = core ? 0 : layer->exact_lo;
-    uint32_t end = core ? layer->n_cores : m->snap->n_logical;
-
-    if (l != m->move->layer || m->st != SC_OK)
-        return;
-    if (first < lo)
-        first = lo;
-    if (end > (index + 1) * SC_PAGE_ENTRIES)
-        end = (index + 1) * SC_PAGE_ENTRIES;
-    if (end <= first)
-        return;
-    uint32_t n = end - first;
-    uint8_t *k = m->k + m->at * m->row_bytes, *v = m->v + m->at * m->row_bytes;
-    if (m->move->in)
-        m->st = ops->kv_unpack(m->rank->be, m->rank->pool, page, first % SC_PAGE_ENTRIES, n,
-                               m->head, k, v, m->bias + m->at, m->err);
-    else
-        m->st = ops->kv_pack(m->rank->be, m->rank->pool, page, first % SC_PAGE_ENTRIES, n, m->head,
-                             k, v, m->bias + m->at, m->err);
-    m->at += n;
+    struct pages_of_layer *p = ctx;
+    (void)core;
+    (void)index;
+    if (l == p->layer)
+        p->pages[p->n++] = page;
 }
 
 enum sc_status sc_snap_move(struct sc_rank *rank, const struct sc_plan_move *move,
@@ -314,16 +292,31 @@ enum sc_status sc_snap_move(struct sc_rank *rank, const struct sc_plan_move *mov
     if (move->head < slice->kv_head0 || move->head >= slice->kv_head0 + slice->n_kv_heads ||
         (!move->in && !slice->owns_kv))
         return SC_OK;
-    struct mover m = {.rank = rank,
-                      .move = move,
-                      .snap = snap,
-                      .head = move->head - slice->kv_head0,
-                      .row_bytes = sc_kv_row_bytes(rank->opts->kv_dtype, rank->config->head_dim),
-                      .st = SC_OK,
-                      .err = err};
-    m.k = move->host;
-    m.v = m.k + n * m.row_bytes;
-    m.bias = (float *)(void *)(m.v + n * m.row_bytes); /* rows are even: 4-byte aligned */
-    sc_snap_each_page(rank, snap, move_page, &m);
-    return m.st;
+    const struct sc_backend_ops *ops = rank->be->ops;
+    struct pages_of_layer p = {.layer = move->layer, .pages = rank->snaps.move_pages};
+    sc_snap_each_page(rank, snap, list_page, &p);
+    const size_t row = sc_kv_row_bytes(rank->opts->kv_dtype, rank->config->head_dim);
+    uint8_t *k = move->host, *v = k + n * row;
+    float *bias = (float *)(void *)(v + n * row); /* rows are even: 4-byte aligned */
+    const struct {
+        const uint32_t *pages;
+        uint32_t first, n;
+    } parts[] = {{p.pages, 0, layer->n_cores},
+                 {p.pages + pages_for(layer->n_cores), layer->exact_lo % SC_PAGE_ENTRIES,
+                  snap->n_logical - layer->exact_lo}};
+    const uint32_t head = move->head - slice->kv_head0;
+    enum sc_status st = SC_OK;
+
+    for (size_t i = 0; i < SC_ARRAY_LEN(parts) && st == SC_OK; i++) {
+        if (parts[i].n == 0)
+            continue;
+        st = move->in ? ops->kv_unpack(rank->be, rank->pool, parts[i].pages, parts[i].first,
+                                       parts[i].n, head, k, v, bias, err)
+                      : ops->kv_pack(rank->be, rank->pool, parts[i].pages, parts[i].first,
+                                     parts[i].n, head, k, v, bias, err);
+        k += parts[i].n * row;
+        v += parts[i].n * row;
+        bias += parts[i].n;
+    }
+    return st;
 }

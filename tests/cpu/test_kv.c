@@ -41,7 +41,8 @@ static void check_entry(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t
     const float *rows[2] = {k, v};
 
     assert_int_equal(row, hd + 4);
-    assert_ok(be->ops->kv_pack(be, pool, 1, slot, 1, head, packed[0], packed[1], &bias, err));
+    assert_ok(be->ops->kv_pack(be, pool, (const uint32_t[]){1}, slot, 1, head, packed[0], packed[1],
+                               &bias, err));
     assert_ok(be->ops->kv_read(be, pool, 1, slot, head, read[0], read[1], &bias, err));
     for (int which = 0; which < 2; which++) {
         int8_t q[SC_CPU_HEAD_DIM_MAX];
@@ -71,7 +72,7 @@ static void int8_rows_are_rounded_to_the_nearest_ties_to_even(void **state)
         for (uint32_t d = 0; d < 16; d++)
             half[d] = -0.5f * ties[d];
         assert_ok(be->ops->kv_write(be, pool, 1, 19, 1, ties, half, 3.0f, err));
-        assert_ok(be->ops->kv_pack(be, pool, 1, 19, 1, 1, k, v, &bias, err));
+        assert_ok(be->ops->kv_pack(be, pool, (const uint32_t[]){1}, 19, 1, 1, k, v, &bias, err));
         assert_memory_equal(k, want, 16);
         memcpy(&scale, k + 16, 4);
         assert_true(scale == 1.0f && bias == 3.0f);
@@ -168,9 +169,9 @@ static void packed_rows_come_back_bit_for_bit(void **state)
             x[0] = e == 4 ? NAN : x[0];
             assert_ok(a->ops->kv_write(a, from, 0, 20 + e, 1, x, x + hd, (float)e, err));
         }
-        assert_ok(a->ops->kv_pack(a, from, 0, 20, n, 1, k, v, bias, err));
-        assert_ok(b->ops->kv_unpack(b, to, 2, 3, n, 1, k, v, bias, err));
-        assert_ok(b->ops->kv_pack(b, to, 2, 3, n, 1, k2, v2, bias2, err));
+        assert_ok(a->ops->kv_pack(a, from, (const uint32_t[]){0}, 20, n, 1, k, v, bias, err));
+        assert_ok(b->ops->kv_unpack(b, to, (const uint32_t[]){2}, 3, n, 1, k, v, bias, err));
+        assert_ok(b->ops->kv_pack(b, to, (const uint32_t[]){2}, 3, n, 1, k2, v2, bias2, err));
         assert_memory_equal(k, k2, bytes);
         assert_memory_equal(v, v2, bytes);
         assert_memory_equal(bias, bias2, sizeof(bias));
@@ -219,7 +220,8 @@ static void any_packed_bytes_are_numbers(void **state)
             memcpy(rows[0] + e * (HD + 4) + HD, &one, 4);
             memcpy(rows[1] + e * (HD + 4) + HD, &one, 4);
         }
-        assert_ok(be->ops->kv_unpack(be, pool, 0, 0, 32, 0, rows[0], rows[1], bias, err));
+        assert_ok(be->ops->kv_unpack(be, pool, (const uint32_t[]){0}, 0, 32, 0, rows[0], rows[1],
+                                     bias, err));
         for (uint32_t e = 0; e < 32; e++) {
             assert_ok(be->ops->kv_read(be, pool, 0, e, 0, k, v, &got, err));
             for (uint32_t d = 0; d < HD; d++) {

@@ -78,13 +78,13 @@ static inline void write_page(struct scene *s, struct rng *r, uint32_t page, uin
                       : rng_below(r, 16) == 0 ? -INFINITY
                                               : logf(1.0f + (float)rng_below(r, 9));
         }
-        assert_ok(
-            twin->ops->kv_unpack(twin, s->twin_pool, page, 0, SC_PAGE_ENTRIES, h, k, v, bias, err));
+        assert_ok(twin->ops->kv_unpack(twin, s->twin_pool, (const uint32_t[]){page}, 0,
+                                       SC_PAGE_ENTRIES, h, k, v, bias, err));
         for (int i = 0; i < 4; i++) {
             struct sc_backend *be = devices[i / 2][i % 2];
             if (s->pools[i / 2][i % 2] != NULL)
-                assert_ok(be->ops->kv_unpack(be, s->pools[i / 2][i % 2], page, 0, SC_PAGE_ENTRIES,
-                                             h, k, v, bias, err));
+                assert_ok(be->ops->kv_unpack(be, s->pools[i / 2][i % 2], (const uint32_t[]){page},
+                                             0, SC_PAGE_ENTRIES, h, k, v, bias, err));
         }
     }
     free(k);

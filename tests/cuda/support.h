@@ -144,8 +144,10 @@ static inline void fill_pools(struct rng *r, struct sc_backend *a, struct sc_kv_
                 v_to = pack_row(v_to, y, head_dim, dtype);
                 bias[i] = logf(1.0f + (float)rng_below(r, 6));
             }
-            assert_ok(a->ops->kv_unpack(a, pa, p, 0, SC_PAGE_ENTRIES, h, k, v, bias, err));
-            assert_ok(b->ops->kv_unpack(b, pb, p, 0, SC_PAGE_ENTRIES, h, k, v, bias, err));
+            assert_ok(a->ops->kv_unpack(a, pa, (const uint32_t[]){p}, 0, SC_PAGE_ENTRIES, h, k, v,
+                                        bias, err));
+            assert_ok(b->ops->kv_unpack(b, pb, (const uint32_t[]){p}, 0, SC_PAGE_ENTRIES, h, k, v,
+                                        bias, err));
         }
     }
     free(k);

@@ -191,8 +191,8 @@ static void epoch_open(struct epoch *e)
             e->exact[l][i] = 2 * (i * LAYERS + l);
             e->cores[l][i] = e->exact[l][i] + 1;
             for (uint32_t h = 0; h < HEADS; h++)
-                assert_ok(cuda->ops->kv_unpack(cuda, e->pool, e->exact[l][i], 0, 32, h,
-                                               random + rng_below(&r, n_random),
+                assert_ok(cuda->ops->kv_unpack(cuda, e->pool, (const uint32_t[]){e->exact[l][i]}, 0,
+                                               32, h, random + rng_below(&r, n_random),
                                                random + rng_below(&r, n_random), bias, err));
         }
         for (uint32_t c = 0; c < CHUNKS; c++)
@@ -250,8 +250,9 @@ static void run_epoch(struct epoch *e, uint32_t n, struct result *to)
         const uint32_t page = e->cores[i * 10][i * 4];
         const uint32_t filled = to->counts[i * 10 * CHUNKS + i * 2];
         for (uint32_t h = 0; h < HEADS; h++)
-            assert_ok(cuda->ops->kv_pack(cuda, e->pool, page, 0, filled, h, to->cores[i][h],
-                                         to->cores[i][h] + 32, to->bias[i][h], err));
+            assert_ok(cuda->ops->kv_pack(cuda, e->pool, (const uint32_t[]){page}, 0, filled, h,
+                                         to->cores[i][h], to->cores[i][h] + 32, to->bias[i][h],
+                                         err));
     }
 }
 

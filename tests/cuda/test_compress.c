@@ -46,8 +46,8 @@ static void fill_page(struct scene *s, struct rng *r, const float *centres, uint
         v_to = pack_row(v_to, v, hd, s->dtype);
     }
     for (int b = 0; b < 2; b++)
-        assert_ok(s->be[b]->ops->kv_unpack(s->be[b], s->pool[b], page, 0, 32, head, rows[0],
-                                           rows[1], bias, err));
+        assert_ok(s->be[b]->ops->kv_unpack(s->be[b], s->pool[b], (const uint32_t[]){page}, 0, 32,
+                                           head, rows[0], rows[1], bias, err));
 }
 
 /* Chunks of the given lengths, one behind the other from pos0; cores from entry 5. */
@@ -335,8 +335,8 @@ static void compare_pools(const struct scene *s)
     for (uint32_t e = 0; e <= last * s->n_kv_heads; e++) {
         uint32_t page = e / s->n_kv_heads, h = e % s->n_kv_heads;
         for (int b = 0; b < 2; b++)
-            assert_ok(s->be[b]->ops->kv_pack(s->be[b], s->pool[b], page, 0, 32, h, k[b], v[b],
-                                             bias[b], err));
+            assert_ok(s->be[b]->ops->kv_pack(s->be[b], s->pool[b], (const uint32_t[]){page}, 0, 32,
+                                             h, k[b], v[b], bias[b], err));
         assert_memory_equal(k[0], k[1], bytes);
         assert_memory_equal(v[0], v[1], bytes);
         assert_memory_equal(bias[0], bias[1], sizeof(bias[0]));

@@ -49,34 +49,65 @@ static void entries_are_read_as_they_were_written(void **state)
     }
 }
 
-/* What one backend packs the other unpacks: a core file goes from one to the other. */
+/* What one backend packs the other unpacks: a core file goes from one to the other. Runs over
+ * several pages, in any order, begin and end anywhere in one. */
 static void packed_entries_are_the_same_bytes_on_both_backends(void **state)
 {
+    enum { MOST = N_PAGES * SC_PAGE_ENTRIES };
+    static uint8_t k[2][MOST * 256 * 4], v[2][MOST * 256 * 4];
+    static const uint32_t orders[][N_PAGES] = {{0, 1, 2}, {2, 0, 1}, {1, 2, 0}};
+    float bias[2][MOST];
     struct rng r = {2};
     (void)state;
     for (size_t i = 0; i < SC_ARRAY_LEN(specs); i++) {
         const uint32_t hd = specs[i].head_dim, heads = specs[i].n_kv_heads;
         const size_t row = sc_kv_row_bytes(specs[i].dtype, hd);
         struct sc_kv_pool *pool = open_pool(be, &specs[i]), *twin = open_pool(cpu, &specs[i]);
-        uint8_t k[2][32 * 256 * 4], v[2][32 * 256 * 4];
-        float bias[2][32];
         fill_pools(&r, be, pool, cpu, twin, N_PAGES, heads, hd, specs[i].dtype);
-        for (int round = 0; round < 40; round++) {
-            uint32_t slot0 = rng_below(&r, 32), n = 1 + rng_below(&r, 32 - slot0);
-            uint32_t from = rng_below(&r, N_PAGES), to = rng_below(&r, N_PAGES);
+        for (int round = 0; round < 60; round++) {
+            const uint32_t *from = orders[rng_below(&r, 3)], *to = orders[rng_below(&r, 3)];
+            uint32_t first = rng_below(&r, MOST), n = 1 + rng_below(&r, MOST - first);
             uint32_t h = rng_below(&r, heads), g = rng_below(&r, heads);
-            assert_ok(be->ops->kv_pack(be, pool, from, slot0, n, h, k[0], v[0], bias[0], err));
-            assert_ok(cpu->ops->kv_pack(cpu, twin, from, slot0, n, h, k[1], v[1], bias[1], err));
+            n = round % 3 == 0 && n > 20 ? 20 : n;
+            assert_ok(be->ops->kv_pack(be, pool, from, first, n, h, k[0], v[0], bias[0], err));
+            assert_ok(cpu->ops->kv_pack(cpu, twin, from, first, n, h, k[1], v[1], bias[1], err));
             assert_memory_equal(k[0], k[1], n * row);
             assert_memory_equal(v[0], v[1], n * row);
             assert_memory_equal(bias[0], bias[1], n * sizeof(float));
-            slot0 = rng_below(&r, 33 - n);
-            assert_ok(be->ops->kv_unpack(be, pool, to, slot0, n, g, k[1], v[1], bias[1], err));
-            assert_ok(cpu->ops->kv_unpack(cpu, twin, to, slot0, n, g, k[0], v[0], bias[0], err));
+            first = rng_below(&r, MOST + 1 - n);
+            assert_ok(be->ops->kv_unpack(be, pool, to, first, n, g, k[1], v[1], bias[1], err));
+            assert_ok(cpu->ops->kv_unpack(cpu, twin, to, first, n, g, k[0], v[0], bias[0], err));
         }
         be->ops->kv_close(be, pool);
         cpu->ops->kv_close(cpu, twin);
     }
+}
+
+/* More than there is pinned memory for at once. */
+static void a_long_run_is_packed_whole(void **state)
+{
+    enum { HD = 256, PAGES = 300, N = PAGES * SC_PAGE_ENTRIES - 9 };
+    const struct sc_kv_spec spec = {1, HD, SC_DTYPE_F32};
+    struct sc_kv_pool *pool = NULL;
+    struct rng r = {5};
+    uint32_t pages[PAGES];
+    float *rows = random_floats(&r, (size_t)(N + 1) * HD), *bias = random_floats(&r, N);
+    float *k = malloc((size_t)N * HD * 4), *v = malloc((size_t)N * HD * 4), *b = malloc(N * 4);
+    (void)state;
+    assert_ok(be->ops->kv_open(be, &spec, PAGES, &pool, err));
+    for (uint32_t i = 0; i < PAGES; i++)
+        pages[i] = (i * 7 + 3) % PAGES;
+    assert_ok(be->ops->kv_unpack(be, pool, pages, 5, N, 0, rows, rows + HD / 2, bias, err));
+    assert_ok(be->ops->kv_pack(be, pool, pages, 5, N, 0, k, v, b, err));
+    assert_memory_equal(k, rows, (size_t)N * HD * 4);
+    assert_memory_equal(v, rows + HD / 2, (size_t)N * HD * 4);
+    assert_memory_equal(b, bias, N * 4);
+    be->ops->kv_close(be, pool);
+    free(rows);
+    free(bias);
+    free(k);
+    free(v);
+    free(b);
 }
 
 /* A file may hold anything that a checksum lets through; -128 and any scale are in it. */
@@ -93,10 +124,14 @@ static void any_bytes_of_int8_rows_mean_what_they_mean_to_the_cpu(void **state)
         k[0][i] = (uint8_t)rng_u32(&r);
         v[0][i] = (uint8_t)i;
     }
-    assert_ok(be->ops->kv_unpack(be, pool, 1, 0, 32, 0, k[0], v[0], bias[0], err));
-    assert_ok(cpu->ops->kv_unpack(cpu, twin, 1, 0, 32, 0, k[0], v[0], bias[0], err));
-    assert_ok(be->ops->kv_pack(be, pool, 1, 0, 32, 0, k[0], v[0], bias[0], err));
-    assert_ok(cpu->ops->kv_pack(cpu, twin, 1, 0, 32, 0, k[1], v[1], bias[1], err));
+    assert_ok(
+        be->ops->kv_unpack(be, pool, (const uint32_t[]){1}, 0, 32, 0, k[0], v[0], bias[0], err));
+    assert_ok(
+        cpu->ops->kv_unpack(cpu, twin, (const uint32_t[]){1}, 0, 32, 0, k[0], v[0], bias[0], err));
+    assert_ok(
+        be->ops->kv_pack(be, pool, (const uint32_t[]){1}, 0, 32, 0, k[0], v[0], bias[0], err));
+    assert_ok(
+        cpu->ops->kv_pack(cpu, twin, (const uint32_t[]){1}, 0, 32, 0, k[1], v[1], bias[1], err));
     assert_memory_equal(k[0], k[1], sizeof(k[0]));
     assert_memory_equal(v[0], v[1], sizeof(v[0]));
     for (uint32_t slot = 0; slot < 32; slot++) {
@@ -157,10 +192,13 @@ static void bad_shapes_and_entries_are_refused(void **state)
     assert_fails(SC_EINVAL, be->ops->kv_read(be, pool, N_PAGES, 0, 0, k, v, bias, err));
     assert_fails(SC_EINVAL, be->ops->kv_read(be, pool, 0, 32, 0, k, v, bias, err));
     assert_fails(SC_EINVAL, be->ops->kv_write(be, pool, 0, 0, 2, k, v, 0.0f, err));
-    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, 0, 1, 32, 0, k, v, bias, err));
-    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, 0, 0, 0, 0, k, v, bias, err));
-    assert_fails(SC_EINVAL, be->ops->kv_unpack(be, pool, 0, UINT32_MAX, 2, 0, k, v, bias, err));
-    assert_fails(SC_EINVAL, be->ops->kv_unpack(be, pool, 0, 0, 33, 0, k, v, bias, err));
+    const uint32_t pages[] = {0, N_PAGES}; /* the second does not exist */
+    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, pages, 1, 32, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, pages, 32, 1, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, pages, 0, 0, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_pack(be, pool, pages, 0, 1, 2, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_unpack(be, pool, pages, UINT32_MAX, 2, 0, k, v, bias, err));
+    assert_fails(SC_EINVAL, be->ops->kv_unpack(be, pool, pages, 0, 33, 0, k, v, bias, err));
     assert_fails(SC_EINVAL, be->ops->kv_copy(be, pool, N_PAGES, 0, err));
     assert_fails(SC_EINVAL, be->ops->kv_copy(be, pool, 0, N_PAGES, err));
     be->ops->kv_close(be, pool);
@@ -171,6 +209,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(entries_are_read_as_they_were_written),
         cmocka_unit_test(packed_entries_are_the_same_bytes_on_both_backends),
+        cmocka_unit_test(a_long_run_is_packed_whole),
         cmocka_unit_test(any_bytes_of_int8_rows_mean_what_they_mean_to_the_cpu),
         cmocka_unit_test(a_copied_page_holds_all_heads_and_leaves_the_others_alone),
         cmocka_unit_test(bad_shapes_and_entries_are_refused),
