@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/row_i8.h"
+#include "cuda/kernels_blocks.h"
 #include "cuda/page.h"
 
 /* K and V of a head lie entry after entry, as core files keep them: pack and unpack are copies,
@@ -181,44 +182,81 @@ static void pack_block(const struct sc_kv_pool *pool, const uint8_t *block, uint
     }
 }
 
-/* Whole blocks come, as many as there is pinned memory for, and are waited for once. */
+/* Pinned and device memory for n blocks, and the ids of their pages on the device behind them. */
+struct batch {
+    uint8_t *host;
+    struct sc_cuda_blocks blocks;
+};
+
+static uint32_t batch_most(const struct sc_kv_pool *pool)
+{
+    return (uint32_t)((SC_CUDA_STAGE_BYTES - 16) / (pool->head_bytes + sizeof(uint32_t)));
+}
+
+static enum sc_status batch_take(struct sc_cuda_device *dev, const struct sc_kv_pool *pool,
+                                 const uint32_t *pages, uint32_t n, uint32_t head, bool to_pages,
+                                 struct batch *ret, struct sc_err *err)
+{
+    const size_t bytes = n * pool->head_bytes;
+    void *host, *device;
+    enum sc_status st =
+        sc_cuda_stage_take(dev, bytes + n * sizeof(*pages), "kv entries", &host, &device, err);
+    if (st != SC_OK)
+        return st;
+    ret->host = host;
+    ret->blocks = (struct sc_cuda_blocks){
+        .mem = block_at(pool, 0, head),
+        .page_bytes = pool->page_bytes,
+        .block_bytes = pool->head_bytes,
+        .pages = (const uint32_t *)(const void *)((uint8_t *)device + bytes),
+        .piece = device,
+        .n = n,
+        .to_pages = to_pages,
+    };
+    memcpy(ret->host + bytes, pages, n * sizeof(*pages));
+    return SC_OK;
+}
+
+/* Whole blocks come, as many as there is room for, and are waited for once. */
+static enum sc_status fetch_blocks(struct sc_cuda_device *dev, const struct sc_kv_pool *pool,
+                                   const uint32_t *pages, uint32_t n, uint32_t head,
+                                   struct batch *b, struct sc_err *err)
+{
+    const size_t bytes = n * pool->head_bytes;
+    enum sc_status st = batch_take(dev, pool, pages, n, head, false, b, err);
+    if (st == SC_OK)
+        st = sc_cuda_stage_send(dev, b->host + bytes, b->blocks.piece + bytes, n * sizeof(*pages),
+                                err);
+    if (st == SC_OK)
+        st = sc_cuda_check(sc_cuda_launch_blocks(&b->blocks, dev->stream), "kv entries", err);
+    if (st == SC_OK)
+        st = sc_cuda_check(
+            cudaMemcpyAsync(b->host, b->blocks.piece, bytes, cudaMemcpyDeviceToHost, dev->stream),
+            "kv entries to the host", err);
+    return st == SC_OK ? sc_cuda_sync(&dev->base, err) : st;
+}
+
 enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool,
                                const uint32_t *pages, uint32_t first, uint32_t n, uint32_t head,
                                void *k, void *v, float *bias, struct sc_err *err)
 {
-    struct sc_cuda_device *dev = sc_cuda_device(be);
     const size_t row = sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
-    const uint32_t most = (uint32_t)(SC_CUDA_STAGE_BYTES / pool->head_bytes) * SC_PAGE_ENTRIES;
+    const uint32_t most = batch_most(pool) * SC_PAGE_ENTRIES;
     enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
 
-    for (uint32_t end = first; st == SC_OK && n > 0; first = end) {
-        const uint32_t page0 = first / SC_PAGE_ENTRIES;
-        const uint32_t some =
-            n < most - first % SC_PAGE_ENTRIES ? n : most - first % SC_PAGE_ENTRIES;
-        const uint32_t n_pages = (first + some - 1) / SC_PAGE_ENTRIES + 1 - page0;
-        void *staged, *unused;
-        st = sc_cuda_stage_take(dev, n_pages * pool->head_bytes, "kv entries", &staged, &unused,
-                                err);
-        for (uint32_t p = 0; p < n_pages && st == SC_OK; p++)
-            st = sc_cuda_check(cudaMemcpyAsync((uint8_t *)staged + p * pool->head_bytes,
-                                               block_at(pool, pages[page0 + p], head),
-                                               pool->head_bytes, cudaMemcpyDeviceToHost,
-                                               dev->stream),
-                               "kv entries to the host", err);
-        if (st == SC_OK)
-            st = sc_cuda_sync(be, err);
-        if (st != SC_OK)
-            break;
-        end = first + some;
-        n -= some;
-        for (uint32_t i = first, now; i < end; i += now) {
-            now = in_page(i, end - i);
-            pack_block(pool,
-                       (const uint8_t *)staged + (i / SC_PAGE_ENTRIES - page0) * pool->head_bytes,
-                       i % SC_PAGE_ENTRIES, now, k, v, bias);
-            k = (uint8_t *)k + now * row;
-            v = (uint8_t *)v + now * row;
-            bias += now;
+    for (uint32_t done = 0, some; st == SC_OK && done < n; done += some) {
+        const uint32_t begin = first + done, page0 = begin / SC_PAGE_ENTRIES;
+        const uint32_t room = most - begin % SC_PAGE_ENTRIES;
+        struct batch b;
+        some = n - done < room ? n - done : room;
+        st = fetch_blocks(sc_cuda_device(be), pool, pages + page0,
+                          (begin + some - 1) / SC_PAGE_ENTRIES + 1 - page0, head, &b, err);
+        for (uint32_t i = 0, now; st == SC_OK && i < some; i += now) {
+            const uint32_t entry = begin + i, at = done + i;
+            now = in_page(entry, some - i);
+            pack_block(pool, b.host + (entry / SC_PAGE_ENTRIES - page0) * pool->head_bytes,
+                       entry % SC_PAGE_ENTRIES, now, (uint8_t *)k + at * row,
+                       (uint8_t *)v + at * row, bias + at);
         }
     }
     return st;
@@ -235,49 +273,78 @@ static void split_rows(const uint8_t *from, uint32_t n, uint32_t hd, uint8_t *ro
     }
 }
 
-static enum sc_status unpack_page(struct sc_cuda_device *dev, const struct sc_kv_pool *pool,
+/* Of n entries the parts of a block, one behind the other: a whole page's are its block. */
+#define PARTS 5
+struct parts {
+    size_t at[PARTS], bytes[PARTS]; /* where each lies in a block, and bytes of an entry */
+};
+
+static struct parts parts_of(const struct sc_kv_pool *pool)
+{
+    const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
+    const size_t scale = pool->spec.dtype == SC_DTYPE_I8 ? sizeof(float) : 0;
+    return (struct parts){{0, pool->v_offset, SC_CUDA_K_SCALES(pool->bias_offset),
+                           SC_CUDA_V_SCALES(pool->bias_offset), pool->bias_offset},
+                          {row, row, scale, scale, sizeof(float)}};
+}
+
+static void fill_parts(const struct sc_kv_pool *pool, const struct parts *p, uint32_t n,
+                       const void *k, const void *v, const float *bias, uint8_t *to[PARTS])
+{
+    for (size_t i = 1; i < PARTS; i++)
+        to[i] = to[i - 1] + n * p->bytes[i - 1];
+    if (pool->spec.dtype == SC_DTYPE_I8) {
+        split_rows(k, n, pool->spec.head_dim, to[0], to[2]);
+        split_rows(v, n, pool->spec.head_dim, to[1], to[3]);
+    } else {
+        memcpy(to[0], k, n * p->bytes[0]);
+        memcpy(to[1], v, n * p->bytes[1]);
+    }
+    memcpy(to[4], bias, n * sizeof(*bias));
+}
+
+/* Some entries of a page, which leave the others as they are. */
+static enum sc_status unpack_some(struct sc_cuda_device *dev, const struct sc_kv_pool *pool,
                                   uint8_t *block, uint32_t slot0, uint32_t n, const void *k,
                                   const void *v, const float *bias, struct sc_err *err)
 {
-    enum sc_status st;
-    const bool i8 = pool->spec.dtype == SC_DTYPE_I8;
-    const size_t row = pool->v_offset / SC_PAGE_ENTRIES;
-    /* In the order of a block: where each lies there, and bytes of an entry. */
-    const struct {
-        size_t at, bytes;
-    } parts[] = {{0, row},
-                 {pool->v_offset, row},
-                 {SC_CUDA_K_SCALES(pool->bias_offset), i8 ? 4 : 0},
-                 {SC_CUDA_V_SCALES(pool->bias_offset), i8 ? 4 : 0},
-                 {pool->bias_offset, sizeof(*bias)}};
-    uint8_t *host[SC_ARRAY_LEN(parts)];
-    size_t entry = 0;
+    const struct parts p = parts_of(pool);
+    uint8_t *host[PARTS];
     void *staged, *unused;
-    for (size_t i = 0; i < SC_ARRAY_LEN(parts); i++)
-        entry += parts[i].bytes;
-    /* Through pinned memory, so that a restored document's many pages need not wait for each
-     * other: a whole page is one copy. */
-    st = sc_cuda_stage_take(dev, n * entry, "kv entries", &staged, &unused, err);
+    enum sc_status st =
+        sc_cuda_stage_take(dev, pool->head_bytes, "kv entries", &staged, &unused, err);
     if (st != SC_OK)
         return st;
     host[0] = staged;
-    for (size_t i = 1; i < SC_ARRAY_LEN(parts); i++)
-        host[i] = host[i - 1] + n * parts[i - 1].bytes;
-    if (i8) {
-        split_rows(k, n, pool->spec.head_dim, host[0], host[2]);
-        split_rows(v, n, pool->spec.head_dim, host[1], host[3]);
-    } else {
-        memcpy(host[0], k, n * row);
-        memcpy(host[1], v, n * row);
+    fill_parts(pool, &p, n, k, v, bias, host);
+    for (size_t i = 0; st == SC_OK && i < PARTS; i++)
+        st = sc_cuda_stage_send(dev, host[i], block + p.at[i] + slot0 * p.bytes[i], n * p.bytes[i],
+                                err);
+    return st;
+}
+
+/* n whole pages: one copy to the device, from where they are shared out. */
+static enum sc_status unpack_pages(struct sc_cuda_device *dev, const struct sc_kv_pool *pool,
+                                   const uint32_t *pages, uint32_t n, uint32_t head,
+                                   const uint8_t *k, const uint8_t *v, const float *bias,
+                                   struct sc_err *err)
+{
+    const size_t page_rows =
+        SC_PAGE_ENTRIES * sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
+    const struct parts p = parts_of(pool);
+    struct batch b;
+    enum sc_status st = batch_take(dev, pool, pages, n, head, true, &b, err);
+    if (st != SC_OK)
+        return st;
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *to[PARTS] = {b.host + i * pool->head_bytes};
+        fill_parts(pool, &p, SC_PAGE_ENTRIES, k + i * page_rows, v + i * page_rows,
+                   bias + (size_t)i * SC_PAGE_ENTRIES, to);
     }
-    memcpy(host[4], bias, n * sizeof(*bias));
-    if (n == SC_PAGE_ENTRIES)
-        return sc_cuda_stage_send(dev, host[0], block, pool->head_bytes, err);
-    for (size_t i = 0; st == SC_OK && i < SC_ARRAY_LEN(parts); i++) {
-        if (parts[i].bytes != 0)
-            st = sc_cuda_stage_send(dev, host[i], block + parts[i].at + slot0 * parts[i].bytes,
-                                    n * parts[i].bytes, err);
-    }
+    st = sc_cuda_stage_send(dev, b.host, b.blocks.piece, n * (pool->head_bytes + sizeof(*pages)),
+                            err);
+    if (st == SC_OK)
+        st = sc_cuda_check(sc_cuda_launch_blocks(&b.blocks, dev->stream), "kv entries", err);
     return st;
 }
 
@@ -286,14 +353,24 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
                                  const void *k, const void *v, const float *bias,
                                  struct sc_err *err)
 {
+    struct sc_cuda_device *dev = sc_cuda_device(be);
     const size_t row = sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
     enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
+
     for (uint32_t i = 0, some; st == SC_OK && i < n; i += some) {
-        some = in_page(first + i, n - i);
-        st = unpack_page(sc_cuda_device(be), pool,
-                         block_at(pool, pages[(first + i) / SC_PAGE_ENTRIES], head),
-                         (first + i) % SC_PAGE_ENTRIES, some, (const uint8_t *)k + i * row,
-                         (const uint8_t *)v + i * row, bias + i, err);
+        const uint32_t slot = (first + i) % SC_PAGE_ENTRIES;
+        const uint32_t *page = pages + (first + i) / SC_PAGE_ENTRIES;
+        const uint8_t *ks = (const uint8_t *)k + i * row, *vs = (const uint8_t *)v + i * row;
+        uint32_t whole = (n - i) / SC_PAGE_ENTRIES;
+        if (slot == 0 && whole > 0) {
+            whole = whole < batch_most(pool) ? whole : batch_most(pool);
+            some = whole * SC_PAGE_ENTRIES;
+            st = unpack_pages(dev, pool, page, whole, head, ks, vs, bias + i, err);
+        } else {
+            some = in_page(first + i, n - i);
+            st = unpack_some(dev, pool, block_at(pool, *page, head), slot, some, ks, vs, bias + i,
+                             err);
+        }
     }
     return st;
 }
