@@ -77,8 +77,9 @@ static inline size_t sc_kv_row_bytes(enum sc_dtype dtype, uint32_t head_dim)
 
 /* resid += delta (delta NULL: nothing is added), then y = resid * rsqrt(mean(resid^2) + eps) * w.
  * y NULL: only the sum. All [n_rows, dim] dense; w [dim]. next: the matrix that these rows of y are
- * multiplied with before any other call, and nothing else reads y, so that a backend may keep only
- * the form that the product wants, or leave the norm to it; NULL: y is written as it stands here.
+ * multiplied with before any other call, into other rows than resid, and nothing else reads y, so
+ * that a backend may keep only the form that the product wants, or leave the norm to it; NULL: y is
+ * written as it stands here.
  */
 struct sc_norm_args {
     float *resid;
@@ -289,8 +290,7 @@ struct sc_backend_ops {
     /* Entries first .. first + n - 1 of one KV head, entry i in slot i % SC_PAGE_ENTRIES of pages[i
      * / SC_PAGE_ENTRIES] (host), from or to host memory as they are kept: k, v [n, sc_kv_row_bytes]
      * in the pool's dtype, I8 in two's complement with each row's scale (unaligned) behind it; bias
-     * [n]. What was packed comes back bit for bit. For core files: one call is waited for once,
-     * however many pages it has. */
+     * [n]. What was packed comes back bit for bit. For core files, whose slices have many pages. */
     enum sc_status (*kv_pack)(struct sc_backend *be, struct sc_kv_pool *pool, const uint32_t *pages,
                               uint32_t first, uint32_t n, uint32_t head, void *k, void *v,
                               float *bias, struct sc_err *err);

@@ -184,6 +184,7 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
     if (st != SC_OK)
         return st;
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, a->out);
     if (seqs.n_seqs == 0 || seqs.max_rows == 0)
         return SC_OK;
 

@@ -8,6 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of the kernels' arithmetic: one more whenever the bits of an entry change, so that entries which
+ * a store keeps from before are not taken for today's. */
+#define REVISION 1u
+
 enum sc_status sc_cuda_check(cudaError_t rc, const char *what, struct sc_err *err)
 {
     if (rc == cudaSuccess)
@@ -119,6 +123,7 @@ void sc_cuda_free(struct sc_backend *be, void *mem)
     if (mem == NULL)
         return;
     sc_cuda_forget(dev);
+    dev->unwritten = NULL; /* the same address may be given out again */
     (void)cudaSetDevice(dev->ordinal);
     (void)cudaFree(mem);
 }
@@ -374,7 +379,8 @@ enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct s
     dev->cascade = dev->bf16 && !dev->strict && getenv("SC_CUDA_NO_CASCADE") == NULL;
     /* Devices of one generation give the same bits. */
     st = find_device(opts, dev, err);
-    dev->base.arithmetic = 0x100u + 4u * (uint32_t)dev->cc + (dev->bf16 ? 2u : 0) + dev->strict;
+    dev->base.arithmetic =
+        REVISION << 16 | (0x100u + 4u * (uint32_t)dev->cc + (dev->bf16 ? 2u : 0) + dev->strict);
     if (st == SC_OK)
         st = sc_cuda_use(dev, err);
     if (st == SC_OK)

@@ -33,6 +33,7 @@ enum sc_status sc_cuda_group_sum(struct sc_backend *be, enum sc_dtype dtype, voi
     if (dev->nccl == NULL)
         return sc_fail(err, SC_EINTERNAL, "group sum: no group");
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, data);
     return sc_nccl_sum(dev->nccl, dtype, data, n, dev->stream, err);
 }
 
@@ -53,6 +54,7 @@ enum sc_status sc_cuda_convert(struct sc_backend *be, enum sc_dtype from, const 
     if (n == 0)
         return SC_OK;
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, y);
     return sc_cuda_check(from == SC_DTYPE_F32 ? sc_cuda_launch_to_bf16(x, n, y, dev->stream)
                                               : sc_cuda_launch_from_bf16(x, n, y, dev->stream),
                          "convert", err);

@@ -6,9 +6,9 @@
  * each warp takes an equal, unbroken part of the line and keeps STAGES - 1 steps on their way into
  * a ring in shared memory, over the ends of rows: 48 KiB a multiprocessor. A lane reads only pieces
  * that it has copied itself, so warps need no barrier. Pairs that two or more warps share are added
- * up at the end, in order. Two blocks fit on a multiprocessor up to about 14000 columns, so that
- * the product that comes next can fill its rings before this one ends. Fetching more than that into
- * the L2 ahead of time made decoding 6 % slower, other ring depths changed nothing (H200).
+ * up at the end, in order. Two blocks fit on a multiprocessor up to 12288 columns of one row, so
+ * that the product that comes next can fill its rings before this one ends. Fetching more than that
+ * into the L2 ahead of time made decoding 6 % slower, other ring depths changed nothing (H200).
  *
  * Sums are f32: a lane's products in rising order, a tree over the lanes, then the warps of a pair.
  * Their order depends on the shape of W and on the number of multiprocessors, nothing else.
@@ -189,8 +189,9 @@ static __device__ inline void join(const sc_cuda_gemv &a, const kept<N> &k, uint
 
 /* Registers of a thread, at most. Two blocks of 64 fill a multiprocessor; 56 leave room for the
  * small kernels of the chain that stand between two products, without which the second could not
- * begin to read (with 58 to 62, decoding took 3 to 6 % longer; H100). */
-template <class W, int N> constexpr int REGISTERS = N <= 2 ? 56 : W::ELEMENTS == 8 ? 64 : 128;
+ * begin to read (with 58 to 62, decoding took 2 to 4 % longer, though two kernels a layer were
+ * saved; H100). int8 weights of four rows would spill. */
+template <class W, int N> constexpr int REGISTERS = N <= 2 ? 56 : W::ELEMENTS == 16 ? 128 : 64;
 
 /* STAGED: x is in shared memory behind the rings; else there is one row. */
 template <class W, int N, bool FUSED, bool STAGED>

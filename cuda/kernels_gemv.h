@@ -21,9 +21,8 @@ extern "C" {
 
 /* y [n, n_out] = x W^T * scale + bias. Rows of w are ld elements, a multiple of 16 bytes, and zero
  * from n_in on; w 16-byte aligned. fused: y [n, n_out / 2] = silu(row i) * row i + n_out / 2. add:
- * y
- * += instead; not with fused. norm [n_in]: the rows multiplied are x * rsqrt(mean(x^2) + eps) *
- * norm; NULL: x. */
+ * what y holds is added; not with fused. norm [n_in]: the rows multiplied are x * rsqrt(mean(x^2) +
+ * eps) * norm; NULL: x. */
 struct sc_cuda_gemv {
     const void *w;
     enum sc_dtype store;       /* F32, BF16, I8 */

@@ -1,7 +1,9 @@
 /* cuda/kernels_qkv.cu - rotation angles, and qkv rows split into queries and entries of pages.
  *
  * qkv: one warp a head of a row, or several; a lane holds up to four pairs (i, i + head_dim / 2),
- * so the norm's sum, the rotation and the store need no shared memory. Reference: cpu/qkv.c. */
+ * so the norm's sum, the rotation and the store need no shared memory. What is
+ * contracted is written out: kernels of one and of several heads must agree. Reference: cpu/qkv.c.
+ */
 #include "cuda/kernels_qkv.h"
 
 #include "base/row_i8.h"
@@ -84,7 +86,7 @@ static __device__ inline void normalise(pairs &p, const pairs &v, uint32_t half,
     float squares = 0.0f;
 #pragma unroll
     for (int j = 0; j < LANE_PAIRS; j++)
-        squares += p.low[j] * p.low[j] + p.high[j] * p.high[j];
+        squares = fmaf(p.high[j], p.high[j], fmaf(p.low[j], p.low[j], squares));
     const float scale = 1.0f / sqrtf(sc_warp_sum(squares) / (float)(2 * half) + eps);
 #pragma unroll
     for (int j = 0; j < LANE_PAIRS; j++) {
@@ -98,8 +100,8 @@ static __device__ inline void rotate(pairs &p, const pairs &a)
 #pragma unroll
     for (int j = 0; j < LANE_PAIRS; j++) {
         const float low = p.low[j], high = p.high[j];
-        p.low[j] = low * a.low[j] - high * a.high[j];
-        p.high[j] = high * a.low[j] + low * a.high[j];
+        p.low[j] = fmaf(low, a.low[j], -__fmul_rn(high, a.high[j]));
+        p.high[j] = fmaf(high, a.low[j], __fmul_rn(low, a.high[j]));
     }
 }
 

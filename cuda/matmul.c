@@ -41,7 +41,7 @@ static bool makes_norm(const struct sc_cuda_device *dev, const struct sc_matrix 
 {
     const struct sc_cuda_normed *norm = &dev->normed;
     return norm->of != NULL && norm->of == r->x && norm->next == w && norm->n_rows == r->n &&
-           r->x_stride == w->n_in && sc_cuda_few(dev, w, r->n);
+           (r->n == 1 || r->x_stride == w->n_in) && sc_cuda_few(dev, w, r->n);
 }
 
 /* The parts of x, smallest first: sums grow towards the large ones. */
@@ -166,6 +166,9 @@ static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_m
         .norm = normed ? norm->w : NULL,
         .eps = norm->eps,
     };
+    if (normed && r->y == norm->resid) /* blocks would write what others have yet to read */
+        return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: into the rows of which it makes the norm",
+                       w->n_out, w->n_in);
     sc_cuda_forget(dev);
     return sc_cuda_check(sc_cuda_launch_gemv(&gemv, (uint32_t)dev->n_sms, dev->stream), "matmul",
                          err);

@@ -17,6 +17,7 @@ enum sc_status sc_cuda_peer_sum(struct sc_backend *be, enum sc_dtype dtype, cons
     if (n == 0)
         return SC_OK;
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, dst);
     for (uint32_t r = 0; r < n_srcs; r++)
         sum.srcs[r] = (const uint8_t *)srcs[r] + first * sc_dtype_bytes(dtype);
     return sc_cuda_check(sc_cuda_launch_sum(&sum, dev->stream), "peer sum", err);
@@ -35,6 +36,7 @@ enum sc_status sc_cuda_put_cols(struct sc_backend *be, const struct sc_cols_args
     if (a->n_rows == 0)
         return SC_OK;
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, a->dst);
     if (a->clear)
         st = sc_cuda_check(cudaMemsetAsync(a->dst, 0, a->n_rows * dst_row, dev->stream), "put_cols",
                            err);
@@ -52,6 +54,7 @@ enum sc_status sc_cuda_copy(struct sc_backend *be, void *dst, const void *src, s
     if (bytes == 0)
         return SC_OK;
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, dst);
     return sc_cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, dev->stream), "copy",
                          err);
 }

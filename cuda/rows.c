@@ -83,6 +83,7 @@ enum sc_status sc_cuda_embed(struct sc_backend *be, const struct sc_embedding *e
     if (st != SC_OK || n == 0)
         return st;
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, out);
     st = sc_cuda_to_device(dev, ids, n * sizeof(*ids), "embed", &device_ids, err);
     if (st != SC_OK)
         return st;
@@ -164,6 +165,7 @@ enum sc_status sc_cuda_gather_rows(struct sc_backend *be, const float *src, cons
     if (st != SC_OK || n == 0)
         return st;
     sc_cuda_forget(dev);
+    sc_cuda_is_written(dev, dst);
     st = sc_cuda_to_device(dev, rows, n * sizeof(*rows), "gather_rows", &device_rows, err);
     if (st != SC_OK)
         return st;

@@ -367,6 +367,7 @@ enum sc_status sc_calibrate_builtin_id(const struct sc_engine *engine, const str
         sc_hasher_str(&h, "semanticache built-in sample");
         sc_hasher_u32(&h, METHOD_VERSION);
         sc_hasher_u32(&h, SC_CHUNKER_VERSION);
+        sc_hasher_u32(&h, SC_CALIBRATION_VERSION); /* a file for each */
         for (uint32_t i = 0; i < n; i++)
             sc_hasher_u32(&h, (uint32_t)ids.ids[i]);
         *ret_id = sc_hasher_end(&h);

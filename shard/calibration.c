@@ -13,7 +13,6 @@
 #include "model/json.h"
 #include "shard/recipe.h"
 
-#define FILE_VERSION   2
 #define FILE_BYTES_MAX ((size_t)64 << 20)
 #define NUMBER_MAX     1e9f
 
@@ -227,7 +226,7 @@ static json_t *to_json(const struct sc_calibration *c)
     int bad = 0;
 
     sc_hash_hex(&c->model, hex);
-    bad |= json_object_set_new(root, "version", json_integer(FILE_VERSION));
+    bad |= json_object_set_new(root, "version", json_integer(SC_CALIBRATION_VERSION));
     bad |= json_object_set_new(root, "model", json_string(hex));
     bad |= json_object_set_new(root, "n_layers", json_integer(c->n_layers));
     bad |= json_object_set_new(root, "n_kv_heads", json_integer(c->n_kv_heads));
@@ -378,9 +377,9 @@ static enum sc_status parse(const json_t *root, const struct sc_model_config *co
     json_int_t heads = json_integer_value(json_object_get(root, "n_kv_heads"));
     enum sc_status st;
 
-    if (version != FILE_VERSION)
+    if (version != SC_CALIBRATION_VERSION)
         return sc_fail(err, SC_EFORMAT, "version: %lld, must be %d", (long long)version,
-                       FILE_VERSION);
+                       SC_CALIBRATION_VERSION);
     sc_hash_hex(model, hex);
     if (made_for == NULL || strcmp(made_for, hex) != 0)
         return sc_fail(err, SC_EFORMAT, "model: made for %.64s, this model is %s",

@@ -12,12 +12,13 @@
 #include "base/hash.h"
 #include "model/config.h"
 
-#define SC_CALIBRATION_FILE   "semanticache-calibration.json"
-#define SC_CALIBRATION_RATIOS 13u
-#define SC_METRIC_COUNT       4u
-#define SC_OUTLIER_SHARE      0.75f /* of the entries that a layer keeps */
-#define SC_LAYER_WEIGHT_MIN   1e-3f
-#define SC_LAYER_WEIGHT_MAX   1e3f
+#define SC_CALIBRATION_VERSION 2u /* of the file */
+#define SC_CALIBRATION_FILE    "semanticache-calibration.json"
+#define SC_CALIBRATION_RATIOS  13u
+#define SC_METRIC_COUNT        4u
+#define SC_OUTLIER_SHARE       0.75f /* of the entries that a layer keeps */
+#define SC_LAYER_WEIGHT_MIN    1e-3f
+#define SC_LAYER_WEIGHT_MAX    1e3f
 
 struct sc_calibration {
     uint32_t n_layers, n_kv_heads, head_dim;

@@ -240,6 +240,9 @@ static void rows_made_for_another_product_are_refused(void **state)
     assert_ok(be->ops->upload(be, y, x, N * DIM * 4, err)); /* whole again */
     assert_ok(be->ops->matmul(be, f32, y, DIM, out, OUT, N, err));
     assert_ok(be->ops->norm(be, &norm, err));
+    assert_ok(be->ops->copy(be, y, in, N * DIM * 4, err)); /* so they are here */
+    assert_ok(be->ops->matmul(be, f32, y, DIM, out, OUT, N, err));
+    assert_ok(be->ops->norm(be, &norm, err));
     norm.next = NULL;
     assert_ok(be->ops->norm(be, &norm, err));
     assert_ok(be->ops->matmul(be, f32, y, DIM, out, OUT, N, err));
@@ -255,6 +258,11 @@ static void rows_made_for_another_product_are_refused(void **state)
             assert_fails(SC_EINVAL,
                          be->ops->matmul(be, i == 1 ? f32 : m, y, DIM, out, OUT, 2, err));
     }
+    assert_ok(be->ops->norm(be, &norm, err)); /* into rows that others have yet to read */
+    assert_fails(SC_EINVAL, be->ops->matmul(be, m, y, DIM, in, OUT, 2, err));
+    norm.n_rows = 1; /* one row may come with any stride */
+    assert_ok(be->ops->norm(be, &norm, err));
+    assert_ok(be->ops->matmul(be, m, y, 0, out, OUT, 1, err));
     void *mems[] = {in, dw, y, out};
     for (size_t i = 0; i < SC_ARRAY_LEN(mems); i++)
         be->ops->free(be, mems[i]);
