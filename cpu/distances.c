@@ -30,15 +30,12 @@ struct dist_work {
     const struct sc_dist_args *a;
 };
 
-/* Keys of one head as stored into s->dist.xt [d][token], with zeros after the last token. */
-static void gather_stored(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
-                          struct sc_cpu_scratch *s)
+/* Keys of one head into s->dist.xt [d][token], as stored or turned back to the chunk's origin. */
+static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
+                        bool unrotate, struct sc_cpu_scratch *s)
 {
     const struct sc_dist_args *a = w->a;
-    const uint32_t end = (job->m + 15) / 16 * 16;
 
-    for (uint32_t d = 0; d < a->head_dim; d++)
-        memset(s->dist.xt + d * SC_CHUNK_MAX + job->m, 0, (end - job->m) * sizeof(float));
     for (uint32_t i = 0, n; i < job->m; i += n) {
         uint32_t pos = job->pos0 + i, slot = pos % SC_PAGE_ENTRIES;
         n = SC_PAGE_ENTRIES - slot < job->m - i ? SC_PAGE_ENTRIES - slot : job->m - i;
@@ -46,57 +43,68 @@ static void gather_stored(const struct dist_work *w, const struct sc_chunk_job *
             a->pool, sc_cpu_kv_block(a->pool, job->exact_pages[pos / SC_PAGE_ENTRIES], head), slot,
             n, s->dist.xt + i);
     }
+    if (unrotate)
+        w->dev->kernels.rotate_keys(s->dist.xt, w->dev->unrotate[0], job->m, a->head_dim);
 }
 
-static void unrotate_keys(const struct dist_work *w, const struct sc_chunk_job *job,
-                          struct sc_cpu_scratch *s)
-{
-    w->dev->kernels.rotate_keys(s->dist.xt, w->dev->unrotate[0], job->m, w->a->head_dim);
-}
-
-/* Onto the diagonal: how far each token's key is from the head's mean key. The keys are turned back
- * to the chunk's origin only, so the mean is turned forward to it. */
-static void add_outlyingness(const struct dist_work *w, const struct sc_chunk_job *job,
-                             uint32_t head, const struct sc_cpu_scratch *s, int32_t *dist)
+/* The head's mean key. The keys are turned back to the chunk's origin only, so it is turned forward
+ * to that. */
+static void mean_at_origin(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
+                           float *centre)
 {
     const struct sc_dist_args *a = w->a;
     const uint32_t half = a->head_dim / 2;
     const float *mean = job->mean_key + (size_t)head * a->head_dim;
-    float sum[SC_CHUNK_MAX], turned[SC_CPU_HEAD_DIM_MAX];
 
     for (uint32_t d = 0; d < half; d++) {
         float sine, cosine;
         sincosf((float)job->pos0 * a->inv_freq[d], &sine, &cosine);
-        turned[d] = mean[d] * cosine - mean[d + half] * sine;
-        turned[d + half] = mean[d + half] * cosine + mean[d] * sine;
-    }
-    w->dev->kernels.from_mean(s->dist.xt, turned, job->m, a->head_dim, sum);
-    for (uint32_t i = 0; i < job->m; i++) {
-        const float value = sum[i] * job->inv_var[head] * SC_DIST_ONE;
-        dist[(size_t)i * job->m + i] += value < (float)a->cap ? (int32_t)lrintf(value) : a->cap;
+        centre[d] = mean[d] * cosine - mean[d + half] * sine;
+        centre[d + half] = mean[d + half] * cosine + mean[d] * sine;
     }
 }
 
-/* What the metric compares. */
-static void gather_keys(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
-                        struct sc_cpu_scratch *s, int32_t *dist)
+/* Where no mean is known, the chunk's first key stands for it: the first whose square is finite,
+ * because minus any other every key would be broken. */
+static void first_key(const struct sc_cpu_scratch *s, uint32_t m, uint32_t head_dim, float *centre)
+{
+    for (uint32_t i = 0; i < m; i++) {
+        float norm2 = 0.0f;
+        for (uint32_t d = 0; d < head_dim; d++) {
+            centre[d] = s->dist.xt[d * SC_CHUNK_MAX + i];
+            norm2 += centre[d] * centre[d];
+        }
+        if (isfinite(norm2))
+            return;
+    }
+    memset(centre, 0, head_dim * sizeof(*centre));
+}
+
+/* What the metric compares into s->dist, with the squares of its lengths. far [m]: how far each
+ * token's key is from the head's mean key is added. */
+static void prepare_keys(const struct dist_work *w, const struct sc_chunk_job *job, uint32_t head,
+                         struct sc_cpu_scratch *s, int32_t *far)
 {
     const struct sc_dist_args *a = w->a;
-    const uint32_t end = (job->m + 15) / 16 * 16;
+    float centre[SC_CPU_HEAD_DIM_MAX];
 
-    gather_stored(w, job, head, s);
-    if (sc_metric_is_pre(a->metric) || job->mean_key != NULL)
-        unrotate_keys(w, job, s);
-    if (job->mean_key != NULL)
-        add_outlyingness(w, job, head, s, dist);
-    if (!sc_metric_is_pre(a->metric) && job->mean_key != NULL)
-        gather_stored(w, job, head, s);
-    for (uint32_t i = 0; sc_metric_is_cosine(a->metric) && i < end; i++) {
-        float norm2 = 0.0f;
-        for (uint32_t d = 0; d < a->head_dim; d++)
-            norm2 += s->dist.xt[d * SC_CHUNK_MAX + i] * s->dist.xt[d * SC_CHUNK_MAX + i];
-        s->dist.norm2[i] = norm2;
+    if (job->mean_key != NULL) {
+        gather_keys(w, job, head, true, s);
+        mean_at_origin(w, job, head, centre);
+        w->dev->kernels.centre_keys(s->dist.xt, centre, job->m, a->head_dim, s->dist.norm2);
+        for (uint32_t i = 0; i < job->m; i++) {
+            const float value = s->dist.norm2[i] * job->inv_var[head] * SC_DIST_ONE;
+            far[i] += value < (float)a->cap ? (int32_t)lrintf(value) : a->cap;
+        }
+        if (a->metric == SC_METRIC_L2_PRE)
+            return;
     }
+    gather_keys(w, job, head, sc_metric_is_pre(a->metric), s);
+    if (sc_metric_is_cosine(a->metric)) /* angles are seen from the origin */
+        memset(centre, 0, a->head_dim * sizeof(*centre));
+    else
+        first_key(s, job->m, a->head_dim, centre);
+    w->dev->kernels.centre_keys(s->dist.xt, centre, job->m, a->head_dim, s->dist.norm2);
 }
 
 static int32_t *plane_at(const struct sc_dist_args *a, uint32_t job, uint32_t plane)
@@ -117,6 +125,7 @@ static void dist_task(void *ctx, uint32_t task, uint32_t thread)
              end = a->n_planes == 1 ? a->n_kv_heads : plane + 1;
     int32_t *dist = plane_at(a, task / a->n_planes, plane);
     struct sc_cpu_scratch *s = &w->dev->scratch[thread];
+    int32_t far[SC_CHUNK_MAX] = {0};
 
     memset(dist, 0, (size_t)m * m * sizeof(*dist));
     if (!a->contributes)
@@ -124,17 +133,19 @@ static void dist_task(void *ctx, uint32_t task, uint32_t thread)
     for (; head < end; head++) {
         struct sc_cpu_dist args = {
             .xt = s->dist.xt,
-            .norm2 = sc_metric_is_cosine(a->metric) ? s->dist.norm2 : NULL,
+            .norm2 = s->dist.norm2,
+            .cosine = sc_metric_is_cosine(a->metric),
             .m = m,
             .head_dim = a->head_dim,
             .inv_var = job->inv_var != NULL ? job->inv_var[head] : 1.0f,
             .cap = a->cap,
             .dist = dist,
         };
-        gather_keys(w, job, head, s, dist);
+        prepare_keys(w, job, head, s, far);
         w->dev->kernels.distances(&args);
     }
     for (uint32_t i = 0; i < m; i++) {
+        dist[(size_t)i * m + i] = far[i];
         for (uint32_t j = i + 1; j < m; j++)
             dist[(size_t)j * m + i] = dist[(size_t)i * m + j];
     }

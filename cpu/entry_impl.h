@@ -33,37 +33,95 @@ static void keys_to_columns_i8(const struct sc_kv_pool *pool, const uint8_t *blo
 static void keys_to_columns(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
                             uint32_t n, float *xt)
 {
-    const bool bf16 = pool->spec.dtype == SC_DTYPE_BF16;
     if (pool->spec.dtype == SC_DTYPE_I8) {
         keys_to_columns_i8(pool, block, slot0, n, xt);
         return;
     }
-    for (uint32_t d = 0; d < pool->spec.head_dim; d++) {
-        const uint8_t *row = block + ((bf16 ? d / 2 : d) * SC_PAGE_ENTRIES + slot0) * 4;
-        for (uint32_t t = 0; t < n; t += 16) {
-            uint32_t count = n - t < 16 ? n - t : 16;
-            vf x;
-            if (!bf16)
-                x = v_loadn((const float *)(const void *)row + t, count);
-            else if (d % 2 == 0)
-                x = v_low((const uint16_t *)(const void *)row + 2 * t);
-            else
-                x = v_high((const uint16_t *)(const void *)row + 2 * t);
-            v_storen(xt + d * SC_CHUNK_MAX + t, x, count);
+    if (pool->spec.dtype == SC_DTYPE_F32) {
+        const float *row = (const float *)(const void *)block + slot0;
+        for (uint32_t d = 0; d < pool->spec.head_dim; d++)
+            memcpy(xt + d * SC_CHUNK_MAX, row + d * SC_PAGE_ENTRIES, n * sizeof(*xt));
+        return;
+    }
+    for (uint32_t d = 0; d < pool->spec.head_dim; d += 2) {
+        const uint16_t *pairs = (const uint16_t *)(const void *)block + sc_cpu_kv_k_at(slot0, d);
+        float *lo = xt + d * SC_CHUNK_MAX, *hi = lo + SC_CHUNK_MAX;
+        uint32_t t = 0;
+        for (; t + 16 <= n; t += 16) {
+            v_store(lo + t, v_low(pairs + 2 * t));
+            v_store(hi + t, v_high(pairs + 2 * t));
+        }
+        if (t < n) {
+            v_storen(lo + t, v_low(pairs + 2 * t), n - t);
+            v_storen(hi + t, v_high(pairs + 2 * t), n - t);
         }
     }
 }
 
+INLINE void rotate_block(float *lo, float *hi, const float *cosines, const float *sines,
+                         uint32_t left)
+{
+    vf a = left < 16 ? v_loadn(lo, left) : v_load(lo);
+    vf b = left < 16 ? v_loadn(hi, left) : v_load(hi);
+    vf cosine = v_load(cosines), sine = v_load(sines);
+    v_store(lo, v_sub(v_mul(a, cosine), v_mul(b, sine)));
+    v_store(hi, v_add(v_mul(b, cosine), v_mul(a, sine)));
+}
+
 static void rotate_keys(float *xt, const float *angles, uint32_t m, uint32_t head_dim)
 {
-    uint32_t half = head_dim / 2 * SC_CHUNK_MAX;
+    const uint32_t half = head_dim / 2 * SC_CHUNK_MAX;
     for (uint32_t d = 0; d < half; d += SC_CHUNK_MAX) {
-        for (uint32_t t = 0; t < m; t += 16) {
-            vf a = v_load(xt + d + t), b = v_load(xt + half + d + t);
-            vf cosine = v_load(angles + d + t), sine = v_load(angles + half + d + t);
-            v_store(xt + d + t, v_sub(v_mul(a, cosine), v_mul(b, sine)));
-            v_store(xt + half + d + t, v_add(v_mul(b, cosine), v_mul(a, sine)));
+        uint32_t t = 0;
+        for (; t + 16 <= m; t += 16)
+            rotate_block(xt + d + t, xt + half + d + t, angles + d + t, angles + half + d + t, 16);
+        if (t < m)
+            rotate_block(xt + d + t, xt + half + d + t, angles + d + t, angles + half + d + t,
+                         m - t);
+    }
+}
+
+/* Sixteen pairs of dimensions, or the n_pairs that are left, of n <= 16 entries to rows of k.
+ * words: the pairs of the first entry, one below the other, `stride` apart. scales: of the entries,
+ * or NULL. */
+INLINE void pairs_to_rows(const uint16_t *words, size_t stride, uint32_t n_pairs, uint32_t n,
+                          const float *scales, uint32_t head_dim, float *k)
+{
+    vf x[16];
+
+#pragma GCC unroll 16
+    for (uint32_t p = 0; p < 16; p++) /* bits, of no meaning as numbers */
+        x[p] = p < n_pairs ? v_load((const float *)(const void *)(words + p * stride)) : v_zero();
+    v_transpose(x);
+    for (uint32_t i = 0; i < n; i++, k += head_dim) {
+        vf lo, hi;
+        v_unpair(x[i], &lo, &hi);
+        if (scales != NULL) {
+            lo = v_mul(lo, v_set1(scales[i]));
+            hi = v_mul(hi, v_set1(scales[i]));
         }
+        if (n_pairs == 16) {
+            v_store(k, lo);
+            v_store(k + 16, hi);
+        } else {
+            v_storen(k, lo, n_pairs < 8 ? 2 * n_pairs : 16);
+            if (n_pairs > 8)
+                v_storen(k + 16, hi, 2 * n_pairs - 16);
+        }
+    }
+}
+
+/* words: as kept, or widened; entries slot0 .. slot0 + n. */
+INLINE void keys_to_rows(const uint16_t *words, size_t stride, uint32_t n_pairs, uint32_t n,
+                         const float *scales, uint32_t head_dim, float *k)
+{
+    for (uint32_t t = 0; t < n; t += 16) {
+        const uint32_t count = n - t < 16 ? n - t : 16;
+        const float *own = scales != NULL ? scales + t : NULL;
+        if (n_pairs == 16)
+            pairs_to_rows(words + 2 * t, stride, 16, count, own, head_dim, k + t * head_dim);
+        else
+            pairs_to_rows(words + 2 * t, stride, n_pairs, count, own, head_dim, k + t * head_dim);
     }
 }
 
@@ -72,13 +130,14 @@ static void entries_to_rows_i8(const struct sc_kv_pool *pool, const uint8_t *blo
 {
     const uint32_t hd = pool->spec.head_dim;
     const float *scales = sc_cpu_kv_scales(pool, (uint8_t *)(uintptr_t)block) + slot0;
+    _Alignas(64) struct wide_line lines[16];
 
-    for (uint32_t d = 0; d < hd; d += 2) {
-        const struct wide_line w = widen_line(block + d / 2 * SC_CPU_LINE);
-        for (uint32_t i = 0; i < n; i++) {
-            k[i * hd + d] = sc_bf16_to_f32(w.pairs[2 * (slot0 + i)]) * scales[i];
-            k[i * hd + d + 1] = sc_bf16_to_f32(w.pairs[2 * (slot0 + i) + 1]) * scales[i];
-        }
+    for (uint32_t d = 0; d < hd; d += 32) {
+        const uint32_t n_pairs = hd - d < 32 ? (hd - d) / 2 : 16;
+        for (uint32_t p = 0; p < n_pairs; p++)
+            lines[p] = widen_line(block + (d / 2 + p) * SC_CPU_LINE);
+        keys_to_rows(lines[0].pairs + 2 * slot0, SC_ARRAY_LEN(lines[0].pairs), n_pairs, n, scales,
+                     hd, k + d);
     }
     scales += SC_PAGE_ENTRIES;
     for (uint32_t i = 0; i < n; i++) {
@@ -110,30 +169,30 @@ static void entries_to_rows(const struct sc_kv_pool *pool, const uint8_t *block,
         }
         return;
     }
-    for (uint32_t pair = 0; pair < hd / 2; pair++) {
-        const uint32_t *words =
-            (const uint32_t *)(const void *)block + pair * SC_PAGE_ENTRIES + slot0;
-        for (uint32_t i = 0; i < n; i++) {
-            const uint32_t two[2] = {words[i] << 16, words[i] & 0xffff0000u};
-            memcpy(k + i * hd + 2 * pair, two, sizeof(two));
-        }
-    }
+    for (uint32_t d = 0; d < hd; d += 32)
+        keys_to_rows((const uint16_t *)(const void *)block + sc_cpu_kv_k_at(slot0, d),
+                     2 * SC_PAGE_ENTRIES, hd - d < 32 ? (hd - d) / 2 : 16, n, NULL, hd, k + d);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t slot = slot0 + i;
         const uint16_t *row = (const uint16_t *)(const void *)base + (slot / 2) * 2 * dim_pad;
-        for (uint32_t d = 0; d < hd; d += 16)
+        uint32_t d = 0;
+        for (; d + 16 <= hd; d += 16)
+            v_store(v + i * hd + d, slot % 2 == 0 ? v_low(row + 2 * d) : v_high(row + 2 * d));
+        if (d < hd)
             v_storen(v + i * hd + d, slot % 2 == 0 ? v_low(row + 2 * d) : v_high(row + 2 * d),
-                     hd - d < 16 ? hd - d : 16);
+                     hd - d);
     }
 }
 
-/* The two dimensions of a pair lie side by side in K, those of one entry two apart in V. */
 /* to += from, for each of n rows. */
 static void add_rows(float *const *to, const float *from, uint32_t n, uint32_t head_dim)
 {
     for (uint32_t i = 0; i < n; i++, from += head_dim) {
-        for (uint32_t d = 0; d < head_dim; d += 16) {
-            const uint32_t left = head_dim - d < 16 ? head_dim - d : 16;
+        uint32_t d = 0;
+        for (; d + 16 <= head_dim; d += 16)
+            v_store(to[i] + d, v_add(v_load(to[i] + d), v_load(from + d)));
+        if (d < head_dim) {
+            const uint32_t left = head_dim - d;
             v_storen(to[i] + d, v_add(v_loadn(to[i] + d, left), v_loadn(from + d, left)), left);
         }
     }
@@ -156,7 +215,8 @@ static void put_entry_i8(const struct sc_kv_pool *pool, uint8_t *block, uint32_t
         to[sc_cpu_i8_at(2 * (size_t)d)] = bytes[d];
 }
 
-/* Other threads may write the neighbours of the entry at the same time: elements, never words. */
+/* The two dimensions of a pair lie side by side in K, those of one entry two apart in V. Other
+ * threads may write the neighbours of the entry at the same time: elements, never words. */
 static void put_entry(const struct sc_kv_pool *pool, uint8_t *block, uint32_t slot, const float *k,
                       const float *v)
 {

@@ -43,9 +43,40 @@ static bool set_empty(const struct set *s)
     return (s->w[0] | s->w[1]) == 0;
 }
 
+/* Bit j: row[j] <= tau, sixteen of them. */
+static uint64_t sixteen_within(const int32_t *row, int32_t tau)
+{
+    typedef int32_t v4i __attribute__((vector_size(16)));
+    v4i bits = {0, 0, 0, 0}, x;
+    for (int k = 0; k < 4; k++) {
+        memcpy(&x, row + 4 * k, sizeof(x));
+        bits |= (x <= tau) & ((v4i){1, 2, 4, 8} << 4 * k);
+    }
+    return (uint32_t)(bits[0] | bits[1] | bits[2] | bits[3]);
+}
+
+/* The tokens at tau or less of a row of D. Behind the last row is another's memory, so the last
+ * sixteen begin early where they must. */
+static struct set within(const int32_t *row, uint32_t m, int32_t tau)
+{
+    struct set s = {{0, 0}};
+    for (uint32_t j = 0; m < 16 && j < m; j++)
+        s.w[0] |= (uint64_t)(row[j] <= tau) << j;
+    for (uint32_t j = 0; m >= 16 && j < m; j += 16) {
+        const uint32_t at = j + 16 <= m ? j : m - 16;
+        const uint64_t bits = sixteen_within(row + at, tau);
+        s.w[at / 64] |= bits << (at % 64);
+        if (at > 48 && at < 64)
+            s.w[1] |= bits >> (64 - at);
+    }
+    return s;
+}
+
 static void find_neighbours(struct state *st, const int32_t *dist, uint32_t m, int64_t tau,
                             const uint64_t forced[2])
 {
+    const int32_t limit = tau < -1 ? -1 : tau > INT32_MAX ? INT32_MAX : (int32_t)tau;
+
     memset(st, 0, sizeof(*st));
     for (uint32_t i = 0; i < m; i++) {
         st->seed_of[i] = (uint8_t)i;
@@ -55,14 +86,10 @@ static void find_neighbours(struct state *st, const int32_t *dist, uint32_t m, i
     for (uint32_t i = 0; i < m; i++) {
         if (!set_has(&st->open, i))
             continue;
-        for (uint32_t j = i + 1; j < m; j++) {
-            if (dist[(size_t)i * m + j] > tau || !set_has(&st->open, j))
-                continue;
-            set_put(&st->near[i], j);
-            set_put(&st->near[j], i);
-            st->degree[i]++;
-            st->degree[j]++;
-        }
+        st->near[i] = set_and(within(dist + (size_t)i * m, m, limit), st->open);
+        st->near[i].w[i / 64] &= ~((uint64_t)1 << (i % 64));
+        st->degree[i] = (uint8_t)(__builtin_popcountll(st->near[i].w[0]) +
+                                  __builtin_popcountll(st->near[i].w[1]));
     }
 }
 

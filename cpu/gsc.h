@@ -1,7 +1,7 @@
 /* cpu/gsc.h - Greedy Seed Clustering of one chunk, a pure function on integers.
  *
- * dist is [m, m] row-major fixed point; only dist[i, j] with i < j is read, as the distance of the
- * pair. Tokens i != j are neighbours when their distance is <= tau and neither is forced.
+ * dist is [m, m] row-major fixed point, symmetric; what is on the diagonal is no pair's distance.
+ * Tokens i != j are neighbours when their distance is <= tau and neither is forced.
  *   dense: repeatedly the unassigned token with most unassigned neighbours (ties to the lowest
  * index) becomes a seed and takes them, until nobody has an unassigned neighbour; the rest, and the
  *          forced tokens, are clusters of one.

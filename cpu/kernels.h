@@ -167,12 +167,13 @@ static inline uint32_t sc_cpu_attn_part_floats(const struct sc_kv_pool *pool)
 }
 
 struct sc_cpu_dist {
-    const float *xt;    /* [head_dim][SC_CHUNK_MAX], columns m.. are zero */
-    const float *norm2; /* cos: |x_i|^2; NULL for l2 */
+    const float *xt;    /* [head_dim][SC_CHUNK_MAX], of centre_keys */
+    const float *norm2; /* of centre_keys */
+    bool cosine;        /* else l2 */
     uint32_t m, head_dim;
     float inv_var;
     int32_t cap;
-    int32_t *dist; /* [m, m]; the part above the diagonal is added to */
+    int32_t *dist; /* [m, m]; the part above the diagonal is added to, the rest is garbage */
 };
 
 struct sc_cpu_kernels {
@@ -218,14 +219,15 @@ struct sc_cpu_kernels {
     void (*rotate)(float *x, const float *angles, uint32_t head_dim);
     void (*swiglu_row)(const float *gate, const float *up, float *y, uint32_t n);
     void (*distances)(const struct sc_cpu_dist *args);
-    /* sum[i], 16s of them: squared distance of key i of m (xt as in sc_cpu_dist) from mean. */
-    void (*from_mean)(const float *xt, const float *mean, uint32_t m, uint32_t head_dim,
-                      float *sum);
+    /* Keys [head_dim][SC_CHUNK_MAX] minus centre [head_dim], and the squares of their lengths;
+     * columns m.. up to 16s are filled. */
+    void (*centre_keys)(float *xt, const float *centre, uint32_t m, uint32_t head_dim,
+                        float *norm2);
     /* to[i] += row i of from, n rows. */
     void (*add_rows)(float *const *to, const float *from, uint32_t n, uint32_t head_dim);
     struct sc_draw_loops draw;
     /* xt [head_dim][SC_CHUNK_MAX]: pairs of dimensions times angles [head_dim][SC_CHUNK_MAX], cos
-     * in the first half, sin in the second; columns below m. */
+     * in the first half, sin in the second; columns below m, the rest up to 16s become zero. */
     void (*rotate_keys)(float *xt, const float *angles, uint32_t m, uint32_t head_dim);
     /* Entries slot0 .. slot0 + n of a block: to columns of xt; to rows of k and v; from a row. */
     void (*keys_to_columns)(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,

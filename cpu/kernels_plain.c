@@ -29,7 +29,7 @@ const struct sc_cpu_kernels *sc_cpu_kernels_plain(void)
         .rotate = rotate,
         .swiglu_row = swiglu_row,
         .distances = distances,
-        .from_mean = from_mean,
+        .centre_keys = centre_keys,
         .draw = {draw_masses, draw_largest},
         .rotate_keys = rotate_keys,
         .keys_to_columns = keys_to_columns,

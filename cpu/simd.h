@@ -10,6 +10,9 @@
  *   v_widen(p, q)    a line of an I8 page (kv_i8.h) to 64 bf16, exactly
  *   v_sum, v_top     lanes reduced as a fixed tree: i with i + 8, i + 4, i + 2, i + 1
  *   v_quantise(x, cap, p)  p[i] = x[i] < cap ? round(x[i]), at least 0 : cap; NaN gives cap
+ *   v_add_quantised(x, cap, p, n)  the same, added to p[i], i < n <= 16
+ *   v_transpose(x)   x[i] lane j becomes x[j] lane i, of sixteen; any bits
+ *   v_unpair(x, a, b)  sixteen pairs of bf16 as the first sixteen and the last of their 32 numbers
  */
 #ifndef SC_CPU_SIMD_H
 #define SC_CPU_SIMD_H

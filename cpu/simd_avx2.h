@@ -2,12 +2,14 @@
 #include <immintrin.h>
 
 /* Register tiles: 16 registers, two to a vf. */
-#define MM_ROWS 6
-#define MM_COLS 1
-#define QK_COLS 1
-#define PV_COLS 1
-#define PV_WIDE 2 /* of few queries */
-#define AT_TILE 6
+#define MM_ROWS   6
+#define MM_COLS   1
+#define QK_COLS   1
+#define PV_COLS   1
+#define PV_WIDE   2 /* of few queries */
+#define AT_TILE   6
+#define DIST_ROWS 4 /* distances: rows x 16-lane columns */
+#define DIST_COLS 1
 
 typedef struct {
     __m256 a, b;
@@ -162,15 +164,82 @@ INLINE float v_top(vf x)
     b = _mm_max_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
-INLINE void v_quantise8(__m256 x, int32_t cap, int32_t *p)
+INLINE __m256i v_quantised8(__m256 x, int32_t cap)
 {
     __m256 below = _mm256_cmp_ps(x, _mm256_set1_ps((float)cap), _CMP_LT_OQ);
     __m256i n = _mm256_blendv_epi8(_mm256_set1_epi32(cap), _mm256_cvtps_epi32(x),
                                    _mm256_castps_si256(below));
-    _mm256_storeu_si256((__m256i *)(void *)p, _mm256_max_epi32(n, _mm256_setzero_si256()));
+    return _mm256_max_epi32(n, _mm256_setzero_si256());
 }
 INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
 {
-    v_quantise8(x.a, cap, p);
-    v_quantise8(x.b, cap, p + 8);
+    _mm256_storeu_si256((__m256i *)(void *)p, v_quantised8(x.a, cap));
+    _mm256_storeu_si256((__m256i *)(void *)(p + 8), v_quantised8(x.b, cap));
+}
+INLINE void v_add_quantised8(__m256 x, int32_t cap, int32_t *p, int32_t n)
+{
+    __m256i q = v_quantised8(x, cap);
+    if (n >= 8) {
+        __m256i *to = (__m256i *)(void *)p;
+        _mm256_storeu_si256(to, _mm256_add_epi32(q, _mm256_loadu_si256(to)));
+    } else if (n > 0) {
+        __m256i mask = v_mask8(0, n);
+        _mm256_maskstore_epi32(p, mask, _mm256_add_epi32(q, _mm256_maskload_epi32(p, mask)));
+    }
+}
+INLINE void v_add_quantised(vf x, int32_t cap, int32_t *p, uint32_t n)
+{
+    v_add_quantised8(x.a, cap, p, (int32_t)n);
+    v_add_quantised8(x.b, cap, p + 8, (int32_t)n - 8);
+}
+/* Eight rows of eight lanes. */
+INLINE void v_transpose8(__m256 x[8])
+{
+    __m256d pair[8];
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(x[i], x[i + 1]));
+        __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(x[i], x[i + 1]));
+        __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(x[i + 2], x[i + 3]));
+        __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(x[i + 2], x[i + 3]));
+        pair[i] = _mm256_unpacklo_pd(a, c);
+        pair[i + 1] = _mm256_unpackhi_pd(a, c);
+        pair[i + 2] = _mm256_unpacklo_pd(b, d);
+        pair[i + 3] = _mm256_unpackhi_pd(b, d);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        __m256 p0 = _mm256_castpd_ps(pair[k]), p1 = _mm256_castpd_ps(pair[4 + k]);
+        x[k] = _mm256_permute2f128_ps(p0, p1, 0x20);
+        x[4 + k] = _mm256_permute2f128_ps(p0, p1, 0x31);
+    }
+}
+INLINE void v_transpose(vf x[16])
+{
+    __m256 q[4][8]; /* upper left, upper right, lower left, lower right */
+    for (int i = 0; i < 8; i++) {
+        q[0][i] = x[i].a;
+        q[1][i] = x[i].b;
+        q[2][i] = x[i + 8].a;
+        q[3][i] = x[i + 8].b;
+    }
+    for (int k = 0; k < 4; k++)
+        v_transpose8(q[k]);
+    for (int i = 0; i < 8; i++) {
+        x[i] = (vf){q[0][i], q[2][i]};
+        x[i + 8] = (vf){q[1][i], q[3][i]};
+    }
+}
+INLINE vf v_unpair8(__m256 x)
+{
+    __m256i pairs = _mm256_castps_si256(x);
+    __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(pairs));
+    __m256i hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(pairs, 1));
+    return (vf){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
+                _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+INLINE void v_unpair(vf x, vf *a, vf *b)
+{
+    *a = v_unpair8(x.a);
+    *b = v_unpair8(x.b);
 }

@@ -2,12 +2,14 @@
 #include <immintrin.h>
 
 /* Register tiles: 32 registers. */
-#define MM_ROWS 6 /* matmul: rows x 16-lane columns */
-#define MM_COLS 4
-#define QK_COLS 2 /* attention: 16-lane columns of 32 entries, and of the head */
-#define PV_COLS 2
-#define PV_WIDE 4  /* of few queries */
-#define AT_TILE 12 /* queries */
+#define MM_ROWS   6 /* matmul: rows x 16-lane columns */
+#define MM_COLS   4
+#define QK_COLS   2 /* attention: 16-lane columns of 32 entries, and of the head */
+#define PV_COLS   2
+#define PV_WIDE   4  /* of few queries */
+#define AT_TILE   12 /* queries */
+#define DIST_ROWS 8  /* distances: rows x 16-lane columns */
+#define DIST_COLS 2
 
 typedef __m512 vf;
 
@@ -164,9 +166,59 @@ INLINE float v_top(vf x)
     b = _mm_max_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
-INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
+INLINE __m512i v_quantised(vf x, int32_t cap)
 {
     __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_set1_ps((float)cap), _CMP_LT_OQ);
     __m512i n = _mm512_mask_cvtps_epi32(_mm512_set1_epi32(cap), below, x);
-    _mm512_storeu_si512(p, _mm512_max_epi32(n, _mm512_setzero_si512()));
+    return _mm512_max_epi32(n, _mm512_setzero_si512());
+}
+INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
+{
+    _mm512_storeu_si512(p, v_quantised(x, cap));
+}
+INLINE void v_add_quantised(vf x, int32_t cap, int32_t *p, uint32_t n)
+{
+    __m512i sum = _mm512_add_epi32(v_quantised(x, cap), _mm512_maskz_loadu_epi32(v_first(n), p));
+    _mm512_mask_storeu_epi32(p, v_first(n), sum);
+}
+INLINE void v_transpose(vf x[16])
+{
+    __m512d pair[16];
+    vf four[16];
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(x[i], x[i + 1]));
+        __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(x[i], x[i + 1]));
+        __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(x[i + 2], x[i + 3]));
+        __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(x[i + 2], x[i + 3]));
+        pair[i] = _mm512_unpacklo_pd(a, c);
+        pair[i + 1] = _mm512_unpackhi_pd(a, c);
+        pair[i + 2] = _mm512_unpacklo_pd(b, d);
+        pair[i + 3] = _mm512_unpackhi_pd(b, d);
+    }
+    /* pair[4 g + k]: lanes 4 l + k of rows 4 g .. 4 g + 3, l = 0 .. 3 */
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        vf p0 = _mm512_castpd_ps(pair[k]), p1 = _mm512_castpd_ps(pair[4 + k]);
+        vf p2 = _mm512_castpd_ps(pair[8 + k]), p3 = _mm512_castpd_ps(pair[12 + k]);
+        four[k] = _mm512_shuffle_f32x4(p0, p1, 0x88);
+        four[4 + k] = _mm512_shuffle_f32x4(p0, p1, 0xdd);
+        four[8 + k] = _mm512_shuffle_f32x4(p2, p3, 0x88);
+        four[12 + k] = _mm512_shuffle_f32x4(p2, p3, 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        x[k] = _mm512_shuffle_f32x4(four[k], four[8 + k], 0x88);
+        x[4 + k] = _mm512_shuffle_f32x4(four[4 + k], four[12 + k], 0x88);
+        x[8 + k] = _mm512_shuffle_f32x4(four[k], four[8 + k], 0xdd);
+        x[12 + k] = _mm512_shuffle_f32x4(four[4 + k], four[12 + k], 0xdd);
+    }
+}
+INLINE void v_unpair(vf x, vf *a, vf *b)
+{
+    __m512i pairs = _mm512_castps_si512(x);
+    __m512i lo = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(pairs));
+    __m512i hi = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(pairs, 1));
+    *a = _mm512_castsi512_ps(_mm512_slli_epi32(lo, 16));
+    *b = _mm512_castsi512_ps(_mm512_slli_epi32(hi, 16));
 }

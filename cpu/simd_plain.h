@@ -2,12 +2,14 @@
  * cpu/. */
 
 /* Register tiles: assume 16 registers, four to a vf. */
-#define MM_ROWS 2
-#define MM_COLS 1
-#define QK_COLS 1
-#define PV_COLS 1
-#define PV_WIDE 1 /* of few queries */
-#define AT_TILE 2
+#define MM_ROWS   2
+#define MM_COLS   1
+#define QK_COLS   1
+#define PV_COLS   1
+#define PV_WIDE   1 /* of few queries */
+#define AT_TILE   2
+#define DIST_ROWS 2 /* distances: rows x 16-lane columns */
+#define DIST_COLS 1
 
 typedef float v4 __attribute__((vector_size(16)));
 typedef int32_t v4i __attribute__((vector_size(16)));
@@ -162,4 +164,32 @@ INLINE void v_quantise(vf x, int32_t cap, int32_t *p)
     for (int i = 0; i < 16; i++) {
         p[i] = f[i] < (float)cap ? (int32_t)lrintf(f[i] > 0.0f ? f[i] : 0.0f) : cap;
     }
+}
+INLINE void v_add_quantised(vf x, int32_t cap, int32_t *p, uint32_t n)
+{
+    int32_t q[16];
+    v_quantise(x, cap, q);
+    for (uint32_t i = 0; i < n; i++)
+        p[i] += q[i];
+}
+INLINE void v_transpose(vf x[16])
+{
+    uint32_t from[16][16], to[16];
+    memcpy(from, x, sizeof(from));
+    for (int i = 0; i < 16; i++) {
+        for (int j = 0; j < 16; j++)
+            to[j] = from[j][i];
+        memcpy(&x[i], to, sizeof(to));
+    }
+}
+INLINE void v_unpair(vf x, vf *a, vf *b)
+{
+    uint32_t pairs[16], numbers[32];
+    memcpy(pairs, &x, sizeof(pairs));
+    for (int i = 0; i < 16; i++) {
+        numbers[2 * i] = pairs[i] << 16;
+        numbers[2 * i + 1] = pairs[i] & 0xffff0000u;
+    }
+    memcpy(a, numbers, sizeof(*a));
+    memcpy(b, numbers + 16, sizeof(*b));
 }

@@ -85,6 +85,16 @@ static struct sc_dist_args dist_args(const struct scene *s, enum sc_metric metri
                                  .dist = dist};
 }
 
+/* Distances are taken from where the mean key is, where one is known: other roundings. */
+static void check_the_rest(const int32_t *with, const int32_t *without, uint32_t n_planes)
+{
+    const int32_t unit = n_planes == 1 ? HEADS : 1; /* a head's value may round the other way */
+    for (uint32_t at = 0; at < n_planes * M * M; at++) {
+        if (at % (M * M) % (M + 1) != 0)
+            assert_true(abs(with[at] - without[at]) <= unit);
+    }
+}
+
 static void the_diagonal_is_the_distance_to_the_mean_key_whatever_the_metric(void **state)
 {
     static int32_t with[HEADS][M][M], without[HEADS][M][M];
@@ -111,9 +121,8 @@ static void the_diagonal_is_the_distance_to_the_mean_key_whatever_the_metric(voi
                         /* the angle is a float of some hundreds */
                         assert_true(fabs(with[p][i][i] - want) <= 2.0 + 1e-4 * want);
                         assert_int_equal(without[p][i][i], 0);
-                        with[p][i][i] = 0;
                     }
-                assert_memory_equal(with, without, n_planes * sizeof(with[0]));
+                check_the_rest(&with[0][0][0], &without[0][0][0], n_planes);
             }
         scene_close(&s);
     }
