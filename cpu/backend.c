@@ -168,11 +168,15 @@ static bool has_vnni(void)
 #endif
 }
 
+/* One more whenever the bits of an entry change, so that entries which a store keeps from before
+ * are not taken for today's. */
+#define REVISION 1u
+
 /* AVX2 and AVX512 give the same bits. */
 static uint32_t arithmetic_of(const struct sc_cpu_device *dev)
 {
     static const uint32_t of[SC_CPU_ISA_COUNT] = {1, 2, 2, 3, 4};
-    return of[dev->isa] + (dev->i8 ? 8 : 0);
+    return REVISION << 16 | (of[dev->isa] + (dev->i8 ? 8u : 0));
 }
 
 enum sc_cpu_isa sc_cpu_isa_best(void)
