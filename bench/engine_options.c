@@ -40,7 +40,8 @@ static void usage(FILE *to)
         to,
         "usage: bench-engine [options]\n"
         "  --shape LIST        of micro,micro-128K,tiny,0.1B,1B,\n"
-        "                      Llama-3.1-8B,Llama-3.1-8B:8 (eight layers),Llama-3.1-70B/8 (a rank's "
+        "                      Llama-3.1-8B,Llama-3.1-8B:8 (eight layers),Llama-3.1-70B/8 (a "
+        "rank's "
         "slice)\n"
         "                      or model directories (0.1B)\n"
         "  --prefill LIST      tokens, or none (512,4096)\n"
