@@ -15,6 +15,12 @@ enum sc_status sc_check_pages(const char *op, uint32_t n_pages, const uint32_t *
                               uint32_t first, uint32_t end, struct sc_err *err);
 enum sc_status sc_check_entry(const struct sc_kv_spec *spec, uint32_t n_pages, uint32_t page,
                               uint32_t slot, uint32_t head, struct sc_err *err);
+/* Of n entries from `first` on, those that lie in its page. */
+static inline uint32_t sc_entries_in_page(uint32_t first, uint32_t n)
+{
+    const uint32_t left = SC_PAGE_ENTRIES - first % SC_PAGE_ENTRIES;
+    return n < left ? n : left;
+}
 /* Entries first .. first + n - 1, at least one, of pages that exist. */
 enum sc_status sc_check_span(const struct sc_kv_spec *spec, uint32_t n_pages, const uint32_t *pages,
                              uint32_t first, uint32_t n, uint32_t head,

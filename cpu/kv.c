@@ -200,13 +200,6 @@ static void unpack_page(const struct sc_kv_pool *pool, uint8_t *block, uint32_t 
     memcpy(sc_cpu_kv_bias(pool, block) + slot0, bias, n * sizeof(*bias));
 }
 
-/* Entries from `first` on that lie in its page, at most n. */
-static uint32_t in_page(uint32_t first, uint32_t n)
-{
-    const uint32_t left = SC_PAGE_ENTRIES - first % SC_PAGE_ENTRIES;
-    return n < left ? n : left;
-}
-
 enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, const uint32_t *pages,
                               uint32_t first, uint32_t n, uint32_t head, void *k, void *v,
                               float *bias, struct sc_err *err)
@@ -215,7 +208,7 @@ enum sc_status sc_cpu_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool, co
     enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
     (void)be;
     for (uint32_t i = 0, some; st == SC_OK && i < n; i += some) {
-        some = in_page(first + i, n - i);
+        some = sc_entries_in_page(first + i, n - i);
         pack_page(pool, sc_cpu_kv_block(pool, pages[(first + i) / SC_PAGE_ENTRIES], head),
                   (first + i) % SC_PAGE_ENTRIES, some, (uint8_t *)k + i * row,
                   (uint8_t *)v + i * row, bias + i);
@@ -231,7 +224,7 @@ enum sc_status sc_cpu_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
     enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
     (void)be;
     for (uint32_t i = 0, some; st == SC_OK && i < n; i += some) {
-        some = in_page(first + i, n - i);
+        some = sc_entries_in_page(first + i, n - i);
         unpack_page(pool, sc_cpu_kv_block(pool, pages[(first + i) / SC_PAGE_ENTRIES], head),
                     (first + i) % SC_PAGE_ENTRIES, some, (const uint8_t *)k + i * row,
                     (const uint8_t *)v + i * row, bias + i);

@@ -152,13 +152,6 @@ enum sc_status sc_cuda_kv_write(struct sc_backend *be, struct sc_kv_pool *pool, 
     return sc_cuda_kv_unpack(be, pool, &page, slot, 1, head, rows[0], rows[1], &bias, err);
 }
 
-/* Entries from `first` on that lie in its page, at most n. */
-static uint32_t in_page(uint32_t first, uint32_t n)
-{
-    const uint32_t left = SC_PAGE_ENTRIES - first % SC_PAGE_ENTRIES;
-    return n < left ? n : left;
-}
-
 /* Rows slot0 .. of a block that came from the device. */
 static void pack_block(const struct sc_kv_pool *pool, const uint8_t *block, uint32_t slot0,
                        uint32_t n, uint8_t *k, uint8_t *v, float *bias)
@@ -253,7 +246,7 @@ enum sc_status sc_cuda_kv_pack(struct sc_backend *be, struct sc_kv_pool *pool,
                           (begin + some - 1) / SC_PAGE_ENTRIES + 1 - page0, head, &b, err);
         for (uint32_t i = 0, now; st == SC_OK && i < some; i += now) {
             const uint32_t entry = begin + i, at = done + i;
-            now = in_page(entry, some - i);
+            now = sc_entries_in_page(entry, some - i);
             pack_block(pool, b.host + (entry / SC_PAGE_ENTRIES - page0) * pool->head_bytes,
                        entry % SC_PAGE_ENTRIES, now, (uint8_t *)k + at * row,
                        (uint8_t *)v + at * row, bias + at);
@@ -367,7 +360,7 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
             some = whole * SC_PAGE_ENTRIES;
             st = unpack_pages(dev, pool, page, whole, head, ks, vs, bias + i, err);
         } else {
-            some = in_page(first + i, n - i);
+            some = sc_entries_in_page(first + i, n - i);
             st = unpack_some(dev, pool, block_at(pool, *page, head), slot, some, ks, vs, bias + i,
                              err);
         }

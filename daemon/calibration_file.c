@@ -90,24 +90,20 @@ static enum sc_status use_kept(struct sc_engine *engine, const struct sc_model *
 enum sc_status sc_calibration_file_use(struct sc_engine *engine, const struct sc_model *model,
                                        const char *dir, bool *ret_builtin, struct sc_err *err)
 {
-    char path[PATH_BYTES], hex[2 * SC_HASH_BYTES + 1];
-    struct sc_err why = SC_ERR_INIT;
-    enum sc_status st;
+    char hex[2 * SC_HASH_BYTES + 1];
+    bool found = false;
+    enum sc_status st = sc_calibrate_own(engine, model, &found, err);
 
-    if ((size_t)snprintf(path, sizeof(path), "%s/%s", model->dir, SC_CALIBRATION_FILE) >=
-        sizeof(path))
-        return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", model->dir, sizeof(path));
-    st = sc_calibrate_from_file(engine, model, path, &why);
-    if (st != SC_OK && st != SC_ENOENT)
-        return sc_fail(err, st, "%s", why.text);
-    const bool builtin = st == SC_ENOENT;
-    if (!builtin)
-        sc_notice("calibration", "file=%s id=%s", path, id_of(engine, hex));
+    if (st != SC_OK)
+        return st;
+    if (found)
+        sc_notice("calibration", "file=%s/%s id=%s", model->dir, SC_CALIBRATION_FILE,
+                  id_of(engine, hex));
     else if (dir != NULL)
         st = use_kept(engine, model, dir, err);
     else
         st = measure(engine, model, NULL, err);
     if (st == SC_OK)
-        *ret_builtin = builtin;
+        *ret_builtin = !found;
     return st;
 }

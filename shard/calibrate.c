@@ -388,23 +388,28 @@ enum sc_status sc_calibrate_from_file(struct sc_engine *engine, const struct sc_
     return st;
 }
 
-enum sc_status sc_calibrate_default(struct sc_engine *engine, const struct sc_model *model,
-                                    bool *ret_builtin, struct sc_err *err)
+enum sc_status sc_calibrate_own(struct sc_engine *engine, const struct sc_model *model,
+                                bool *ret_found, struct sc_err *err)
 {
-    struct sc_err load_err = SC_ERR_INIT;
+    struct sc_err why = SC_ERR_INIT;
     char path[4096];
-    enum sc_status st;
 
     if ((size_t)snprintf(path, sizeof(path), "%s/%s", model->dir, SC_CALIBRATION_FILE) >=
         sizeof(path))
         return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", model->dir, sizeof(path));
-    st = sc_calibrate_from_file(engine, model, path, &load_err);
-    if (st != SC_OK && st != SC_ENOENT)
-        return sc_fail(err, st, "%s", load_err.text);
-    const bool builtin = st == SC_ENOENT;
-    if (builtin)
+    enum sc_status st = sc_calibrate_from_file(engine, model, path, &why);
+    *ret_found = st == SC_OK;
+    return st == SC_OK || st == SC_ENOENT ? SC_OK : sc_fail(err, st, "%s", why.text);
+}
+
+enum sc_status sc_calibrate_default(struct sc_engine *engine, const struct sc_model *model,
+                                    bool *ret_builtin, struct sc_err *err)
+{
+    bool found = false;
+    enum sc_status st = sc_calibrate_own(engine, model, &found, err);
+    if (st == SC_OK && !found)
         st = sc_calibrate_builtin(engine, model, err);
     if (st == SC_OK)
-        *ret_builtin = builtin;
+        *ret_builtin = !found;
     return st;
 }

@@ -31,6 +31,9 @@ enum sc_status sc_calibrate_builtin_id(const struct sc_engine *engine, const str
 enum sc_status sc_calibrate_from_file(struct sc_engine *engine, const struct sc_model *model,
                                       const char *path, struct sc_err *err) SC_MUST_CHECK;
 
+/* The model's own file, where there is one (*ret_found): an error if it cannot be used. */
+enum sc_status sc_calibrate_own(struct sc_engine *engine, const struct sc_model *model,
+                                bool *ret_found, struct sc_err *err) SC_MUST_CHECK;
 /* For programs that keep nothing: the file in the model directory if there is one, else the
  * built-in text. */
 enum sc_status sc_calibrate_default(struct sc_engine *engine, const struct sc_model *model,
