@@ -1,5 +1,8 @@
 """tools/device-check keeps what it found, whatever a program on the device does: programs of a build are scripts here."""
 
+import argparse
+import importlib.machinery
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,6 +14,7 @@ import tempfile
 import time
 import unittest
 
+sys.dont_write_bytecode = True
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 TOOL = SOURCE / "tools" / "device-check"
 
@@ -88,6 +92,14 @@ class DeviceCheck(unittest.TestCase):
             p.send_signal(signal.SIGTERM)
             self.assertEqual(p.wait(20), 143)
         self.wait_for(lambda: self.gone("pid"))
+
+    def test_a_program_that_was_being_started_when_all_was_stopped_ends_too(self):
+        loader = importlib.machinery.SourceFileLoader("device_check", str(TOOL))
+        tool = importlib.util.module_from_spec(importlib.util.spec_from_loader("device_check", loader))
+        loader.exec_module(tool)
+        check = tool.Check(argparse.Namespace(out=self.out, build=None, seconds=0))
+        check.stop()
+        self.assertEqual(check.execute(["sleep", "100"], dict(os.environ), self.root / "log", 20), -signal.SIGKILL)
 
     def test_its_tests_of_the_engine_are_those_of_ctest(self):
         lists = (SOURCE / "tests" / "cuda" / "CMakeLists.txt").read_text(encoding="utf-8")
