@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  10u
+#define SC_BACKEND_ABI  11u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -260,6 +260,9 @@ struct sc_backend_ops {
      * I8 keeps round(w / scale), the scale of a row being its largest |w| / 127, over all columns
      * of the source: the same whatever the tensor-parallel size. */
     void (*matrix_error)(const struct sc_matrix *matrix, double *error2, double *norm2);
+    /* False: a weight of the source is NaN or infinite, or is so as kept. NULL where a backend does
+     * not see that in passing: the loader then reads the source itself. */
+    bool (*matrix_is_finite)(const struct sc_matrix *matrix);
     uint64_t (*matrix_bytes)(const struct sc_matrix *matrix); /* of memory that its weights take */
     /* Rows row0 .. row0 + n_rows of a [vocab, dim] table. data: row 0 of the whole table; it must
      * stay valid (a mapped file). */

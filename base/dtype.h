@@ -44,4 +44,8 @@ static inline uint16_t sc_f32_to_bf16(float f)
 
 float sc_f16_to_f32(uint16_t v);
 
+/* How many of data's n elements (F32, BF16 or F16, at any address) come before the first that is
+ * NaN or infinite; n when none is. About as fast as memory. */
+size_t sc_dtype_count_finite(const void *data, enum sc_dtype dtype, size_t n);
+
 #endif

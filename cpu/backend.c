@@ -87,6 +87,7 @@ static const struct sc_backend_ops cpu_ops = {
     .matrix_open = sc_cpu_matrix_open,
     .matrix_close = sc_cpu_matrix_close,
     .matrix_error = sc_cpu_matrix_error,
+    .matrix_is_finite = sc_cpu_matrix_is_finite,
     .matrix_bytes = sc_cpu_matrix_bytes,
     .embedding_open = sc_cpu_embedding_open,
     .embedding_close = sc_cpu_embedding_close,

@@ -5,6 +5,8 @@
 #ifndef SC_CPU_DEVICE_H
 #define SC_CPU_DEVICE_H
 
+#include <stdatomic.h>
+
 #include "cpu/cpu.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
@@ -44,6 +46,7 @@ struct sc_matrix {
     float *scale; /* the same; I8 only */
     size_t bias_bytes, scale_bytes;
     double error2, norm2; /* of the weights as kept; I8 only */
+    atomic_bool not_finite; /* set by any thread that packs; of I8 no such matrix is opened */
     /* NULL, or the bf16 panels are packed, see packed.h: the exponents of each, and from
      * rare[rare0[p]] on, in rising order, what is rare of panel p. */
     uint8_t (*exponents)[16];
@@ -89,6 +92,7 @@ enum sc_status sc_cpu_matrix_open(struct sc_backend *be, const struct sc_matrix_
                                   struct sc_err *err);
 void sc_cpu_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
 void sc_cpu_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
+bool sc_cpu_matrix_is_finite(const struct sc_matrix *matrix);
 uint64_t sc_cpu_matrix_bytes(const struct sc_matrix *matrix);
 
 /* matmul.c */

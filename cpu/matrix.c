@@ -28,7 +28,11 @@ static void pack_row(struct sc_matrix *m, uint32_t out, const struct sc_matrix_p
         return;
     }
     uint16_t *to = (uint16_t *)(void *)panel + 2 * col;
-    for (uint32_t k = 0; k < m->n_in; k++)
+    const uint8_t *from = (const uint8_t *)part->data + 2 * first;
+    uint32_t k = 0;
+    for (; part->dtype == SC_DTYPE_BF16 && k + 2 <= m->n_in; k += 2) /* a pair lies as it is */
+        memcpy(to + (size_t)k * SC_CPU_PANEL, from + 2 * k, 4);
+    for (; k < m->n_in; k++)
         to[(size_t)(k / 2) * 2 * SC_CPU_PANEL + k % 2] = sc_cpu_weight_bf16(part, first + k);
 }
 
@@ -65,6 +69,15 @@ static void pack_row_i8(struct sc_matrix *m, bool quads, uint32_t out,
     }
 }
 
+/* As kept: a bf16 weight that an f32 one became may be infinite although that was not. */
+static void check_panel(struct sc_matrix *m, uint32_t panel)
+{
+    const size_t n = m->panel_bytes / sc_dtype_bytes(m->store);
+
+    if (sc_dtype_count_finite(m->panels + panel * m->panel_bytes, m->store, n) != n)
+        atomic_store_explicit(&m->not_finite, true, memory_order_relaxed);
+}
+
 static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
 {
     struct pack *p = ctx;
@@ -81,6 +94,8 @@ static void pack_panel(void *ctx, uint32_t panel, uint32_t thread)
         }
         part0 = part_end;
     }
+    if (p->m->store != SC_DTYPE_I8) /* now, while the panel is in the cache */
+        check_panel(p->m, panel);
 }
 
 static enum sc_status check_parts(const struct sc_matrix_part *parts, uint32_t n_parts,
@@ -218,6 +233,11 @@ void sc_cpu_matrix_error(const struct sc_matrix *m, double *error2, double *norm
 {
     *error2 += m->error2;
     *norm2 += m->norm2;
+}
+
+bool sc_cpu_matrix_is_finite(const struct sc_matrix *m)
+{
+    return !atomic_load_explicit(&m->not_finite, memory_order_relaxed);
 }
 
 uint64_t sc_cpu_matrix_bytes(const struct sc_matrix *m)

@@ -77,6 +77,8 @@ static void count_panel(void *ctx, uint32_t panel, uint32_t thread)
         for (uint32_t i = 0; i < STRIP_IN * SC_CPU_PANEL; i++)
             counts[exponent(strip.w[i])]++;
     }
+    if (counts[255] != 0)
+        atomic_store_explicit(&p->m->not_finite, true, memory_order_relaxed);
     p->m->rare0[panel + 1] = choose(counts, p->m->exponents[panel]) + 1;
 }
 

@@ -50,12 +50,21 @@ enum sc_status sc_slice_init(const struct sc_model_config *c, uint32_t rank, uin
     return SC_OK;
 }
 
+/* The part of a tensor that one part of a matrix is made of. */
+struct source {
+    char name[96];
+    struct sc_tensor_view view;
+    uint64_t row0, n_rows, col0, n_cols;
+};
+
 /* What every loader below needs; the first error stays in st. */
 struct loader {
     struct sc_backend *be;
     const struct sc_model *model;
     const struct sc_slice *slice;
     enum sc_dtype store;
+    struct source sources[3]; /* of the matrix that is opened next */
+    uint32_t n_sources;
     uint64_t source_bytes;
     uint64_t kept_bytes;
     double error2, norm2, worst;
@@ -84,6 +93,30 @@ static bool view(struct loader *ld, const char *name, uint64_t dim0, uint64_t di
     return ld->st == SC_OK;
 }
 
+/* Refuses a checkpoint with an element of [first, first + n) that is NaN or infinite: what is
+ * computed from a NaN need not show it, for maxima skip it, and would be an answer. Here rather
+ * than in a backend, since only here the element has a name. */
+static void check_finite(struct loader *ld, const char *name, const struct sc_tensor_view *v,
+                         uint64_t first, uint64_t n)
+{
+    const unsigned char *data = v->data;
+
+    if (ld->st != SC_OK)
+        return;
+    const uint64_t at =
+        first + sc_dtype_count_finite(data + first * sc_dtype_bytes(v->dtype), v->dtype, n);
+    if (at == first + n)
+        return;
+    const double value = (double)element(data, v->dtype, at);
+    if (v->n_dims == 2)
+        ld->st = sc_fail(ld->err, SC_EFORMAT, "%s[%llu, %llu] is %g, must be finite", name,
+                         (unsigned long long)(at / v->shape[1]),
+                         (unsigned long long)(at % v->shape[1]), value);
+    else
+        ld->st = sc_fail(ld->err, SC_EFORMAT, "%s[%llu] is %g, must be finite", name,
+                         (unsigned long long)at, value);
+}
+
 static void tensor_name(char *buf, size_t bytes, uint32_t layer, const char *rest)
 {
     (void)snprintf(buf, bytes, "model.layers.%u.%s", layer, rest);
@@ -96,7 +129,9 @@ static float *load_vector(struct loader *ld, const char *name, uint32_t n)
     void *mem = NULL;
     float *host = NULL;
 
-    if (!view(ld, name, n, 0, &v))
+    if (view(ld, name, n, 0, &v))
+        check_finite(ld, name, &v, 0, n);
+    if (ld->st != SC_OK)
         return NULL;
     host = malloc(n * sizeof(*host));
     if (host == NULL) {
@@ -120,6 +155,10 @@ static struct sc_matrix_part part(struct loader *ld, const char *name, uint64_t 
     struct sc_tensor_view v;
     if (!view(ld, name, n_rows, n_cols, &v))
         return (struct sc_matrix_part){0};
+    struct source *source = &ld->sources[ld->n_sources++];
+    *source =
+        (struct source){.view = v, .row0 = row0, .n_rows = n, .col0 = col0, .n_cols = used_cols};
+    (void)snprintf(source->name, sizeof(source->name), "%s", name);
     size_t elem = sc_dtype_bytes(v.dtype);
     ld->source_bytes += n * used_cols * elem;
     return (struct sc_matrix_part){
@@ -131,23 +170,49 @@ static struct sc_matrix_part part(struct loader *ld, const char *name, uint64_t 
     };
 }
 
+/* Names a weight of the matrix at hand that is not finite, if there is one. */
+static void check_sources(struct loader *ld)
+{
+    for (uint32_t i = 0; i < ld->n_sources; i++) {
+        const struct source *s = &ld->sources[i];
+        const uint64_t stride = s->view.shape[1];
+        /* The scale of an int8 row is that of all its columns: all ranks name the same weight. */
+        if (s->n_cols == stride || ld->store == SC_DTYPE_I8) {
+            check_finite(ld, s->name, &s->view, s->row0 * stride, s->n_rows * stride);
+            continue;
+        }
+        for (uint64_t row = s->row0; row < s->row0 + s->n_rows; row++)
+            check_finite(ld, s->name, &s->view, row * stride + s->col0, s->n_cols);
+    }
+}
+
 static struct sc_matrix *open_matrix(struct loader *ld, const struct sc_matrix_part *parts,
                                      uint32_t n_parts, uint64_t n_in, const float *bias)
 {
+    const struct sc_backend_ops *ops = ld->be->ops;
     struct sc_matrix *m = NULL;
-    if (ld->st == SC_OK)
-        ld->st =
-            ld->be->ops->matrix_open(ld->be, parts, n_parts, n_in, bias, ld->store, &m, ld->err);
-    if (m != NULL && ld->be->ops->matrix_error != NULL) {
+    struct sc_err why = SC_ERR_INIT;
+    if (ld->st == SC_OK) {
+        const enum sc_status st =
+            ops->matrix_open(ld->be, parts, n_parts, n_in, bias, ld->store, &m, &why);
+        /* Of int8 a row that has no scale is SC_EINVAL. */
+        if (st == SC_OK ? ops->matrix_is_finite == NULL || !ops->matrix_is_finite(m)
+                        : st == SC_EINVAL)
+            check_sources(ld);
+        if (st != SC_OK && ld->st == SC_OK)
+            ld->st = sc_fail(ld->err, st, "%s", why.text);
+    }
+    ld->n_sources = 0;
+    if (m != NULL && ops->matrix_error != NULL) {
         double error2 = 0.0, norm2 = 0.0;
-        ld->be->ops->matrix_error(m, &error2, &norm2);
+        ops->matrix_error(m, &error2, &norm2);
         ld->error2 += error2;
         ld->norm2 += norm2;
         if (norm2 > 0.0 && error2 / norm2 > ld->worst)
             ld->worst = error2 / norm2;
     }
     if (m != NULL)
-        ld->kept_bytes += ld->be->ops->matrix_bytes(m);
+        ld->kept_bytes += ops->matrix_bytes(m);
     return m;
 }
 
@@ -158,6 +223,8 @@ static void append_bias(struct loader *ld, float *bias, size_t *at, uint32_t lay
     struct sc_tensor_view v;
     tensor_name(name, sizeof(name), layer, rest);
     if (view(ld, name, n_all, 0, &v))
+        check_finite(ld, name, &v, row0, n);
+    if (ld->st == SC_OK)
         for (uint32_t i = 0; i < n; i++)
             bias[(*at)++] = element(v.data, v.dtype, row0 + i);
 }
@@ -248,7 +315,10 @@ enum sc_status sc_weights_open(const struct sc_rank *rank, struct sc_weights *re
     w.layers = calloc(c->n_layers, sizeof(*w.layers));
     if (w.layers == NULL)
         return sc_fail(err, SC_ENOMEM, "weights: out of memory for %u layers", c->n_layers);
-    if (view(&ld, "model.embed_tokens.weight", c->vocab, c->hidden, &v))
+    if (view(&ld, "model.embed_tokens.weight", c->vocab, c->hidden, &v) && !c->tied_embeddings)
+        check_finite(&ld, "model.embed_tokens.weight", &v, (uint64_t)slice->vocab0 * c->hidden,
+                     (uint64_t)slice->n_vocab * c->hidden);
+    if (ld.st == SC_OK)
         ld.st = be->ops->embedding_open(be, v.data, v.dtype, slice->vocab0, slice->n_vocab,
                                         c->hidden, &w.embedding, err);
     for (uint32_t l = 0; l < c->n_layers && ld.st == SC_OK; l++) {

@@ -110,6 +110,40 @@ static void types_have_names_and_sizes(void **state)
     assert_int_equal(sc_dtype_bytes(SC_DTYPE_I32), 4);
 }
 
+/* One element that is not finite among others, at every place around the ends of the blocks that
+ * are looked at together, and of rows that are no whole words. */
+static void the_first_that_is_not_finite_is_found(void **state)
+{
+    enum { N = 5000 };
+    static const struct {
+        enum sc_dtype dtype;
+        uint32_t bad[4], good[4]; /* the good ones: the largest, zeros, a subnormal */
+    } cases[] = {
+        {SC_DTYPE_F32,
+         {0x7f800000, 0xff800000, 0x7f800001, 0xffffffff},
+         {0x7f7fffff, 0xff7fffff, 0x80000000, 1}},
+        {SC_DTYPE_BF16, {0x7f80, 0xff80, 0x7f81, 0xffff}, {0x7f7f, 0xff7f, 0x8000, 1}},
+        {SC_DTYPE_F16, {0x7c00, 0xfc00, 0x7c01, 0xffff}, {0x7bff, 0xfbff, 0x8000, 1}},
+    };
+    static unsigned char bytes[4 * N + 1];
+    unsigned char *data = bytes + 1;
+    (void)state;
+    for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+        const size_t size = sc_dtype_bytes(cases[c].dtype);
+        for (size_t i = 0; i < N; i++)
+            memcpy(data + i * size, &cases[c].good[i % 4], size);
+        for (size_t n = 0; n < N; n += n < 40 ? 1 : 97)
+            assert_int_equal(sc_dtype_count_finite(data, cases[c].dtype, n), n);
+        for (size_t at = 0; at < N; at++) {
+            memcpy(data + at * size, &cases[c].bad[at % 4], size);
+            if (sc_dtype_count_finite(data, cases[c].dtype, N) != at)
+                fail_msg("%s at %zu", sc_dtype_name(cases[c].dtype), at);
+            assert_int_equal(sc_dtype_count_finite(data, cases[c].dtype, at), at);
+            memcpy(data + at * size, &cases[c].good[at % 4], size);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -117,6 +151,7 @@ int main(void)
         cmocka_unit_test(every_bf16_is_read_as_its_value_and_written_back),
         cmocka_unit_test(f32_rounds_to_the_nearest_bf16_and_ties_to_even),
         cmocka_unit_test(types_have_names_and_sizes),
+        cmocka_unit_test(the_first_that_is_not_finite_is_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -240,6 +240,57 @@ static void int8_weights_do_not_depend_on_the_split(void **state)
     be->ops->close(be);
 }
 
+/* In the columns that the matrix has; its neighbours in the source are of no concern. */
+static void expect_finite(struct sc_backend *be, const struct sc_matrix_part *parts, uint32_t n_in,
+                          enum sc_dtype store, bool want)
+{
+    struct sc_matrix *m = NULL;
+    assert_ok(be->ops->matrix_open(be, parts, 2, n_in, NULL, store, &m, err));
+    if (be->ops->matrix_is_finite(m) != want)
+        fail_msg("%s kept as %s: %s", sc_dtype_name(parts[1].dtype), sc_dtype_name(store),
+                 want ? "said to have a weight that is not finite" : "NaN or infinity not seen");
+    be->ops->matrix_close(be, m);
+}
+
+static void a_weight_that_is_not_finite_is_told(void **state)
+{
+    enum { IN = 100, STRIDE = 160, COL0 = 30, OUT = 70 };
+    static const struct {
+        enum sc_dtype dtype;
+        uint32_t bad[3], good;
+    } types[] = {{SC_DTYPE_F32, {0x7fc00000, 0x7f800000, 0xff800001}, 0x3c000000},
+                 {SC_DTYPE_BF16, {0x7fc0, 0x7f80, 0xff81}, 0x3c00},
+                 {SC_DTYPE_F16, {0x7e00, 0x7c00, 0xfc01}, 0x3c00}};
+    static const struct {
+        uint32_t row, col;
+        bool seen;
+    } places[] = {{0, COL0, true},       {OUT - 1, COL0 + IN - 1, true}, {OUT / 2, COL0 + 50, true},
+                  {3, COL0 - 1, false},  {66, COL0 + IN, false},         {OUT, COL0, false},
+                  {63, COL0 + 63, true}, {64, COL0 + 64, true}};
+    static uint8_t w[4 * STRIDE * (OUT + 1)];
+    (void)state;
+    for (size_t t = 0; t < 2 * SC_ARRAY_LEN(types); t++) {
+        const size_t bytes = sc_dtype_bytes(types[t / 2].dtype);
+        struct sc_backend_opts opts = {.n_threads = 2, .n_ranks = 1, .plain_weights = t % 2 != 0};
+        struct sc_backend *be = NULL;
+        const struct sc_matrix_part parts[] = {
+            {w, types[t / 2].dtype, 7, STRIDE, COL0},
+            {w + 7 * STRIDE * bytes, types[t / 2].dtype, OUT - 7, STRIDE, COL0}};
+        assert_ok(sc_cpu_backend_open_isa(&opts, sc_cpu_isa_best(), &be, err));
+        for (size_t i = 0; i < (size_t)STRIDE * (OUT + 1); i++)
+            memcpy(w + i * bytes, &types[t / 2].good, bytes);
+        for (size_t i = 0; i < SC_ARRAY_LEN(places); i++) {
+            uint8_t *at = w + (places[i].row * STRIDE + places[i].col) * bytes;
+            memcpy(at, &types[t / 2].bad[i % 3], bytes);
+            expect_finite(be, parts, IN, SC_DTYPE_F32, !places[i].seen);
+            expect_finite(be, parts, IN, SC_DTYPE_BF16, !places[i].seen);
+            memcpy(at, &types[t / 2].good, bytes);
+        }
+        expect_finite(be, parts, IN, SC_DTYPE_BF16, true);
+        be->ops->close(be);
+    }
+}
+
 static void avx2_and_avx512_give_the_same_bits(void **state)
 {
     enum { N = 9, IN = 1500, OUT = 100 };
@@ -328,6 +379,7 @@ int main(void)
         cmocka_unit_test(a_row_has_the_same_bits_alone_in_any_block_and_with_any_threads),
         cmocka_unit_test(panels_together_give_the_bits_of_one),
         cmocka_unit_test(int8_weights_do_not_depend_on_the_split),
+        cmocka_unit_test(a_weight_that_is_not_finite_is_told),
         cmocka_unit_test(avx2_and_avx512_give_the_same_bits),
         cmocka_unit_test(parts_are_stacked_and_columns_sliced),
         cmocka_unit_test(bad_shapes_are_refused),
