@@ -1,6 +1,7 @@
 #include "daemon/calibration_file.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "shard/calibrate.h"
@@ -49,16 +50,21 @@ static enum sc_status measure(struct sc_engine *engine, const struct sc_model *m
 {
     const char *uses = "thresholds measured on a built-in text";
     struct sc_err why = SC_ERR_INIT;
-    enum sc_status st = sc_calibrate_builtin(engine, model, err);
+    enum sc_status st = sc_calibrate_builtin(engine, model, err), kept = SC_OK;
 
     if (st != SC_OK)
         return st;
+    if (path != NULL)
+        kept = sc_calibration_save_first(sc_engine_calibration(engine), path, &why);
     /* In a shared directory a daemon that started with us may have been quicker: the entries that
      * it writes are found with its calibration only. */
-    if (path != NULL && sc_calibrate_from_file(engine, model, path, NULL) == SC_OK) {
-        uses = "thresholds that another daemon measured on a built-in text";
-    } else if (path != NULL &&
-               sc_calibration_save(sc_engine_calibration(engine), path, &why) != SC_OK) {
+    if (kept == SC_EEXIST) {
+        sc_err_clear(&why);
+        kept = sc_calibrate_from_file(engine, model, path, &why);
+        if (kept == SC_OK)
+            uses = "thresholds that another daemon measured on a built-in text";
+    }
+    if (kept != SC_OK) {
         sc_warn("calibration not kept", "reason=\"%s\" does=\"measure at every start\"", why.text);
         path = NULL;
     }
@@ -84,6 +90,10 @@ static enum sc_status use_kept(struct sc_engine *engine, const struct sc_model *
         return sc_fail(err, st, "%s", why.text);
     if (st != SC_ENOENT)
         sc_warn("calibration refused", "reason=\"%s\" does=\"measure anew\"", why.text);
+    /* Now and not when there is a better one: what is in its place after measuring is another
+     * daemon's. What cannot be read (SC_EIO) may be as good as any. */
+    if (st == SC_EFORMAT || st == SC_ERANGE)
+        (void)unlink(path);
     return measure(engine, model, path, err);
 }
 

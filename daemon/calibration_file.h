@@ -4,7 +4,8 @@
  * The model's own file always wins. Where there is none, thresholds are measured on the built-in
  * text. Their last bits depend on the number of ranks and on the backend, and the calibration is
  * part of every cache key: so they are kept beside the entries that depend on them, in the store's
- * directory, and read again by whoever finds those entries, with however many ranks.
+ * directory, and read again by whoever finds those entries, with however many ranks. Of several that
+ * measure at once the first to write wins, and the others use what it wrote.
  *
  * It is calibration-MODEL-SAMPLE.json, in the format of the model's own. The name has the model's
  * fingerprint and the built-in sample's id, and nothing of types or arithmetic: these are in the

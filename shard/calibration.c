@@ -1,16 +1,13 @@
 #include "shard/calibration.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <unistd.h>
 
 #include "model/json.h"
+#include "shard/calibration_write.h"
 #include "shard/recipe.h"
 
 #define FILE_BYTES_MAX ((size_t)64 << 20)
@@ -252,65 +249,32 @@ static json_t *to_json(const struct sc_calibration *c)
     return NULL;
 }
 
-static enum sc_status write_synced(const json_t *root, const char *tmp, struct sc_err *err)
+static enum sc_status save(const struct sc_calibration *c, const char *path, bool replace,
+                           struct sc_err *err)
 {
-    const int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    FILE *f = fd >= 0 ? fdopen(fd, "wb") : NULL;
-    bool bad = f == NULL || json_dumpf(root, f, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0 ||
-               fflush(f) != 0 || fsync(fd) != 0;
-    int e = errno;
+    json_t *root = to_json(c);
+    char *text = root != NULL ? json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
+    enum sc_status st;
 
-    /* Network file systems report the last write's failure here. */
-    if ((f != NULL ? fclose(f) : fd >= 0 ? close(fd) : 0) != 0 && !bad) {
-        e = errno;
-        bad = true;
-    }
-    return bad ? sc_fail(err, e == ENOMEM ? SC_ENOMEM : SC_EIO, "%s: cannot write: %s", tmp,
-                         strerror(e))
-               : SC_OK;
-}
-
-/* A rename is on the disk once its directory is. Fails where directories cannot be synced; the
- * file itself is. */
-static void sync_dir_of(const char *path)
-{
-    char dir[4096];
-    const char *slash = strrchr(path, '/');
-
-    (void)snprintf(dir, sizeof(dir), "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
-                   slash != NULL ? path : ".");
-    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)fsync(fd);
-        (void)close(fd);
-    }
+    if (text == NULL) /* and the file that may be there stays as it is */
+        st = sc_fail(err, SC_ENOMEM, "%s: out of memory", path);
+    else
+        st = sc_calibration_write(path, text, replace, err);
+    free(text);
+    json_decref(root);
+    return st;
 }
 
 enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *path,
                                    struct sc_err *err)
 {
-    char tmp[4096];
-    uint64_t random;
-    enum sc_status st = SC_OK;
+    return save(c, path, true, err);
+}
 
-    /* Several machines may write into one directory: the name is drawn. */
-    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-        return sc_fail(err, SC_EIO, "getrandom: %s", strerror(errno));
-    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%016llx.tmp", path, (unsigned long long)random) >=
-        sizeof(tmp))
-        return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", path, sizeof(tmp));
-    json_t *root = to_json(c);
-    if (root == NULL) /* and the file that may be there stays as it is */
-        return sc_fail(err, SC_ENOMEM, "%s: out of memory", path);
-    st = write_synced(root, tmp, err);
-    if (st == SC_OK && rename(tmp, path) != 0)
-        st = sc_fail(err, SC_EIO, "%s: cannot rename from %s: %s", path, tmp, strerror(errno));
-    if (st == SC_OK)
-        sync_dir_of(path);
-    else
-        (void)unlink(tmp);
-    json_decref(root);
-    return st;
+enum sc_status sc_calibration_save_first(const struct sc_calibration *c, const char *path,
+                                         struct sc_err *err)
+{
+    return save(c, path, false, err);
 }
 
 static enum sc_status floats_from_json(const json_t *a, const char *field, double low, float *out,

@@ -74,5 +74,9 @@ enum sc_status sc_calibration_load(const char *path, const struct sc_model_confi
  * was there before is as it was. */
 enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *path,
                                    struct sc_err *err) SC_MUST_CHECK;
+/* Never replaces: of several that write at once the first one's stays, and the others get
+ * SC_EEXIST and may read it. */
+enum sc_status sc_calibration_save_first(const struct sc_calibration *c, const char *path,
+                                         struct sc_err *err) SC_MUST_CHECK;
 
 #endif

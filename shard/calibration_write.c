@@ -1,0 +1,92 @@
+#include "shard/calibration_write.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "shard/calibration.h"
+
+static enum sc_status write_synced(const char *tmp, const char *text, struct sc_err *err)
+{
+    const int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    bool bad = fd < 0;
+    int e = errno;
+
+    for (size_t left = strlen(text); left > 0 && !bad;) {
+        const ssize_t n = write(fd, text, left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        bad = n <= 0;
+        e = errno;
+        text += bad ? 0 : n;
+        left -= bad ? 0 : (size_t)n;
+    }
+    if (!bad && fsync(fd) != 0) {
+        e = errno;
+        bad = true;
+    }
+    /* Network file systems report the last write's failure here. */
+    if (fd >= 0 && close(fd) != 0 && !bad) {
+        e = errno;
+        bad = true;
+    }
+    return bad ? sc_fail(err, SC_EIO, "%s: cannot write: %s", tmp, strerror(e)) : SC_OK;
+}
+
+/* Linking never takes another's place, and renaming always does. Where files have no second names
+ * (FAT, some network file systems) the last of several wins. */
+static enum sc_status give_name(const char *tmp, const char *path, bool replace, struct sc_err *err)
+{
+    if (!replace) {
+        if (link(tmp, path) == 0)
+            return SC_OK;
+        if (errno == EEXIST)
+            return sc_fail(err, SC_EEXIST, "%s: another was written first", path);
+        if (errno != EPERM && errno != ENOSYS && errno != EOPNOTSUPP)
+            return sc_fail(err, SC_EIO, "%s: cannot link to %s: %s", path, tmp, strerror(errno));
+    }
+    if (rename(tmp, path) != 0)
+        return sc_fail(err, SC_EIO, "%s: cannot rename from %s: %s", path, tmp, strerror(errno));
+    return SC_OK;
+}
+
+/* A name is on the disk once its directory is. Fails where directories cannot be synced; the file
+ * itself is. */
+static void sync_dir_of(const char *path)
+{
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+
+    (void)snprintf(dir, sizeof(dir), "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
+                   slash != NULL ? path : ".");
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        (void)close(fd);
+    }
+}
+
+enum sc_status sc_calibration_write(const char *path, const char *text, bool replace,
+                                    struct sc_err *err)
+{
+    char tmp[4096];
+    uint64_t random;
+    enum sc_status st;
+
+    /* Several machines may write into one directory: the name is drawn. */
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return sc_fail(err, SC_EIO, "getrandom: %s", strerror(errno));
+    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%016llx.tmp", path, (unsigned long long)random) >=
+        sizeof(tmp))
+        return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", path, sizeof(tmp));
+    st = write_synced(tmp, text, err);
+    if (st == SC_OK)
+        st = give_name(tmp, path, replace, err);
+    (void)unlink(tmp); /* which it has no more where it was renamed */
+    if (st == SC_OK)
+        sync_dir_of(path);
+    return st;
+}
