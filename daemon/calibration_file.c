@@ -81,6 +81,7 @@ static enum sc_status use_kept(struct sc_engine *engine, const struct sc_model *
 
     if (st != SC_OK)
         return st;
+    sc_calibration_clean(path);
     st = sc_calibrate_from_file(engine, model, path, &why);
     if (st == SC_OK) {
         log_measured(engine, "thresholds measured on a built-in text before", path);

@@ -15,8 +15,9 @@
 #include "base/utf8.h"
 #include "daemon/documents.h"
 
-#define MAGIC   0x31434453u /* "SDC1" */
-#define VERSION 1u
+#define MAGIC      0x31434453u /* "SDC1" */
+#define VERSION    1u
+#define NAME_CHARS 40 /* hexadecimal digits, before .doc or .tmp */
 
 /* Writes when bytes is set, else counts; reads with n as the end. The first failure sticks. */
 struct cursor {
@@ -221,7 +222,7 @@ static void path_of(const char *dir, const struct sc_document *d, const char *ex
     sc_hasher_str(&h, d->id);
     name = sc_hasher_end(&h);
     sc_hash_hex(&name, hex);
-    (void)snprintf(path, bytes, "%s/%.40s%s", dir, hex, ext);
+    (void)snprintf(path, bytes, "%s/%.*s%s", dir, NAME_CHARS, hex, ext);
 }
 
 static enum sc_status write_all(int fd, const uint8_t *bytes, size_t len, const char *path,
@@ -345,8 +346,9 @@ enum sc_status sc_document_read_dir(const char *dir,
         struct sc_err why = SC_ERR_INIT;
 
         (void)snprintf(path, sizeof(path), "%s/%s", dir, entry->d_name);
-        if (dot != NULL && strcmp(dot, ".tmp") == 0)
-            (void)unlink(path); /* an interrupted write */
+        if (strspn(entry->d_name, "0123456789abcdef") == NAME_CHARS &&
+            strcmp(entry->d_name + NAME_CHARS, ".tmp") == 0)
+            (void)unlink(path); /* an interrupted write: the directory is ours alone */
         if (dot == NULL || strcmp(dot, ".doc") != 0)
             continue;
         if (read_one(path, &document, &why) == SC_OK) {

@@ -78,5 +78,8 @@ enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *p
  * SC_EEXIST and may read it. */
 enum sc_status sc_calibration_save_first(const struct sc_calibration *c, const char *path,
                                          struct sc_err *err) SC_MUST_CHECK;
+#define SC_CALIBRATION_TMP_AGE_S 3600 /* a temporary file as old as that has no writer any more */
+/* Removes what crashes left beside the file at path: its temporary files, when they are old. */
+void sc_calibration_clean(const char *path);
 
 #endif

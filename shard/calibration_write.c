@@ -1,13 +1,20 @@
 #include "shard/calibration_write.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "shard/calibration.h"
+
+/* PATH.0123456789abcdef.tmp */
+#define TMP_SUFFIX ".tmp"
+#define TMP_DIGITS 16u
 
 static enum sc_status write_synced(const char *tmp, const char *text, struct sc_err *err)
 {
@@ -53,16 +60,23 @@ static enum sc_status give_name(const char *tmp, const char *path, bool replace,
     return SC_OK;
 }
 
-/* A name is on the disk once its directory is. Fails where directories cannot be synced; the file
- * itself is. */
-static void sync_dir_of(const char *path)
+/* The directory of a path; -1: it cannot be opened. */
+static int open_dir_of(const char *path)
 {
     char dir[4096];
     const char *slash = strrchr(path, '/');
 
     (void)snprintf(dir, sizeof(dir), "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
                    slash != NULL ? path : ".");
-    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* A name is on the disk once its directory is. Fails where directories cannot be synced; the file
+ * itself is. */
+static void sync_dir_of(const char *path)
+{
+    const int fd = open_dir_of(path);
+
     if (fd >= 0) {
         (void)fsync(fd);
         (void)close(fd);
@@ -79,8 +93,8 @@ enum sc_status sc_calibration_write(const char *path, const char *text, bool rep
     /* Several machines may write into one directory: the name is drawn. */
     if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
         return sc_fail(err, SC_EIO, "getrandom: %s", strerror(errno));
-    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%016llx.tmp", path, (unsigned long long)random) >=
-        sizeof(tmp))
+    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%016llx" TMP_SUFFIX, path,
+                         (unsigned long long)random) >= sizeof(tmp))
         return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", path, sizeof(tmp));
     st = write_synced(tmp, text, err);
     if (st == SC_OK)
@@ -89,4 +103,31 @@ enum sc_status sc_calibration_write(const char *path, const char *text, bool rep
     if (st == SC_OK)
         sync_dir_of(path);
     return st;
+}
+
+static bool is_tmp_of(const char *name, const char *of)
+{
+    const size_t len = strlen(of);
+
+    return strncmp(name, of, len) == 0 && name[len] == '.' &&
+           strspn(name + len + 1, "0123456789abcdef") == TMP_DIGITS &&
+           strcmp(name + len + 1 + TMP_DIGITS, TMP_SUFFIX) == 0;
+}
+
+void sc_calibration_clean(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+    const int fd = open_dir_of(path);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    struct stat info;
+
+    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
+        if (is_tmp_of(e->d_name, name) && fstatat(fd, e->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(info.st_mode) && time(NULL) - info.st_mtime > SC_CALIBRATION_TMP_AGE_S)
+            (void)unlinkat(fd, e->d_name, 0);
+    }
+    if (dir != NULL)
+        (void)closedir(dir);
+    else if (fd >= 0)
+        (void)close(fd);
 }

@@ -120,6 +120,7 @@ static enum sc_status run(const struct options *o, struct sc_err *err)
         memcpy(c.layer_weights, o->weights, c.n_layers * sizeof(*c.layer_weights));
     if (st == SC_OK) {
         (void)snprintf(path, sizeof(path), "%s/%s", o->model, SC_CALIBRATION_FILE);
+        sc_calibration_clean(o->output != NULL ? o->output : path);
         st = sc_calibration_save(&c, o->output != NULL ? o->output : path, err);
     }
     if (st == SC_OK)

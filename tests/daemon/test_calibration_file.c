@@ -4,9 +4,11 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/calibration_file.h"
@@ -396,6 +398,53 @@ static void a_damaged_or_foreign_file_is_refused_and_measured_anew(void **state)
     }
 }
 
+static void leave(const char *path, uint32_t age_s)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    (void)fclose(f);
+    struct timespec times[2] = {{.tv_sec = time(NULL) - age_s}};
+    times[1] = times[0];
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* What a crash left goes at the next start, whether the file is there or not; what may still be
+ * written to, and what is not ours, stays. */
+static void what_a_crash_left_beside_the_file_goes_when_it_is_old(void **state)
+{
+    static const struct {
+        const char *suffix;
+        uint32_t age_s;
+        bool goes;
+    } files[] = {
+        {".0123456789abcdef.tmp", 4000, true},   {".fedcba9876543210.tmp", 86400, true},
+        {".0000000000000000.tmp", 3000, false},  {".0123456789ABCDEF.tmp", 4000, false},
+        {".0123456789abcde.tmp", 4000, false},   {".0123456789abcdef0.tmp", 4000, false},
+        {".0123456789abcdef.tmp~", 4000, false}, {".tmp", 4000, false},
+        {"x0123456789abcdef.tmp", 4000, false},
+    };
+    struct world *w = world_of(state);
+    char path[600], foreign[128];
+    (void)golden(w, 1);
+    path_in(w, "calibration-other.json.0123456789abcdef.tmp", foreign);
+    leave(foreign, 4000);
+    for (int there = 0; there < 2; there++) {
+        for (size_t i = 0; i < SC_ARRAY_LEN(files); i++) {
+            (void)snprintf(path, sizeof(path), "%s%s", w->kept, files[i].suffix);
+            leave(path, files[i].age_s);
+        }
+        if (there == 0)
+            assert_int_equal(unlink(w->kept), 0);
+        (void)golden(w, 1);
+        for (size_t i = 0; i < SC_ARRAY_LEN(files); i++) {
+            (void)snprintf(path, sizeof(path), "%s%s", w->kept, files[i].suffix);
+            if ((access(path, F_OK) != 0) != files[i].goes)
+                fail_msg("%s %s", path, files[i].goes ? "stayed" : "is gone");
+        }
+    }
+    assert_int_equal(access(foreign, F_OK), 0);
+}
+
 static void a_calibration_that_cannot_be_written_is_one_warning(void **state)
 {
     struct world *w = world_of(state);
@@ -491,6 +540,7 @@ int main(void)
         TEST(two_daemons_that_start_together_use_one_calibration),
         TEST(where_files_have_one_name_only_it_is_kept_all_the_same),
         TEST(a_damaged_or_foreign_file_is_refused_and_measured_anew),
+        TEST(what_a_crash_left_beside_the_file_goes_when_it_is_old),
         TEST(a_calibration_that_cannot_be_written_is_one_warning),
         TEST(without_a_directory_nothing_is_kept),
         TEST(the_models_own_file_wins_and_a_bad_one_is_an_error),

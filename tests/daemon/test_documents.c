@@ -233,21 +233,35 @@ static void a_damaged_file_is_set_aside_and_the_others_are_loaded(void **state)
     struct world *w = *state;
     struct sc_err err = SC_ERR_INIT;
     char path[300];
-    FILE *f;
 
     assert_ok(add(w, make(w, "a", "one", "the land", SC_KV_EXACT), false, &err));
     assert_int_equal(count_files(w, ".doc", path, sizeof(path)), 1);
     assert_ok(add(w, make(w, "a", "two", "the water", SC_KV_EXACT), false, &err));
     assert_int_equal(truncate(path, 100), 0);
-    (void)snprintf(path, sizeof(path), "%s/left.tmp", w->f->config.documents_dir);
-    f = fopen(path, "w");
-    assert_non_null(f);
-    (void)fclose(f);
     reopen(w, 0);
     assert_int_equal(sc_documents_count(w->ds), 1);
     assert_int_equal(count_files(w, ".doc", NULL, 0), 1);
     assert_int_equal(count_files(w, ".bad", NULL, 0), 1);
-    assert_int_equal(count_files(w, ".tmp", NULL, 0), 0);
+}
+
+static void what_a_crash_left_is_removed_and_a_strangers_file_is_not(void **state)
+{
+    static const char *const ours = "0123456789abcdef0123456789abcdef01234567.tmp";
+    static const char *const foreign[] = {"notes.tmp", "0123456789abcdef.tmp",
+                                          "x0123456789abcdef0123456789abcdef01234567.tmp"};
+    struct world *w = *state;
+    char path[300];
+
+    for (size_t i = 0; i <= SC_ARRAY_LEN(foreign); i++) {
+        (void)snprintf(path, sizeof(path), "%s/%s", w->f->config.documents_dir,
+                       i < SC_ARRAY_LEN(foreign) ? foreign[i] : ours);
+        FILE *f = fopen(path, "w");
+        assert_non_null(f);
+        (void)fclose(f);
+    }
+    reopen(w, 0);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(count_files(w, ".tmp", NULL, 0), SC_ARRAY_LEN(foreign));
 }
 
 static void a_directory_belongs_to_one_daemon(void **state)
@@ -273,6 +287,7 @@ int main(void)
         IN_WORLD(what_was_added_is_known_after_a_restart),
         IN_WORLD(a_document_of_another_model_waits_for_it),
         IN_WORLD(a_damaged_file_is_set_aside_and_the_others_are_loaded),
+        IN_WORLD(what_a_crash_left_is_removed_and_a_strangers_file_is_not),
         IN_WORLD(a_directory_belongs_to_one_daemon),
     };
 

@@ -336,6 +336,28 @@ static void bytes_that_are_no_blob_are_left_alone(void **state)
     sc_store_close(s);
 }
 
+/* Another machine may be at it: only its age tells what nobody writes any more. */
+static void only_old_left_overs_of_a_shared_directory_go(void **state)
+{
+    static const char *const names[] = {"s/tmp/old", "s/tmp/young"};
+    struct rig *rig = *state;
+    struct sc_store_opts opts = {.shared_dir = rig_path(rig, "s")};
+
+    sc_store_close(rig_open(rig, opts));
+    for (int i = 0; i < 2; i++) {
+        FILE *f = fopen(rig_path(rig, names[i]), "w");
+        assert_non_null(f);
+        fclose(f);
+        struct timespec times[2] = {{.tv_sec = time(NULL) - (i == 0 ? 3700 : 3500)}};
+        times[1] = times[0];
+        assert_int_equal(utimensat(AT_FDCWD, rig_path(rig, names[i]), times, 0), 0);
+    }
+    opts.shared_dir = rig_path(rig, "s");
+    sc_store_close(rig_open(rig, opts));
+    assert_int_equal(access(rig_path(rig, names[0]), F_OK), -1);
+    assert_int_equal(access(rig_path(rig, names[1]), F_OK), 0);
+}
+
 static void writes_that_find_no_space_leave_the_store_alive(void **state)
 {
     struct rig *rig = *state;
@@ -433,6 +455,7 @@ int main(void)
         CASE(every_truncation_is_a_miss_and_so_is_a_longer_file),
         CASE(file_of_a_later_version_is_a_miss_and_stays),
         CASE(bytes_that_are_no_blob_are_left_alone),
+        CASE(only_old_left_overs_of_a_shared_directory_go),
         CASE(writes_that_find_no_space_leave_the_store_alive),
         CASE(directory_that_vanishes_leaves_the_store_alive),
         CASE(options_that_cannot_work_are_refused_at_open),
