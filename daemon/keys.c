@@ -1,14 +1,10 @@
 #include "daemon/keys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "base/secret.h"
 
 struct key {
     struct sc_hash hash;
@@ -144,52 +140,19 @@ static enum sc_status parse(const char *path, const char *text, size_t len, stru
     return SC_OK;
 }
 
-static enum sc_status read_file(const char *path, char **ret_text, size_t *ret_len,
-                                struct sc_err *err)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
-    enum sc_status st = SC_OK;
-    char *text = NULL;
-    struct stat info;
-    size_t len = 0;
-    ssize_t got;
-
-    if (fd < 0)
-        return sc_fail(err, errno == ENOENT ? SC_ENOENT : SC_EIO, "%s: %s", path, strerror(errno));
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode))
-        st = sc_fail(err, SC_EIO, "%s: not a file", path);
-    else if ((info.st_mode & (S_IROTH | S_IWOTH)) != 0)
-        st = sc_fail(err, SC_EPERM, "%s: mode %03o lets others at the keys; chmod o= %s", path,
-                     (unsigned)(info.st_mode & 0777), path);
-    else if (info.st_size > SC_KEYS_FILE_BYTES_MAX)
-        st = sc_fail(err, SC_EINVAL, "%s: %lld bytes, limit %u", path, (long long)info.st_size,
-                     SC_KEYS_FILE_BYTES_MAX);
-    else if ((text = malloc((size_t)info.st_size + 1)) == NULL)
-        st = sc_fail(err, SC_ENOMEM, "%s: no memory", path);
-    while (st == SC_OK && len < (size_t)info.st_size &&
-           (got = read(fd, text + len, (size_t)info.st_size - len)) > 0)
-        len += (size_t)got;
-    (void)close(fd);
-    if (st != SC_OK) {
-        free(text);
-        return st;
-    }
-    *ret_text = text;
-    *ret_len = len;
-    return SC_OK;
-}
-
 static enum sc_status load(const char *path, struct key **ret_list, size_t *ret_n,
                            struct sc_err *err)
 {
-    char *text = NULL;
+    char *text = malloc(SC_KEYS_FILE_BYTES_MAX + 1);
     size_t len = 0;
-    enum sc_status st = read_file(path, &text, &len, err);
+    enum sc_status st;
 
+    if (text == NULL)
+        return sc_fail(err, SC_ENOMEM, "%s: no memory", path);
+    st = sc_secret_read(path, "the keys", text, SC_KEYS_FILE_BYTES_MAX, &len, err);
     if (st == SC_OK)
         st = parse(path, text, len, ret_list, ret_n, err);
-    if (text != NULL)
-        explicit_bzero(text, len);
+    explicit_bzero(text, len);
     free(text);
     return st;
 }

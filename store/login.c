@@ -1,41 +1,10 @@
 #include "store/login.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "base/secret.h"
 
 #define BLANKS " \t\r"
-
-/* The file's bytes into text, ended by 0. */
-static enum sc_status read_text(const char *path, struct sc_login *login, struct sc_err *err)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
-    enum sc_status st = SC_OK;
-    struct stat info;
-    size_t len = 0;
-    ssize_t got;
-
-    if (fd < 0)
-        return sc_fail(err, errno == ENOENT ? SC_ENOENT : SC_EIO, "%s: %s", path, strerror(errno));
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode))
-        st = sc_fail(err, SC_EIO, "%s: not a file", path);
-    else if ((info.st_mode & (S_IROTH | S_IWOTH)) != 0)
-        st = sc_fail(err, SC_EPERM, "%s: mode %03o lets others at the password; chmod o= %s", path,
-                     (unsigned)(info.st_mode & 0777), path);
-    else if (info.st_size > (off_t)SC_LOGIN_BYTES_MAX)
-        st = sc_fail(err, SC_EINVAL, "%s: %lld bytes, limit %u", path, (long long)info.st_size,
-                     SC_LOGIN_BYTES_MAX);
-    while (st == SC_OK && len < SC_LOGIN_BYTES_MAX &&
-           (got = read(fd, login->text + len, SC_LOGIN_BYTES_MAX - len)) > 0)
-        len += (size_t)got;
-    (void)close(fd);
-    login->text[len] = '\0';
-    if (st == SC_OK && strlen(login->text) != len)
-        st = sc_fail(err, SC_EINVAL, "%s: holds a byte 0", path);
-    return st;
-}
 
 /* Cuts the first line into words; what follows it must be empty or comments. */
 static enum sc_status cut(const char *path, struct sc_login *login, struct sc_err *err)
@@ -65,8 +34,12 @@ static enum sc_status cut(const char *path, struct sc_login *login, struct sc_er
 
 enum sc_status sc_login_read(const char *path, struct sc_login *ret_login, struct sc_err *err)
 {
-    enum sc_status st = read_text(path, ret_login, err);
+    size_t len = 0;
+    enum sc_status st =
+        sc_secret_read(path, "the password", ret_login->text, SC_LOGIN_BYTES_MAX, &len, err);
 
+    if (st == SC_OK && strlen(ret_login->text) != len)
+        st = sc_fail(err, SC_EINVAL, "%s: holds a byte 0", path);
     if (st == SC_OK)
         st = cut(path, ret_login, err);
     if (st != SC_OK)

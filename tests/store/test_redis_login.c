@@ -170,6 +170,11 @@ static void a_file_that_cannot_serve_is_refused_at_open_without_its_content(void
     refused(rig, write_login(rig, "alice s3cret 3", 0600), SC_EINVAL, "more than two words");
     refused(rig, write_login(rig, "s3cret\ns3cret\n", 0600), SC_EINVAL, "more than one line");
     refused(rig, write_login(rig, many, 0600), SC_EINVAL, "limit 4096");
+    FILE *f = fopen(write_login(rig, SECRET, 0600), "a");
+    assert_non_null(f);
+    assert_int_equal(fputc('\0', f), 0);
+    assert_int_equal(fclose(f), 0);
+    refused(rig, rig_path(rig, "login"), SC_EINVAL, "holds a byte 0");
 }
 
 int main(void)
