@@ -76,6 +76,20 @@ uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_i
     return info->n_pages_cached > pinned ? info->n_pages_cached - pinned : 0;
 }
 
+uint64_t sc_plan_pages_evictable(const struct sc_sched *s)
+{
+    struct sc_engine_info info;
+    struct sc_snap_info snap;
+    uint64_t pinned = 0;
+    sc_engine_get_info(s->engine, &info);
+    for (uint32_t node = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); node != SC_NODE_NONE;
+         node = sc_prefix_next_pinned(s->prefix, node)) {
+        sc_engine_snap_info(s->engine, sc_prefix_node(s->prefix, node).snap, &snap);
+        pinned += snap.n_pages - snap.n_in_use;
+    }
+    return info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
+}
+
 /* What admission may count on: also what the cache holds and nobody pinned. */
 static uint64_t pages_obtainable(const struct sc_sched *s)
 {
