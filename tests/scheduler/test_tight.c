@@ -121,11 +121,108 @@ static void a_load_finds_room_beside_a_pin_that_is_in_use(void **state)
     close_scene(&c, &pinned);
 }
 
+/* ---- compressed when the prompt has been read ---- */
+
+#define LATE 1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
+
+/* The prompt is `seed`'s. */
+static struct sc_request_opts late(const struct server *s, uint32_t n, uint32_t seed)
+{
+    static int32_t ids[2][LATE];
+    int32_t *to = ids[seed % 2];
+    prompt_of(to, n, s->rig.model->config.vocab, 10 + seed, n, 0);
+    struct sc_request_opts o = ask(s, to, n, SC_KV_CHOICE_COMPRESSED);
+    o.recipe.exact_then_compress = true;
+    return o;
+}
+
+static void a_prompt_too_long_to_be_compressed_at_its_end_is_refused_unread(void **state)
+{
+    static struct answer a;
+    struct server s;
+    (void)state;
+    open_tight(&s, 95, NULL);
+    submit(&s, late(&s, LATE, 0), &a);
+    wait_done(&a);
+    assert_int_equal(a.status, SC_EFULL);
+    assert_int_equal(stats_of(&s).steps, 0);
+    server_close(&s);
+    open_tight(&s, 96, NULL);
+    (void)run(&s, late(&s, LATE, 0));
+    server_close(&s);
+}
+
+static void of_two_that_compress_at_their_end_neither_pushes_the_other_out(void **state)
+{
+    static struct answer a[2];
+    struct server s;
+    (void)state;
+    open_tight(&s, 120, NULL);
+    pthread_mutex_lock(&s.gate); /* both are there before the first has read all */
+    for (uint32_t i = 0; i < 2; i++)
+        submit(&s, late(&s, LATE, i), &a[i]);
+    pthread_mutex_unlock(&s.gate);
+    for (uint32_t i = 0; i < 2; i++) {
+        wait_done(&a[i]);
+        assert_int_equal(a[i].status, SC_OK);
+        assert_int_equal(a[i].receipt.preemptions, 0);
+    }
+    server_close(&s);
+}
+
+/* Its cores are never made: no token is read behind the prompt. */
+static void an_answer_of_one_token_needs_no_room_for_cores(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 40, NULL);
+    struct sc_request_opts o = late(&s, LATE, 0);
+    o.max_tokens = 1;
+    assert_int_equal(run(&s, o).n_all, 1);
+    server_close(&s);
+}
+
+/* What is generated is compressed as it comes. Exact it would be 60 pages, and 14 for cores. */
+static void a_long_output_needs_no_room_for_being_exact(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 70, NULL);
+    struct sc_request_opts o = late(&s, 100, 0);
+    o.max_tokens = 1800;
+    assert_int_equal(run(&s, o).n_all, 1800);
+    server_close(&s);
+}
+
+static void others_come_in_when_the_prompt_has_been_compressed(void **state)
+{
+    static struct answer elder;
+    struct server s;
+    int32_t ids[LATE];
+    (void)state;
+    open_tight(&s, 100, NULL);
+    prompt_of(ids, LATE, s.rig.model->config.vocab, 1, LATE, 0);
+    struct sc_request_opts o = late(&s, LATE, 0);
+    o.max_tokens = 700;
+    submit(&s, o, &elder);
+    wait_tokens(&elder, 2);
+    (void)run(&s, ask(&s, ids, LATE, SC_KV_CHOICE_EXACT));
+    assert_false(is_done(&elder));
+    sc_sched_cancel(s.sched, elder.request);
+    wait_done(&elder);
+    server_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_load_that_pins_leave_no_room_for_is_not_begun),
         cmocka_unit_test(a_load_finds_room_beside_a_pin_that_is_in_use),
+        cmocka_unit_test(a_prompt_too_long_to_be_compressed_at_its_end_is_refused_unread),
+        cmocka_unit_test(of_two_that_compress_at_their_end_neither_pushes_the_other_out),
+        cmocka_unit_test(an_answer_of_one_token_needs_no_room_for_cores),
+        cmocka_unit_test(a_long_output_needs_no_room_for_being_exact),
+        cmocka_unit_test(others_come_in_when_the_prompt_has_been_compressed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
