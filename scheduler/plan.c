@@ -29,9 +29,43 @@ struct sc_request *sc_list_pop(struct sc_request_list *list)
     return r;
 }
 
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What is compressed at the prompt's end is there twice for a moment, and little of it from then
+ * on; what is generated is compressed less, or not at all. */
+static void estimate_late(const struct sc_sched *s, struct sc_request *r)
+{
+    struct sc_recipe prompt = r->recipe, rest;
+    float generated = prompt.compress_generated ? prompt.generated_ratio : 1.0f;
+    if (r->max_tokens <= 1)
+        prompt.mode = SC_KV_EXACT; /* it ends before that */
+    rest = prompt;
+    rest.exact_then_compress = false;
+    rest.target_ratio = rest.target_ratio > generated ? rest.target_ratio : generated;
+    r->decode_pages = sc_engine_pages_estimate(s->engine, &rest, r->reserve_tokens);
+    r->reserve_pages =
+        max_u32(sc_engine_pages_estimate(s->engine, &prompt, r->n_prompt), r->decode_pages);
+}
+
+static void estimate_pages(const struct sc_sched *s, struct sc_request *r)
+{
+    r->reserve_pages = r->decode_pages =
+        sc_engine_pages_estimate(s->engine, &r->recipe, r->reserve_tokens);
+    if (r->recipe.mode == SC_KV_COMPRESSED && r->recipe.exact_then_compress)
+        estimate_late(s, r);
+}
+
+static uint32_t pages_reserved(const struct sc_request *r)
+{
+    return r->n_fed > r->n_prompt ? r->decode_pages : r->reserve_pages;
+}
+
 void sc_plan_arrive(struct sc_sched *s, struct sc_request *r)
 {
-    r->reserve_pages = sc_engine_pages_estimate(s->engine, &r->recipe, r->reserve_tokens);
+    estimate_pages(s, r);
     if (r->reserve_pages > s->n_pages) {
         struct sc_err err = SC_ERR_INIT;
         enum sc_status st =
@@ -76,6 +110,20 @@ uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_i
     return info->n_pages_cached > pinned ? info->n_pages_cached - pinned : 0;
 }
 
+uint64_t sc_plan_pages_evictable(const struct sc_sched *s)
+{
+    struct sc_engine_info info;
+    struct sc_snap_info snap;
+    uint64_t pinned = 0;
+    sc_engine_get_info(s->engine, &info);
+    for (uint32_t node = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); node != SC_NODE_NONE;
+         node = sc_prefix_next_pinned(s->prefix, node)) {
+        sc_engine_snap_info(s->engine, sc_prefix_node(s->prefix, node).snap, &snap);
+        pinned += snap.n_pages - snap.n_in_use;
+    }
+    return info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
+}
+
 /* What admission may count on: also what the cache holds and nobody pinned. */
 static uint64_t pages_obtainable(const struct sc_sched *s)
 {
@@ -90,7 +138,7 @@ void sc_plan_admit(struct sc_sched *s)
         return;
     uint64_t free = pages_obtainable(s), promised = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
-        uint32_t held = pages_held(s, s->running[i]), reserve = s->running[i]->reserve_pages;
+        uint32_t held = pages_held(s, s->running[i]), reserve = pages_reserved(s->running[i]);
         promised += reserve > held ? reserve - held : 0;
     }
     uint64_t room = free > promised ? free - promised : 0;
@@ -102,7 +150,7 @@ void sc_plan_admit(struct sc_sched *s)
         r->ticket = s->next_ticket + 1;
         sc_share_attach(s, r);
         uint32_t shared = sc_share_pages_in_use(s, r);
-        uint32_t need = r->reserve_pages > shared ? r->reserve_pages - shared : 0;
+        uint32_t reserve = pages_reserved(r), need = reserve > shared ? reserve - shared : 0;
         /* A lone one is always tried: only the engine knows that it does not fit. */
         if (s->n_running > 0 && promised + need > free) {
             sc_share_detach(s, r);
@@ -150,7 +198,8 @@ static struct sc_request *unseat_youngest(struct sc_sched *s)
         r->compress_us += stats.compress_us;
         /* Its reserve was too low, or that of its elders: do not come back for less than this. */
         uint32_t proven = min_u32(stats.pages + 1, s->n_pages);
-        r->reserve_pages = proven > r->reserve_pages ? proven : r->reserve_pages;
+        r->reserve_pages = max_u32(proven, r->reserve_pages);
+        r->decode_pages = max_u32(proven, r->decode_pages);
     }
     sc_share_before_close(s, r, true);
     sc_plan_release(s, r);
@@ -312,8 +361,6 @@ static uint32_t pages_needed(const struct sc_sched *s, const struct sc_plan_run 
     if (r->opened)
         return sc_engine_pages_needed(s->engine, run->slot, run->n_tokens);
     const struct sc_plan_open open = make_open(r);
-    if (open.n_from == 0)
-        return sc_engine_pages_estimate(s->engine, &r->recipe, run->n_tokens);
     return sc_engine_pages_to_open(s->engine, &open, run->n_tokens);
 }
 

@@ -117,6 +117,8 @@ uint32_t sc_prefix_idle(const struct sc_prefix *p, uint64_t before_us);
 /* Documents are evicted last; pinned ones not at all before until_us (0: not pinned). */
 void sc_prefix_retain(struct sc_prefix *p, uint32_t node, bool retain, uint64_t pin_until_us);
 void sc_prefix_unpin_due(struct sc_prefix *p, uint64_t now_us);
+/* The pinned one after node, or the first (SC_NODE_NONE). SC_NODE_NONE: there is none. */
+uint32_t sc_prefix_next_pinned(const struct sc_prefix *p, uint32_t node);
 uint64_t sc_prefix_pin_ends(const struct sc_prefix *p); /* the first; UINT64_MAX: none will */
 
 /* The snapshots that can be used, as events that store them: those of up to SC_PREFIX_LIST_SCAN

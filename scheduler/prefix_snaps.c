@@ -190,6 +190,11 @@ void sc_prefix_unpin_due(struct sc_prefix *p, uint64_t now_us)
     }
 }
 
+uint32_t sc_prefix_next_pinned(const struct sc_prefix *p, uint32_t node)
+{
+    return node == SC_NODE_NONE ? p->lists[LIST_PINNED].oldest : p->nodes[node].lru_next;
+}
+
 uint64_t sc_prefix_pin_ends(const struct sc_prefix *p)
 {
     uint64_t first = UINT64_MAX;

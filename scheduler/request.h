@@ -66,6 +66,7 @@ struct sc_request {
     bool opened;              /* the engine holds a sequence in that slot */
     uint64_t ticket;          /* order of admission */
     uint32_t reserve_pages;   /* grows to what was held when a preemption proved it too low */
+    uint32_t decode_pages;    /* the same for when more than the prompt is cached */
     bool preempted;           /* waits to come back */
     uint32_t ns_bucket;       /* of the fair share */
     bool starved;             /* the plan leaves it out because its run finds no pages */

@@ -270,7 +270,8 @@ static void count_load(struct sc_sched *s, bool hit)
     pthread_mutex_unlock(&s->mu);
 }
 
-/* Takes the snapshot id and plans its pages. False: no room, or nothing to load. */
+/* Takes the snapshot id and plans its pages. False: no room, or nothing to load. One that is begun
+ * drops prefixes and waits until its pages are free: what is pinned never will be. */
 static bool begin_load(struct sc_sched *s, struct load *l)
 {
     struct sc_tier *t = s->tier;
@@ -281,7 +282,7 @@ static bool begin_load(struct sc_sched *s, struct load *l)
         return false;
     sc_engine_get_info(s->engine, &info);
     uint32_t pages = sc_engine_shape_pages(s->engine, &c->shape);
-    if (pages > info.n_pages_free + info.n_pages_cached ||
+    if (pages > info.n_pages_free + sc_plan_pages_evictable(s) ||
         sc_engine_shape_words(s->engine, &c->shape) + s->keep_words >
             sc_engine_snap_words_free(s->engine))
         return false;

@@ -180,7 +180,9 @@ uint32_t sc_engine_pages_needed(const struct sc_engine *engine, uint32_t slot, u
 uint32_t sc_engine_pages_to_open(const struct sc_engine *engine, const struct sc_plan_open *open,
                                  uint32_t n_tokens);
 /* Pages that a sequence of that many logical tokens may hold at its peak, estimated from the recipe
- * (exact for EXACT; from target_ratio for COMPRESSED). For admission. */
+ * (exact for EXACT; from target_ratio for COMPRESSED). exact_then_compress: of a prompt of that
+ * many that something follows, up to its compression; from there on it is as without. For
+ * admission. */
 uint32_t sc_engine_pages_estimate(const struct sc_engine *engine, const struct sc_recipe *recipe,
                                   uint32_t n_tokens);
 

@@ -221,6 +221,7 @@ void sc_seq_count(struct sc_rank *rank,
 /* Core pages of one layer that compressing an epoch takes at most before it gives exact pages back.
  */
 uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe);
+uint32_t sc_seq_cores_until(const struct sc_recipe *recipe, uint32_t epoch_done, uint32_t limit);
 uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
                              uint32_t n_tokens);
 /* The same for one that is about to be opened. */

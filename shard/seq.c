@@ -135,7 +135,7 @@ uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe)
 
 /* Several epochs in one step (a prompt that is compressed when it is complete): what snapshots hold
  * does not come back in between, so the cores of all of them must fit. */
-static uint32_t cores_until(const struct sc_recipe *recipe, uint32_t epoch_done, uint32_t limit)
+uint32_t sc_seq_cores_until(const struct sc_recipe *recipe, uint32_t epoch_done, uint32_t limit)
 {
     uint32_t n_epochs = (limit - epoch_done + recipe->epoch - 1) / recipe->epoch;
     return pages_for(n_epochs * recipe->epoch + SC_CHUNK_MAX) + n_epochs * EPOCH_SLACK_PAGES;
@@ -153,7 +153,7 @@ static uint32_t pages_to_run(const struct sc_rank *rank, const struct sc_recipe 
     if (limit > epoch_done)
         for (uint32_t l = 0; l < n_layers; l++)
             if (!sc_recipe_layer_is_exact(recipe, l))
-                need += cores_until(recipe, epoch_done, limit);
+                need += sc_seq_cores_until(recipe, epoch_done, limit);
     return need;
 }
 

@@ -39,6 +39,29 @@ class OneAtATime(h.DaemonCase):
         for call in waiting:
             self.assertEqual(len(h.Told(call).ids[0]), 16)
 
+    def test_each_output_counts_as_a_request_against_what_may_run_and_wait(self):
+        def loads():
+            return self.client.control.GetLoads(control.GetLoadsRequest())
+
+        before, running = loads(), self.occupy()
+        waiting = self.client.stream(ask(ids=[0, 8], sampling={"n": 3}))
+        self.wait_for_queue(3)
+        now = loads()
+        self.assertEqual((now.running, now.max_seqs), (1, 1))
+        self.assertEqual((now.waiting, now.queue_max), (3, 8))
+        self.assertEqual(now.submitted - before.submitted, 4)
+        with self.assertRaises(h.grpc.RpcError) as caught:
+            self.client.generate(ask(ids=[0, 9], sampling={"n": 6}))
+        self.assertEqual(caught.exception.code(), Code.RESOURCE_EXHAUSTED)
+        self.wait_for_queue(3)
+        running.cancel()
+        self.assertEqual({i: len(ids) for i, ids in h.Told(waiting).ids.items()}, {0: 16, 1: 16, 2: 16})
+        h.wait_until(lambda: loads().finished - before.finished == 3, "three outputs have ended")
+        now = loads()
+        self.assertEqual(now.prompt_tokens - before.prompt_tokens, 4 * 2)
+        self.assertEqual(now.submitted - before.submitted, 4 + 5)
+        self.assertEqual(now.cancelled - before.cancelled, 1 + 5)
+
     def test_a_higher_priority_goes_first(self):
         running, order, lock = self.occupy(), [], threading.Lock()
 

@@ -147,6 +147,33 @@ struct answer run(struct server *s, struct sc_request_opts o)
     return a;
 }
 
+struct sc_hash put_as(struct server *s, const int32_t *ids, uint32_t n, uint64_t pin_until,
+                      enum sc_kv_choice kv)
+{
+    struct sc_request_opts o = ask(s, ids, n, kv);
+    o.prefill_only = true;
+    o.max_tokens = 0;
+    o.retain = true;
+    o.breakpoint = n;
+    o.pin_until_us = pin_until;
+    return run(s, o).key;
+}
+
+struct sc_prefix_item order(struct server *s, enum sc_prefix_op op, const struct sc_hash *key)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_prefix_item item = {.op = op, .key = *key, .until_us = UINT64_MAX};
+    must(sc_sched_prefixes(s->sched, &item, 1, &err), &err);
+    return item;
+}
+
+struct sc_sched_stats stats_of(struct server *s)
+{
+    struct sc_sched_stats st;
+    sc_sched_get_stats(s->sched, &st);
+    return st;
+}
+
 void assert_same(const struct answer *a, const struct answer *b)
 {
     assert_int_equal(a->n_tokens, b->n_tokens);

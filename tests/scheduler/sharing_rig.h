@@ -61,6 +61,12 @@ struct sc_request_opts ask(const struct server *s, const int32_t *prompt, uint32
 void submit(struct server *s, struct sc_request_opts o, struct answer *a);
 void wait_done(struct answer *a);                              /* and gives the request back */
 struct answer run(struct server *s, struct sc_request_opts o); /* must succeed */
+/* Reads a document; its key. */
+struct sc_hash put_as(struct server *s, const int32_t *ids, uint32_t n, uint64_t pin_until,
+                      enum sc_kv_choice kv);
+/* Pins without an end. */
+struct sc_prefix_item order(struct server *s, enum sc_prefix_op op, const struct sc_hash *key);
+struct sc_sched_stats stats_of(struct server *s);
 void assert_same(const struct answer *a, const struct answer *b);
 
 /* The first `shared` tokens are the family's, the rest its own. */

@@ -1,0 +1,228 @@
+/* A pool that holds little more than what runs: who is let in, who waits, what is refused, and what
+ * is dropped for it. Pools are given in pages of each layer: 32 exact tokens a page. */
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/scheduler/sharing_rig.h"
+
+static void open_tight(struct server *s, uint32_t pages, struct sc_store *store)
+{
+    struct sc_engine_info info;
+    server_open(s, 1, true, 0, NULL);
+    sc_engine_get_info(s->rig.engine, &info);
+    uint64_t bytes = info.page_bytes * s->rig.model->config.n_layers * pages;
+    server_close(s);
+    server_open(s, 1, true, bytes, store);
+}
+
+/* Waits until it has been told of n tokens. */
+static void wait_tokens(struct answer *a, uint32_t n)
+{
+    pthread_mutex_lock(&a->mu);
+    while (a->n_all < n && !a->done)
+        pthread_cond_wait(&a->changed, &a->mu);
+    assert_false(a->done);
+    pthread_mutex_unlock(&a->mu);
+}
+
+static bool is_done(struct answer *a)
+{
+    pthread_mutex_lock(&a->mu);
+    bool done = a->done;
+    pthread_mutex_unlock(&a->mu);
+    return done;
+}
+
+/* ---- a load from the store ---- */
+
+#define DOC  1536u /* 48 pages, in the store */
+#define HEAD 1024u /* of them, 32 pages, what somebody reads behind */
+
+struct scene {
+    struct server s;
+    struct sc_store *store;
+    int32_t doc[DOC + 60], head[HEAD + 16], other[480], idle[600];
+    struct answer elder, question;
+};
+
+static void open_scene(struct scene *c, uint32_t pages)
+{
+    const struct sc_store_opts opts = {.memory_bytes = (uint64_t)1 << 30};
+    struct sc_err err = SC_ERR_INIT;
+    must(sc_store_open(&opts, &c->store, &err), &err);
+    server_open(&c->s, 1, true, 0, c->store);
+    uint32_t vocab = c->s.rig.model->config.vocab;
+    prompt_of(c->doc, DOC + 60, vocab, 1, DOC, 2);
+    prompt_of(c->head, HEAD + 16, vocab, 1, HEAD, 3);
+    prompt_of(c->other, 480, vocab, 4, 480, 0);
+    prompt_of(c->idle, 600, vocab, 5, 600, 0);
+    struct sc_hash key = put_as(&c->s, c->doc, DOC, 0, SC_KV_CHOICE_EXACT);
+    for (int i = 0; i < 5000 && !sc_store_has(c->store, &key); i++)
+        usleep(2000);
+    assert_true(sc_store_has(c->store, &key));
+    server_close(&c->s);
+    open_tight(&c->s, pages, c->store);
+}
+
+/* Somebody decodes behind the document's head: holds 33 pages, and 22 more in the end. Then comes a
+ * question on the whole document, 51 pages, and is answered first. */
+static void ask_behind_the_elder(struct scene *c)
+{
+    struct sc_request_opts o = ask(&c->s, c->head, HEAD + 16, SC_KV_CHOICE_EXACT);
+    o.max_tokens = 700;
+    submit(&c->s, o, &c->elder);
+    wait_tokens(&c->elder, 1);
+    o = ask(&c->s, c->doc, DOC + 60, SC_KV_CHOICE_EXACT);
+    o.breakpoint = DOC;
+    submit(&c->s, o, &c->question);
+    wait_done(&c->question);
+    assert_int_equal(c->question.status, SC_OK);
+    assert_false(is_done(&c->elder));
+}
+
+static void close_scene(struct scene *c, const struct sc_hash *pinned)
+{
+    sc_sched_cancel(c->s.sched, c->elder.request);
+    wait_done(&c->elder);
+    assert_int_equal(order(&c->s, SC_PREFIX_UNPIN, pinned).status, SC_OK);
+    server_close(&c->s);
+    sc_store_close(c->store);
+}
+
+/* The question reads the rest behind the head, at once. It neither waits for the other's end, nor
+ * is a prefix dropped for a load that cannot be. */
+static void a_load_that_pins_leave_no_room_for_is_not_begun(void **state)
+{
+    static struct scene c;
+    (void)state;
+    open_scene(&c, 33 + 15 + 6 + 39);
+    struct sc_hash pinned = put_as(&c.s, c.other, 480, UINT64_MAX, SC_KV_CHOICE_EXACT);
+    (void)run(&c.s, ask(&c.s, c.idle, 160, SC_KV_CHOICE_EXACT));
+    ask_behind_the_elder(&c);
+    assert_int_equal(c.question.receipt.cached_tokens, HEAD);
+    assert_int_equal(stats_of(&c.s).store_hits, 0);
+    assert_int_equal(stats_of(&c.s).store_misses, 1);
+    assert_int_equal(stats_of(&c.s).prefix_evictions, 0);
+    close_scene(&c, &pinned);
+}
+
+/* What is pinned and in use takes nothing from what idle prefixes hold. */
+static void a_load_finds_room_beside_a_pin_that_is_in_use(void **state)
+{
+    static struct scene c;
+    (void)state;
+    open_scene(&c, 33 + 20 + 43);
+    struct sc_hash pinned = put_as(&c.s, c.head, HEAD, UINT64_MAX, SC_KV_CHOICE_EXACT);
+    (void)run(&c.s, ask(&c.s, c.idle, 600, SC_KV_CHOICE_EXACT));
+    ask_behind_the_elder(&c);
+    assert_int_equal(c.question.receipt.cached_tokens, DOC);
+    assert_int_equal(stats_of(&c.s).store_hits, 1);
+    assert_true(stats_of(&c.s).prefix_evictions > 0);
+    close_scene(&c, &pinned);
+}
+
+/* ---- compressed when the prompt has been read ---- */
+
+#define LATE 1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
+
+/* The prompt is `seed`'s. */
+static struct sc_request_opts late(const struct server *s, uint32_t n, uint32_t seed)
+{
+    static int32_t ids[2][LATE];
+    int32_t *to = ids[seed % 2];
+    prompt_of(to, n, s->rig.model->config.vocab, 10 + seed, n, 0);
+    struct sc_request_opts o = ask(s, to, n, SC_KV_CHOICE_COMPRESSED);
+    o.recipe.exact_then_compress = true;
+    return o;
+}
+
+static void a_prompt_too_long_to_be_compressed_at_its_end_is_refused_unread(void **state)
+{
+    static struct answer a;
+    struct server s;
+    (void)state;
+    open_tight(&s, 95, NULL);
+    submit(&s, late(&s, LATE, 0), &a);
+    wait_done(&a);
+    assert_int_equal(a.status, SC_EFULL);
+    assert_int_equal(stats_of(&s).steps, 0);
+    server_close(&s);
+    open_tight(&s, 96, NULL);
+    (void)run(&s, late(&s, LATE, 0));
+    server_close(&s);
+}
+
+static void of_two_that_compress_at_their_end_neither_pushes_the_other_out(void **state)
+{
+    static struct answer a[2];
+    struct server s;
+    (void)state;
+    open_tight(&s, 120, NULL);
+    pthread_mutex_lock(&s.gate); /* both are there before the first has read all */
+    for (uint32_t i = 0; i < 2; i++)
+        submit(&s, late(&s, LATE, i), &a[i]);
+    pthread_mutex_unlock(&s.gate);
+    for (uint32_t i = 0; i < 2; i++) {
+        wait_done(&a[i]);
+        assert_int_equal(a[i].status, SC_OK);
+        assert_int_equal(a[i].receipt.preemptions, 0);
+    }
+    server_close(&s);
+}
+
+/* Its cores are never made: no token is read behind the prompt. */
+static void an_answer_of_one_token_needs_no_room_for_cores(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 40, NULL);
+    struct sc_request_opts o = late(&s, LATE, 0);
+    o.max_tokens = 1;
+    assert_int_equal(run(&s, o).n_all, 1);
+    server_close(&s);
+}
+
+/* What is generated is compressed as it comes. Exact it would be 60 pages, and 14 for cores. */
+static void a_long_output_needs_no_room_for_being_exact(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 70, NULL);
+    struct sc_request_opts o = late(&s, 100, 0);
+    o.max_tokens = 1800;
+    assert_int_equal(run(&s, o).n_all, 1800);
+    server_close(&s);
+}
+
+static void others_come_in_when_the_prompt_has_been_compressed(void **state)
+{
+    static struct answer elder;
+    struct server s;
+    int32_t ids[LATE];
+    (void)state;
+    open_tight(&s, 100, NULL);
+    prompt_of(ids, LATE, s.rig.model->config.vocab, 1, LATE, 0);
+    struct sc_request_opts o = late(&s, LATE, 0);
+    o.max_tokens = 700;
+    submit(&s, o, &elder);
+    wait_tokens(&elder, 2);
+    (void)run(&s, ask(&s, ids, LATE, SC_KV_CHOICE_EXACT));
+    assert_false(is_done(&elder));
+    sc_sched_cancel(s.sched, elder.request);
+    wait_done(&elder);
+    server_close(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_load_that_pins_leave_no_room_for_is_not_begun),
+        cmocka_unit_test(a_load_finds_room_beside_a_pin_that_is_in_use),
+        cmocka_unit_test(a_prompt_too_long_to_be_compressed_at_its_end_is_refused_unread),
+        cmocka_unit_test(of_two_that_compress_at_their_end_neither_pushes_the_other_out),
+        cmocka_unit_test(an_answer_of_one_token_needs_no_room_for_cores),
+        cmocka_unit_test(a_long_output_needs_no_room_for_being_exact),
+        cmocka_unit_test(others_come_in_when_the_prompt_has_been_compressed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
