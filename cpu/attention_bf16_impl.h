@@ -12,6 +12,9 @@
  *       o [rows] += p V
  *   ahead: NULL (many queries: `n` pages), or what to bring nearer while one page is used.
  *
+ * and SETTLE_PAGES(i8), how many pages go by before the reference of a query's weights may rise: by
+ * it, and not by how many queries come together, results depend.
+ *
  * Exponentials are powers of two: queries and biases carry the factor log2 e. Queries, weights and
  * nothing else are rounded to bf16; sums are f32. The order of every sum follows from the absolute
  * number of an entry. Entries that nobody in the tile sees are replaced by zeros, because their
@@ -106,32 +109,69 @@ INLINE vf keep_seen(vf x, struct seen r, uint32_t e, vf other)
     return v_keep(x, lo, hi, other);
 }
 
+/* Gives what a query does not see no weight: scores of pages pa .. pb. */
+static void hide(float *scores, struct seen r, uint32_t pa, uint32_t pb)
+{
+    const uint32_t first = pa * SC_PAGE_ENTRIES, end = pb * SC_PAGE_ENTRIES;
+    if (r.lo <= first && r.hi >= end)
+        return;
+    for (uint32_t e = first; e < end; e += 16)
+        v_store(scores + e, keep_seen(v_load(scores + e), r, e, v_set1(-INFINITY)));
+}
+
+INLINE vf highest_of(const float *scores, uint32_t pa, uint32_t pb)
+{
+    vf highest = v_set1(-INFINITY);
+    for (uint32_t e = pa * SC_PAGE_ENTRIES; e < pb * SC_PAGE_ENTRIES; e += 32)
+        highest = v_max(highest, v_max(v_load(scores + e), v_load(scores + e + 16)));
+    return highest;
+}
+
+/* A query's weights are relative to 2^top. Takes a new top, and brings what was gathered down to
+ * it. */
+static void raise(float higher, float *top, float *sum, float *o, uint32_t dim_pad)
+{
+    if (*top > -INFINITY) { /* else there is nothing to rescale */
+        vf shrink = v_exp2(v_set1(*top - higher));
+        v_store(sum, v_mul(v_load(sum), shrink));
+        for (uint32_t d = 0; d < dim_pad; d += 16)
+            v_store(o + d, v_mul(v_load(o + d), shrink));
+    }
+    *top = higher;
+}
+
+/* Raises the top where pages from pa on want that, all before pa being in o. Returns the page
+ * before which it must rise again, or pb: that one is multiplied first. */
+static uint32_t settle(const float *scores, uint32_t pa, uint32_t pb, uint32_t step, float *top,
+                       float *sum, float *o, uint32_t dim_pad)
+{
+    const vf highest = highest_of(scores, pa, pb);
+    for (uint32_t p = pa, end; p < pb; p = end) {
+        vf here;
+        if (!v_any_above(highest, highest, v_set1(*top + SLACK2)))
+            return pb; /* most often at once */
+        end = (p / step + 1) * step;
+        end = end < pb ? end : pb;
+        here = highest_of(scores, p, end);
+        if (!v_any_above(here, here, v_set1(*top + SLACK2)))
+            continue;
+        if (p != pa)
+            return p;
+        raise(v_top(here), top, sum, o, dim_pad);
+    }
+    return pb;
+}
+
 /* Scores of one query, pages pa .. pb, into bf16 weights; page p goes to weights + (p - pa) tiles.
  * scales: by page, of int8 pages, else NULL. */
-static void weigh(float *scores, const float *const *scales, struct seen r, uint32_t pa,
-                  uint32_t pb, float *top, float *sum, float *o, uint32_t dim_pad,
-                  uint16_t *weights)
+INLINE void weigh(const float *scores, const float *const *scales, struct seen r, uint32_t pa,
+                  uint32_t pb, float top, float *sum, uint16_t *weights)
 {
-    uint32_t first = pa * SC_PAGE_ENTRIES, end = pb * SC_PAGE_ENTRIES;
-    vf none = v_set1(-INFINITY), highest = none, lanes;
+    const uint32_t first = pa * SC_PAGE_ENTRIES, end = pb * SC_PAGE_ENTRIES;
     const bool cut = r.lo > first || r.hi < end;
+    const vf ref = v_set1(top > -INFINITY ? top : 0.0f);
+    vf lanes = v_load(sum);
 
-    for (uint32_t e = first; cut && e < end; e += 16)
-        v_store(scores + e, keep_seen(v_load(scores + e), r, e, none));
-    for (uint32_t e = first; e < end; e += 32)
-        highest = v_max(highest, v_max(v_load(scores + e), v_load(scores + e + 16)));
-    if (v_any_above(highest, highest, v_set1(*top + SLACK2))) {
-        float higher = v_top(highest);
-        if (*top > -INFINITY) { /* else there is nothing to rescale */
-            vf shrink = v_exp2(v_set1(*top - higher));
-            v_store(sum, v_mul(v_load(sum), shrink));
-            for (uint32_t d = 0; d < dim_pad; d += 16)
-                v_store(o + d, v_mul(v_load(o + d), shrink));
-        }
-        *top = higher;
-    }
-    vf ref = v_set1(*top > -INFINITY ? *top : 0.0f);
-    lanes = v_load(sum);
     for (uint32_t e = first; e < end; e += 32, weights += 2 * TILE_WORDS) {
         vf x = v_exp2(v_sub(v_load(scores + e), ref));
         vf y = v_exp2(v_sub(v_load(scores + e + 16), ref));
@@ -196,29 +236,33 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     qk_pages(false, nq, (const uint32_t *)(const void *)s->attn.q16 + tile * words,
              pool->spec.head_dim, blocks->k + pa, pb - pa, s->attn.bias + pa * SC_PAGE_ENTRIES,
              i8 ? blocks->scales + pa : NULL, s->attn.scores + pa * SC_PAGE_ENTRIES, NULL);
-    for (uint32_t i = 0; i < nq; i++)
-        weigh(s->attn.scores + i * SC_CPU_STRETCH, i8 ? blocks->scales : NULL,
-              seen_by(a, st, (q0 + i) / a->group), pa, pb, &state->top[base + i],
-              state->sum + (base + i) * 16, state->o + (base + i) * stride, pool->dim_pad,
-              s->attn.p16 + 2 * row_words(i));
-    memcpy(v, blocks->v + pa, (pb - pa) * sizeof(v[0]));
-    if (i8) {
-        pv_pages(false, nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
-                 state->o + base * stride, stride, NULL);
-        return;
-    }
-    if (low.lo % SC_PAGE_ENTRIES != 0 || (pb - pa == 1 && high.hi % SC_PAGE_ENTRIES != 0)) {
+    memcpy(v + pa, blocks->v + pa, (pb - pa) * sizeof(v[0]));
+    if (!i8 &&
+        (low.lo % SC_PAGE_ENTRIES != 0 || (pb - pa == 1 && high.hi % SC_PAGE_ENTRIES != 0))) {
         uint32_t end = high.hi - pa * SC_PAGE_ENTRIES;
-        mask_v(v[0], pool->dim_pad, low.lo % SC_PAGE_ENTRIES,
+        mask_v(v[pa], pool->dim_pad, low.lo % SC_PAGE_ENTRIES,
                end < SC_PAGE_ENTRIES ? end : SC_PAGE_ENTRIES, s->attn.v[0]);
-        v[0] = (const uint8_t *)s->attn.v[0];
+        v[pa] = (const uint8_t *)s->attn.v[0];
     }
-    if (pb - pa > 1 && high.hi % SC_PAGE_ENTRIES != 0) {
-        mask_v(v[pb - pa - 1], pool->dim_pad, 0, high.hi % SC_PAGE_ENTRIES, s->attn.v[1]);
-        v[pb - pa - 1] = (const uint8_t *)s->attn.v[1];
+    if (!i8 && pb - pa > 1 && high.hi % SC_PAGE_ENTRIES != 0) {
+        mask_v(v[pb - 1], pool->dim_pad, 0, high.hi % SC_PAGE_ENTRIES, s->attn.v[1]);
+        v[pb - 1] = (const uint8_t *)s->attn.v[1];
     }
-    pv_pages(false, nq, (const uint32_t *)(const void *)s->attn.p16, v, pb - pa, pool->dim_pad,
-             state->o + base * stride, stride, NULL);
+    for (uint32_t i = 0; i < nq; i++)
+        hide(s->attn.scores + i * SC_CPU_STRETCH, seen_by(a, st, (q0 + i) / a->group), pa, pb);
+    for (uint32_t end; pa < pb; pa = end) { /* most often at one go */
+        end = pb;
+        for (uint32_t i = 0; i < nq; i++)
+            end = settle(s->attn.scores + i * SC_CPU_STRETCH, pa, end, SETTLE_PAGES(i8),
+                         &state->top[base + i], state->sum + (base + i) * 16,
+                         state->o + (base + i) * stride, pool->dim_pad);
+        for (uint32_t i = 0; i < nq; i++)
+            weigh(s->attn.scores + i * SC_CPU_STRETCH, i8 ? blocks->scales : NULL,
+                  seen_by(a, st, (q0 + i) / a->group), pa, end, state->top[base + i],
+                  state->sum + (base + i) * 16, s->attn.p16 + 2 * row_words(i));
+        pv_pages(false, nq, (const uint32_t *)(const void *)s->attn.p16, v + pa, end - pa,
+                 pool->dim_pad, state->o + base * stride, stride, NULL);
+    }
 }
 
 /* Biases of a page's block, times log2 e. */
@@ -287,10 +331,13 @@ static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
             scales[p] =
                 sc_cpu_kv_scales(pool, sc_cpu_kv_block(pool, st->pages[p], a->head0 + head0 + h));
         for (uint32_t i = 0; i < n; i++) {
-            uint32_t row = h * rows + i, query = (head0 + h) * n + i;
-            weigh(s->attn.scores + row * SC_CPU_STRETCH, i8 ? scales : NULL,
-                  seen_by(a, st, i / a->group), pa, pb, &state->top[query], state->sum + query * 16,
-                  state->o + query * stride, pool->dim_pad,
+            const uint32_t row = h * rows + i, query = (head0 + h) * n + i;
+            const struct seen r = seen_by(a, st, i / a->group);
+            float *scores = s->attn.scores + row * SC_CPU_STRETCH, *sum = state->sum + query * 16;
+            hide(scores, r, pa, pb);
+            (void)settle(scores, pa, pb, SETTLE_PAGES(i8), &state->top[query], sum,
+                         state->o + query * stride, pool->dim_pad);
+            weigh(scores, i8 ? scales : NULL, r, pa, pb, state->top[query], sum,
                   (uint16_t *)(void *)(weights + row_words(row)));
         }
     }
@@ -341,10 +388,21 @@ static void find_block(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s, ui
     blocks->scales[p] = sc_cpu_kv_scales(pool, block);
 }
 
+#ifdef SC_FEW_BY_PAGE /* attention_few_impl.h */
+static void attend_pages(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
+                         const struct stretch *st);
+#endif
+
 static void attend_stretch(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
                            const struct stretch *st)
 {
     uint32_t n = a->n_tokens * a->group, rows = 1;
+#ifdef SC_FEW_BY_PAGE
+    if (n <= TILE_ROWS && a->pool->spec.dtype != SC_DTYPE_I8) {
+        attend_pages(a, s, st);
+        return;
+    }
+#endif
     if (n <= TILE_ROWS) {
         while (rows < n) /* those of a head lie in one tile */
             rows *= 2;

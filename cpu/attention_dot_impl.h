@@ -3,6 +3,8 @@
  *
  * int8 pages are widened in registers: their whole numbers as bf16, two vectors of pairs a line.
  */
+#include "cpu/attention_soon_impl.h"
+
 INLINE void load_pairs(const bool i8, const uint8_t *p, __m512bh *a, __m512bh *b)
 {
     if (i8) {
@@ -16,13 +18,15 @@ INLINE void load_pairs(const bool i8, const uint8_t *p, __m512bh *a, __m512bh *b
     }
 }
 
-/* Scores of nq queries of one tile, 32 entries. What is read next goes to the second-level cache
- * meanwhile, line for line: a page's K or V is too short for the hardware to see where it leads. */
+/* Scores of nq queries of one tile, 32 entries. A page's K or V is too short for the hardware to
+ * see where it leads: int8 keys ask for what lies `ahead` meanwhile, line for line, bf16 keys for
+ * what comes `soon`. */
 INLINE void qk_rows(const int nq, const bool i8, const uint32_t *q, uint32_t head_dim,
                     const uint8_t *k, const float *bias, const float *scale, float *scores,
-                    const uint8_t *ahead)
+                    const uint8_t *ahead, const struct soon *soon)
 {
     const uint32_t step = i8 ? SC_CPU_LINE : 2 * SC_CPU_LINE;
+    const uint8_t *ask = soon != NULL ? soon->values : NULL;
     __m512 s[8][2];
 #pragma GCC unroll 8
     for (int i = 0; i < nq; i++) {
@@ -31,14 +35,18 @@ INLINE void qk_rows(const int nq, const bool i8, const uint32_t *q, uint32_t hea
     }
     for (uint32_t d = 0; d < head_dim; d += TILE_COLS, q += TILE_WORDS) {
         uint32_t n_pairs = head_dim - d < TILE_COLS ? (head_dim - d) / 2 : TILE_COLS / 2;
+        if (soon != NULL && 2 * d >= head_dim && 2 * d < head_dim + 2 * TILE_COLS)
+            ask = soon->keys;
         for (uint32_t pair = 0; pair < n_pairs; pair++, k += step) {
             __m512bh a, b;
             load_pairs(i8, k, &a, &b);
-            if (ahead != NULL) {
+            if (i8 && ahead != NULL) {
                 _mm_prefetch(ahead, _MM_HINT_T1);
-                if (!i8)
-                    _mm_prefetch(ahead + SC_CPU_LINE, _MM_HINT_T1);
                 ahead += step;
+            }
+            if (!i8 && soon != NULL) {
+                ask_lines(ask, 4);
+                ask += 4 * SC_CPU_LINE;
             }
 #pragma GCC unroll 8
             for (int i = 0; i < nq; i++) {
@@ -80,7 +88,7 @@ INLINE void qk_any(uint32_t nq, const bool i8, const uint32_t *q, uint32_t head_
 #define QK_CASE(m)                                                                                 \
     case m:                                                                                        \
         qk_rows(m, i8, from, head_dim, pages[p], bias + p * SC_PAGE_ENTRIES,                       \
-                scales != NULL ? scales[p] : NULL, to, next);                                      \
+                scales != NULL ? scales[p] : NULL, to, next, NULL);                                \
         break;
                 CASES_8(QK_CASE)
 #undef QK_CASE
@@ -108,7 +116,6 @@ INLINE void pv_rows(const int nq, const bool i8, const int nc, const uint32_t *w
                     float *o, uint32_t stride, const struct ahead *ahead)
 {
     const uint32_t row = i8 ? dim_pad * 2 : dim_pad * 4;
-    const int lines = i8 ? nc / 2 : nc;
     __m512 acc[4][4];
 #pragma GCC unroll 4
     for (int i = 0; i < nq; i++) {
@@ -121,10 +128,10 @@ INLINE void pv_rows(const int nq, const bool i8, const int nc, const uint32_t *w
         const uint8_t *next = ahead != NULL && ahead->far != NULL ? ahead->far + v_skip : NULL;
         for (uint32_t pair = 0; pair < 16; pair++, v += row) {
             __m512bh x[4];
-            if (next != NULL) {
-#pragma GCC unroll 4
-                for (int c = 0; c < lines; c++)
-                    _mm_prefetch(next + SC_CPU_LINE * c, _MM_HINT_T1);
+            if (i8 && next != NULL) {
+                _mm_prefetch(next, _MM_HINT_T1);
+                if (nc == 4)
+                    _mm_prefetch(next + SC_CPU_LINE, _MM_HINT_T1);
                 next += row;
             }
 #pragma GCC unroll 4

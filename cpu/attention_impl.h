@@ -13,16 +13,19 @@
 #define SLACK  8.0f
 #define AT_EXP v_exp
 
+#include "cpu/attention_soon_impl.h"
 #include "cpu/attention_state.h"
 
 struct range {
     uint32_t lo, hi; /* visible entries of a page */
 };
 
-/* Scores of nq queries into p [nq][32]. */
-INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const float *bias,
-                    const float *q, uint32_t stride, uint32_t head_dim, float *p)
+/* Scores of nq queries into p [nq][32]; asks: for what comes soon. */
+INLINE void qk_tile(const int nq, const bool bf16, const bool asks, const uint8_t *block,
+                    const float *bias, const float *q, uint32_t stride, uint32_t head_dim, float *p,
+                    const struct soon *soon)
 {
+    const uint8_t *ask = asks ? soon->values : NULL;
     for (int col = 0; col < 2; col += QK_COLS) {
         vf s[AT_TILE][QK_COLS];
 #pragma GCC unroll 12
@@ -35,6 +38,12 @@ INLINE void qk_tile(const int nq, const bool bf16, const uint8_t *block, const f
             /* bf16: dimension d of entry e in the low or high half of word [d / 2][e] */
             const uint8_t *row = block + (bf16 ? d / 2 : d) * SC_PAGE_ENTRIES * 4 + 64 * col;
             vf k[QK_COLS];
+            if (asks && col == 0 && !(bf16 && d % 2 != 0)) {
+                if (d == head_dim / 4 * 2)
+                    ask = soon->keys;
+                ask_lines(ask, 4);
+                ask += 4 * SC_CPU_LINE;
+            }
 #pragma GCC unroll 2
             for (int c = 0; c < QK_COLS; c++) {
                 if (!bf16)
@@ -125,15 +134,19 @@ INLINE void pv_tile(const int nq, const bool bf16, const uint8_t *v, uint32_t di
 #endif
 
 static void qk(uint32_t nq, bool bf16, const uint8_t *block, const float *bias, const float *q,
-               uint32_t stride, uint32_t head_dim, float *p)
+               uint32_t stride, uint32_t head_dim, float *p, const struct soon *soon)
 {
     switch (nq) {
 #define QK_CASE(n)                                                                                 \
     case n:                                                                                        \
-        if (bf16)                                                                                  \
-            qk_tile(n, true, block, bias, q, stride, head_dim, p);                                 \
+        if (bf16 && soon != NULL)                                                                  \
+            qk_tile(n, true, true, block, bias, q, stride, head_dim, p, soon);                     \
+        else if (bf16)                                                                             \
+            qk_tile(n, true, false, block, bias, q, stride, head_dim, p, NULL);                    \
+        else if (soon != NULL)                                                                     \
+            qk_tile(n, false, true, block, bias, q, stride, head_dim, p, soon);                    \
         else                                                                                       \
-            qk_tile(n, false, block, bias, q, stride, head_dim, p);                                \
+            qk_tile(n, false, false, block, bias, q, stride, head_dim, p, NULL);                   \
         break;
         AT_CASES(QK_CASE)
 #undef QK_CASE
@@ -233,7 +246,8 @@ static struct range page_range(const struct sc_cpu_attn *a, const struct page_re
 /* Queries q0 .. q0 + nq of one head against one page; base: the head's first query in scratch.
  * Neighbouring queries of one token, or of tokens that see the same entries, go together. */
 static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
-                        const struct page_ref *pg, uint32_t base, uint32_t q0, uint32_t nq)
+                        const struct page_ref *pg, uint32_t base, uint32_t q0, uint32_t nq,
+                        const struct soon *soon)
 {
     const struct sc_kv_pool *pool = a->pool;
     bool bf16 = pool->spec.dtype != SC_DTYPE_F32;
@@ -244,7 +258,7 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     if (last.hi == 0 || r.lo == SC_PAGE_ENTRIES)
         return; /* ranges only move upwards from token to token: nobody sees this page */
     qk(nq, bf16, pg->k, pg->bias, s->attn.q + (base + q0) * stride, stride, pool->spec.head_dim,
-       s->attn.p);
+       s->attn.p, soon);
     for (uint32_t i = q0; i < end;) {
         bool same = r.lo == last.lo && r.hi == last.hi;
         uint32_t stop = same || (t + 1) * a->group > end ? end : (t + 1) * a->group;
@@ -262,8 +276,9 @@ static void attend_tile(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     }
 }
 
+/* int8: asks for `next`, a block, unless it is NULL. */
 static void find_block(const struct sc_kv_pool *pool, struct sc_cpu_scratch *s, uint8_t *block,
-                       struct page_ref *pg)
+                       const uint8_t *next, struct page_ref *pg)
 {
     static const float zeros[SC_PAGE_ENTRIES];
     if (pool->spec.dtype != SC_DTYPE_I8) {
@@ -273,24 +288,36 @@ static void find_block(const struct sc_kv_pool *pool, struct sc_cpu_scratch *s, 
         pg->scales = NULL;
         return;
     }
-    for (uint32_t line = 0; line < sc_cpu_kv_lines(pool); line++)
+    for (uint32_t line = 0; line < sc_cpu_kv_lines(pool); line++) {
+        if (next != NULL)
+            ask_lines(next + line * SC_CPU_LINE, 1);
         v_widen(block + line * SC_CPU_LINE, s->attn.page + line * SC_CPU_LINE);
+    }
     pg->k = (const uint8_t *)s->attn.page;
     pg->v = pg->k + 2 * pool->v_offset;
     pg->bias = zeros;
     pg->scales = sc_cpu_kv_scales(pool, block);
 }
 
-/* The heads' blocks of one page lie one after the other, and are read in that order. */
+/* The heads' blocks of one page lie one after the other, and are read in that order; then those of
+ * page `after`. Few queries wait for memory, and ask for it. */
 static void attend_page(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s, uint32_t page,
-                        struct page_ref *pg)
+                        uint32_t after, struct page_ref *pg)
 {
-    uint32_t n_queries = a->n_tokens * a->group;
+    const uint32_t n_queries = a->n_tokens * a->group;
+    const bool few = n_queries <= AT_TILE, i8 = a->pool->spec.dtype == SC_DTYPE_I8;
     for (uint32_t h = 0; h < a->n_heads; h++) {
-        find_block(a->pool, s, sc_cpu_kv_block(a->pool, page, a->head0 + h), pg);
+        uint8_t *block = sc_cpu_kv_block(a->pool, page, a->head0 + h);
+        const uint8_t *next = h + 1 < a->n_heads ? block + a->pool->head_bytes
+                                                 : sc_cpu_kv_block(a->pool, after, a->head0);
+        const struct soon soon = {block + a->pool->v_offset, next};
+        find_block(a->pool, s, block, few ? next : NULL, pg);
+        if (few)
+            ask_lines(next + a->pool->bias_offset, 2);
         for (uint32_t q0 = 0; q0 < n_queries; q0 += AT_TILE)
             attend_tile(a, s, pg, h * n_queries, q0,
-                        n_queries - q0 < AT_TILE ? n_queries - q0 : AT_TILE);
+                        n_queries - q0 < AT_TILE ? n_queries - q0 : AT_TILE,
+                        few && !i8 ? &soon : NULL);
     }
 }
 
@@ -321,7 +348,8 @@ static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         for (; page < end && page < spans->n_core_pages; page++) {
             uint32_t left = seq->n_cores - page * SC_PAGE_ENTRIES;
             pg.cores = (struct range){0, left < SC_PAGE_ENTRIES ? left : SC_PAGE_ENTRIES};
-            attend_page(a, s, seq->core_pages[page], &pg);
+            attend_page(a, s, seq->core_pages[page],
+                        seq->core_pages[page + 1 < spans->n_core_pages ? page + 1 : page], &pg);
         }
         return;
     }
@@ -330,6 +358,7 @@ static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     for (page = page < spans->exact_page0 ? spans->exact_page0 : page;
          page < end && page < spans->exact_page1; page++) {
         pg.exact_page = page;
-        attend_page(a, s, seq->exact_pages[page], &pg);
+        attend_page(a, s, seq->exact_pages[page],
+                    seq->exact_pages[page + 1 < spans->exact_page1 ? page + 1 : page], &pg);
     }
 }

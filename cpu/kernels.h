@@ -26,7 +26,7 @@
 /* Entries are read in spans, and within a span by the bf16 kernels in stretches; both begin at
  * multiples of their length, counted from the first core or from position 0. Spans are what threads
  * share: each starts from nothing, and the results are combined in order. */
-#define SC_CPU_SPAN_PAGES    64u
+#define SC_CPU_SPAN_PAGES    32u
 #define SC_CPU_STRETCH_PAGES 8u
 #define SC_CPU_STRETCH       (SC_CPU_STRETCH_PAGES * SC_PAGE_ENTRIES)
 

@@ -336,6 +336,7 @@ static void at_begin(uint32_t rows)
     query_tiles_open(rows, TILE_COLS);
 }
 
+#define SETTLE_PAGES(i8) SC_CPU_STRETCH_PAGES
 #include "cpu/attention_bf16_impl.h"
 
 static void attention_rounded(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)

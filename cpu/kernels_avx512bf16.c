@@ -139,7 +139,10 @@ static void matmul_bf16(const struct sc_cpu_mm *mm)
 }
 
 #include "cpu/attention_dot_impl.h"
+#define SETTLE_PAGES(i8) ((i8) ? SC_CPU_STRETCH_PAGES : 1u)
+#define SC_FEW_BY_PAGE
 #include "cpu/attention_bf16_impl.h"
+#include "cpu/attention_few_impl.h"
 
 void sc_cpu_kernels_avx512bf16(struct sc_cpu_kernels *kernels)
 {

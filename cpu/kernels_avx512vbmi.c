@@ -8,7 +8,10 @@
 #include "cpu/bf16_impl.h"
 
 #include "cpu/attention_dot_impl.h"
+#define SETTLE_PAGES(i8) ((i8) ? SC_CPU_STRETCH_PAGES : 1u)
+#define SC_FEW_BY_PAGE
 #include "cpu/attention_bf16_impl.h"
+#include "cpu/attention_few_impl.h"
 
 void sc_cpu_kernels_avx512vbmi(struct sc_cpu_kernels *kernels)
 {

@@ -2,13 +2,22 @@
 
 #include <stdlib.h>
 
+enum { WORD = 64 };
+
+static uint32_t words(uint32_t n)
+{
+    return n / WORD + (n % WORD != 0);
+}
+
 enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages, struct sc_err *err)
 {
     *pages = (struct sc_pages){.n_pages = n_pages};
-    pages->free_ids = calloc(n_pages, sizeof(*pages->free_ids));
+    pages->free_bits = calloc(words(n_pages), sizeof(*pages->free_bits));
+    pages->free_sums = calloc(words(words(n_pages)), sizeof(*pages->free_sums));
     pages->seq_refs = calloc(n_pages, sizeof(*pages->seq_refs));
     pages->snap_refs = calloc(n_pages, sizeof(*pages->snap_refs));
-    if (pages->free_ids == NULL || pages->seq_refs == NULL || pages->snap_refs == NULL) {
+    if (pages->free_bits == NULL || pages->free_sums == NULL || pages->seq_refs == NULL ||
+        pages->snap_refs == NULL) {
         sc_pages_close(pages);
         return sc_fail(err, SC_ENOMEM, "page list: out of memory for %u pages", n_pages);
     }
@@ -18,26 +27,50 @@ enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages, struct sc
 
 void sc_pages_close(struct sc_pages *pages)
 {
-    free(pages->free_ids);
+    free(pages->free_bits);
+    free(pages->free_sums);
     free(pages->seq_refs);
     free(pages->snap_refs);
     *pages = (struct sc_pages){0};
 }
 
+static void give(struct sc_pages *pages, uint32_t page)
+{
+    const uint32_t word = page / WORD;
+    pages->free_bits[word] |= (uint64_t)1 << page % WORD;
+    pages->free_sums[word / WORD] |= (uint64_t)1 << word % WORD;
+    pages->n_free++;
+}
+
 void sc_pages_reset(struct sc_pages *pages)
 {
-    pages->n_free = pages->n_pages;
-    pages->n_cached = 0;
+    pages->n_free = pages->n_cached = 0;
     for (uint32_t i = 0; i < pages->n_pages; i++) {
-        pages->free_ids[i] = pages->n_pages - 1 - i;
+        give(pages, i);
         pages->seq_refs[i] = pages->snap_refs[i] = 0;
     }
 }
 
+static uint32_t lowest(uint64_t *word)
+{
+    const uint32_t bit = (uint32_t)__builtin_ctzll(*word);
+    *word &= *word - 1;
+    return bit;
+}
+
 static uint32_t take(struct sc_pages *pages)
 {
+    uint32_t sum = 0, word, page;
+
     SC_ASSERT(pages->n_free > 0);
-    return pages->free_ids[--pages->n_free];
+    while (pages->free_sums[sum] == 0)
+        sum++;
+    word = sum * WORD + (uint32_t)__builtin_ctzll(pages->free_sums[sum]);
+    page = word * WORD + lowest(&pages->free_bits[word]);
+    if (pages->free_bits[word] == 0)
+        (void)lowest(&pages->free_sums[sum]);
+    pages->n_free--;
+    return page;
 }
 
 static void check_held(const struct sc_pages *pages, uint32_t page)
@@ -67,7 +100,7 @@ void sc_pages_unref(struct sc_pages *pages, uint32_t page)
     if (pages->snap_refs[page] > 0)
         pages->n_cached++;
     else
-        pages->free_ids[pages->n_free++] = page;
+        give(pages, page);
 }
 
 uint32_t sc_pages_snap_take(struct sc_pages *pages)
@@ -91,5 +124,5 @@ void sc_pages_snap_unref(struct sc_pages *pages, uint32_t page)
     if (--pages->snap_refs[page] > 0 || pages->seq_refs[page] > 0)
         return;
     pages->n_cached--;
-    pages->free_ids[pages->n_free++] = page;
+    give(pages, page);
 }

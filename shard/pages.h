@@ -15,7 +15,8 @@
  * as free to a scheduler that may drop them. */
 struct sc_pages {
     uint32_t n_pages, n_free, n_cached;
-    uint32_t *free_ids;  /* stack */
+    uint64_t *free_bits; /* a bit a page */
+    uint64_t *free_sums; /* a bit for each word of free_bits that has one */
     uint32_t *seq_refs;  /* [n_pages] */
     uint32_t *snap_refs; /* [n_pages] */
 };
@@ -23,9 +24,12 @@ struct sc_pages {
 enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages,
                              struct sc_err *err) SC_MUST_CHECK;
 void sc_pages_close(struct sc_pages *pages);
-void sc_pages_reset(struct sc_pages *pages); /* all free, in the order of a fresh pool */
+void sc_pages_reset(struct sc_pages *pages); /* all free */
 
-/* The caller has checked n_free before the step began: running out here is our own bug. */
+/* The caller has checked n_free before the step began: running out here is our own bug. The lowest
+ * free page: what is taken together lies together and in rising order, in which processors read
+ * memory fastest (attention of one token over 4,500 entries takes 1.2 times as long where pages
+ * fall). */
 uint32_t sc_pages_take(struct sc_pages *pages); /* one reference, a sequence's */
 void sc_pages_ref(struct sc_pages *pages, uint32_t page);
 void sc_pages_unref(struct sc_pages *pages, uint32_t page);

@@ -268,40 +268,62 @@ static void threads_that_share_a_long_context_change_nothing(void **state)
     }
 }
 
+/* Every position asked as it is written against blocks of several sizes on several threads. steep:
+ * keys grow with their number, so that nearly every page raises what weights are relative to, for
+ * each query another one. */
+static void decode_and_blocks_agree(const struct shape *shape, enum sc_cpu_isa isa,
+                                    enum sc_dtype dtype, uint64_t seed, bool steep)
+{
+    struct scene s = scene_of(shape);
+    size_t width = (size_t)s.n_heads * s.head_dim, n = s.n_exact_end - s.exact_lo;
+    float *alone = malloc(n * width * sizeof(float));
+    float *block = malloc(n * width * sizeof(float));
+
+    for (uint32_t threads = 0; threads <= 3; threads++) {
+        uint32_t step = threads < 2 ? (uint32_t)n : threads == 2 ? 3 : 50;
+        scene_open(&s, isa, threads == 0 ? 1 : threads, dtype, seed);
+        for (uint32_t i = 0; steep && i < s.n_cores + s.n_exact_end; i++) {
+            for (uint32_t d = 0; d < s.n_kv_heads * s.head_dim; d++)
+                entry_at(&s, s.k, i, 0)[d] *= 0.1f * (float)i;
+            if (i < s.n_cores)
+                write_core(&s, i);
+        }
+        for (uint32_t pos = s.exact_lo; pos < s.n_exact_end; pos++) {
+            write_position(&s, pos);
+            if (threads == 0)
+                attend(&s, pos, 1, alone + (pos - s.exact_lo) * width);
+        }
+        for (uint32_t at = 0; threads > 0 && at < n; at += step) {
+            uint32_t rows = (uint32_t)n - at < step ? (uint32_t)n - at : step;
+            attend(&s, s.exact_lo + at, rows, block + at * width);
+        }
+        if (threads > 0)
+            assert_memory_equal(block, alone, n * width * sizeof(float));
+        scene_close(&s);
+    }
+    free(alone);
+    free(block);
+}
+
 /* Decode writes one position and asks at once: what a block sees later is NaN at that time. */
 static void decode_and_any_block_give_the_same_bits(void **state)
 {
     (void)state;
     FOR_EACH_ISA(isa)
     {
-        for (size_t i = 0; i < SC_ARRAY_LEN(shapes) * 3; i++) {
-            struct scene s = scene_of(&shapes[i / 3]);
-            enum sc_dtype dtype = kv_dtypes[i % 3];
-            size_t width = (size_t)s.n_heads * s.head_dim, n = s.n_exact_end - s.exact_lo;
-            float *alone = malloc(n * width * sizeof(float));
-            float *block = malloc(n * width * sizeof(float));
+        for (size_t i = 0; i < SC_ARRAY_LEN(shapes) * 3; i++)
+            decode_and_blocks_agree(&shapes[i / 3], isa, kv_dtypes[i % 3], 100 + i, false);
+    }
+}
 
-            scene_open(&s, isa, 1, dtype, 100 + i);
-            for (uint32_t pos = s.exact_lo; pos < s.n_exact_end; pos++) {
-                write_position(&s, pos);
-                attend(&s, pos, 1, alone + (pos - s.exact_lo) * width);
-            }
-            scene_close(&s);
-            for (uint32_t threads = 1; threads <= 3; threads++) {
-                uint32_t step = threads == 1 ? (uint32_t)n : threads == 2 ? 3 : 50;
-                scene_open(&s, isa, threads, dtype, 100 + i);
-                for (uint32_t pos = s.exact_lo; pos < s.n_exact_end; pos++)
-                    write_position(&s, pos);
-                for (uint32_t at = 0; at < n; at += step) {
-                    uint32_t rows = (uint32_t)n - at < step ? (uint32_t)n - at : step;
-                    attend(&s, s.exact_lo + at, rows, block + at * width);
-                }
-                assert_memory_equal(block, alone, n * width * sizeof(float));
-                scene_close(&s);
-            }
-            free(alone);
-            free(block);
-        }
+static void references_that_rise_often_do_so_in_the_same_places(void **state)
+{
+    static const struct shape steep[] = {{6, 2, 32, 300, 0, 330, 0}, {8, 1, 40, 70, 40, 300, 0}};
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        for (size_t i = 0; i < SC_ARRAY_LEN(steep) * 3; i++)
+            decode_and_blocks_agree(&steep[i / 3], isa, kv_dtypes[i % 3], 200 + i, true);
     }
 }
 
@@ -443,6 +465,7 @@ int main(void)
         cmocka_unit_test(a_block_matches_double_precision_with_garbage_in_unused_slots),
         cmocka_unit_test(threads_that_share_a_long_context_change_nothing),
         cmocka_unit_test(decode_and_any_block_give_the_same_bits),
+        cmocka_unit_test(references_that_rise_often_do_so_in_the_same_places),
         cmocka_unit_test(other_sequences_of_the_call_do_not_matter),
         cmocka_unit_test(a_core_of_equal_keys_weighs_as_much_as_its_members),
         cmocka_unit_test(large_scores_neither_overflow_nor_vanish),

@@ -179,7 +179,7 @@ static void questions_on_one_document_share_its_spans(void **state)
     static const struct {
         uint32_t n_cores, exact, shared;
     } cases[] = {
-        {3000, 320, 2},         /* both spans of the cores, the second not full */
+        {SPAN + 900, 320, 2},   /* both spans of the cores, the second not full */
         {0, 2 * SPAN + 320, 2}, /* two whole spans of exact entries */
         {100, SPAN, 2},         /* one of each */
         {0, SPAN - 64, 0},      /* less than a span */

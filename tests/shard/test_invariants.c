@@ -98,9 +98,9 @@ static void check_rank_books(struct rig *rig, uint32_t r)
         }
         counted += seq->open ? seq->stats.pages : 0;
     }
-    for (uint32_t i = 0; i < rank->pages.n_free; i++) {
-        assert_int_equal(seen[rank->pages.free_ids[i]], 0);
-        seen[rank->pages.free_ids[i]] = 1;
+    for (uint32_t page = 0; page < rank->pages.n_pages; page++) {
+        const bool is_free = rank->pages.free_bits[page / 64] >> page % 64 & 1;
+        assert_int_equal(is_free, !seen[page]);
     }
     assert_int_equal(held, rank->pages.n_pages - rank->pages.n_free);
     assert_int_equal(counted, held);
@@ -113,27 +113,23 @@ static void check_books(struct rig *rig)
         check_rank_books(rig, r);
 }
 
-/* Leaves n pages free on each rank until release; as if the pool were that much smaller. */
-static void squeeze(struct rig *rig, uint32_t n, uint32_t *kept)
+/* Leaves n pages free on each rank until release: as if the pool were that much smaller. */
+static uint32_t squeeze(struct rig *rig, uint32_t n)
 {
+    uint32_t kept = 0;
     for (uint32_t r = 0; r < rig->opts.n_ranks; r++) {
         struct sc_pages *p = &sc_engine_rank(rig->engine, r)->pages;
         assert_true(p->n_free >= n);
-        *kept = p->n_free - n;
-        /* Out of sight at the bottom of the stack, so that ids are taken in their usual order. */
-        memmove(p->free_ids, p->free_ids + *kept, n * sizeof(*p->free_ids));
+        kept = p->n_free - n;
         p->n_free = n;
     }
+    return kept;
 }
 
-static void release(struct rig *rig, uint32_t kept, uint32_t *spare, uint32_t n_spare)
+static void release(struct rig *rig, uint32_t kept)
 {
-    for (uint32_t r = 0; r < rig->opts.n_ranks; r++) {
-        struct sc_pages *p = &sc_engine_rank(rig->engine, r)->pages;
-        assert_true(kept <= n_spare);
-        memcpy(p->free_ids + p->n_free, spare, kept * sizeof(*spare));
-        p->n_free += kept;
-    }
+    for (uint32_t r = 0; r < rig->opts.n_ranks; r++)
+        sc_engine_rank(rig->engine, r)->pages.n_free += kept;
 }
 
 /* One plan in a pool of exactly the pages it needs; one page less must refuse it and change
@@ -142,26 +138,15 @@ static void step_in_a_tight_pool(struct rig *rig, const struct sc_plan *plan,
                                  struct sc_run_result *results, uint32_t need)
 {
     struct sc_err err = SC_ERR_INIT;
-    struct sc_pages *p0 = &sc_engine_rank(rig->engine, 0)->pages;
-    uint32_t kept, n = p0->n_free;
-    uint32_t *spare = malloc((n + 1) * sizeof(*spare));
-    assert_true(need <= n);
-    memcpy(spare, p0->free_ids, n * sizeof(*spare));
-    squeeze(rig, need, &kept);
+    const uint32_t kept = squeeze(rig, need);
     if (need > 0 && pick(4) == 0) {
-        uint32_t hidden;
-        squeeze(rig, need - 1, &hidden);
+        const uint32_t hidden = squeeze(rig, need - 1);
         assert_int_equal(sc_engine_step(rig->engine, plan, results, &err), SC_EFULL);
         sc_err_clear(&err);
-        for (uint32_t r = 0; r < rig->opts.n_ranks; r++) {
-            struct sc_pages *p = &sc_engine_rank(rig->engine, r)->pages;
-            memcpy(p->free_ids, spare + kept, need * sizeof(*spare));
-            p->n_free = need;
-        }
+        release(rig, hidden);
     }
     must(sc_engine_step(rig->engine, plan, results, &err), &err);
-    release(rig, kept, spare, n);
-    free(spare);
+    release(rig, kept);
     check_books(rig);
 }
 
