@@ -68,7 +68,7 @@ static void load_queries(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s)
 /* Pages of one stretch. Entries are counted from its first. */
 struct stretch {
     uint32_t n_pages;
-    bool is_core, cold; /* cold: the first of a span, for which nobody has asked */
+    bool is_core, cold; /* cold: nobody has asked for it */
     uint32_t end;       /* cores: entries behind this one do not exist */
     uint64_t base;      /* exact: position of entry 0 */
     uint32_t pages[SC_CPU_STRETCH_PAGES];
@@ -434,7 +434,9 @@ static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
     uint32_t page =
         (is_core ? span : spans->exact_span0 + span - spans->n_core_spans) * SC_CPU_SPAN_PAGES;
     uint32_t end = page + SC_CPU_SPAN_PAGES;
-    bool cold = true;
+    /* The next span is another thread's, if it is not this task's. */
+    const uint32_t asked = span + 1 < a->span0 + a->n_spans || last < end ? last : end;
+    bool cold = span == a->span0 || span == spans->n_core_spans;
 
     for (; page < end && page < last; page += SC_CPU_STRETCH_PAGES) {
         struct stretch st = {
@@ -447,7 +449,7 @@ static void attend_span(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
         for (uint32_t p = st.page0; p < st.n_pages; p++)
             st.pages[p] = table[page + p];
         for (uint32_t next = page + SC_CPU_STRETCH_PAGES;
-             st.n_next < SC_CPU_STRETCH_PAGES && next + st.n_next < last; st.n_next++)
+             st.n_next < SC_CPU_STRETCH_PAGES && next + st.n_next < asked; st.n_next++)
             st.next[st.n_next] = table[next + st.n_next];
         if (is_core) {
             uint32_t left = seq->n_cores - page * SC_PAGE_ENTRIES;

@@ -15,7 +15,7 @@
  * of SC_CPU_ROUND_ROWS of the widest matrix at least. */
 #define SC_CPU_ROUNDED_BYTES ((size_t)32 << 20)
 /* Parts of attention that several threads gather, or several sequences share. */
-#define SC_CPU_PARTS_BYTES ((size_t)32 << 20)
+#define SC_CPU_PARTS_BYTES ((size_t)64 << 20)
 
 struct sc_cpu_device {
     struct sc_backend base;
