@@ -34,28 +34,32 @@ static uint32_t max_u32(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-/* What is compressed at the prompt's end is there twice for a moment, and little of it from then
- * on; what is generated is compressed less, or not at all. */
-static void estimate_late(const struct sc_sched *s, struct sc_request *r)
+/* Cores per token of prompt and output together: what is generated is compressed less, or not at
+ * all. */
+static float mean_ratio(const struct sc_request *r)
 {
-    struct sc_recipe prompt = r->recipe, rest;
-    float generated = prompt.compress_generated ? prompt.generated_ratio : 1.0f;
-    if (r->max_tokens <= 1)
-        prompt.mode = SC_KV_EXACT; /* it ends before that */
-    rest = prompt;
-    rest.exact_then_compress = false;
-    rest.target_ratio = rest.target_ratio > generated ? rest.target_ratio : generated;
-    r->decode_pages = sc_engine_pages_estimate(s->engine, &rest, r->reserve_tokens);
-    r->reserve_pages =
-        max_u32(sc_engine_pages_estimate(s->engine, &prompt, r->n_prompt), r->decode_pages);
+    float generated = r->recipe.compress_generated ? r->recipe.generated_ratio : 1.0f;
+    float share = (float)(r->reserve_tokens - r->n_prompt) / (float)r->reserve_tokens;
+    return r->recipe.target_ratio + share * (generated - r->recipe.target_ratio);
 }
 
-static void estimate_pages(const struct sc_sched *s, struct sc_request *r)
+/* What is compressed at the prompt's end is there twice for a moment, and little of it from then
+ * on. Returns what the pool must have. An output may end long before its limit: a limit with which
+ * the request would be let in as EXACT is let in here, too. */
+static uint32_t estimate_pages(const struct sc_sched *s, struct sc_request *r)
 {
-    r->reserve_pages = r->decode_pages =
-        sc_engine_pages_estimate(s->engine, &r->recipe, r->reserve_tokens);
-    if (r->recipe.mode == SC_KV_COMPRESSED && r->recipe.exact_then_compress)
-        estimate_late(s, r);
+    struct sc_recipe prompt = r->recipe, exact = r->recipe, all;
+    exact.mode = SC_KV_EXACT;
+    if (prompt.exact_then_compress && r->max_tokens <= 1)
+        prompt.mode = SC_KV_EXACT; /* it ends before that */
+    all = prompt;
+    all.exact_then_compress = false;
+    all.target_ratio = mean_ratio(r);
+    r->decode_pages = sc_engine_pages_estimate(s->engine, &all, r->reserve_tokens);
+    uint32_t prompt_pages = sc_engine_pages_estimate(s->engine, &prompt, r->n_prompt);
+    r->reserve_pages = max_u32(prompt_pages, r->decode_pages);
+    uint32_t exact_pages = sc_engine_pages_estimate(s->engine, &exact, r->reserve_tokens);
+    return max_u32(prompt_pages, min_u32(r->decode_pages, exact_pages));
 }
 
 static uint32_t pages_reserved(const struct sc_request *r)
@@ -65,8 +69,7 @@ static uint32_t pages_reserved(const struct sc_request *r)
 
 void sc_plan_arrive(struct sc_sched *s, struct sc_request *r)
 {
-    estimate_pages(s, r);
-    if (r->reserve_pages > s->n_pages) {
+    if (estimate_pages(s, r) > s->n_pages) {
         struct sc_err err = SC_ERR_INIT;
         enum sc_status st =
             sc_fail(&err, SC_EFULL, "%u tokens need about %u pages of KV cache, the pool has %u",

@@ -213,6 +213,98 @@ static void others_come_in_when_the_prompt_has_been_compressed(void **state)
     server_close(&s);
 }
 
+/* ---- a long output ---- */
+
+#define SHORT 100u
+
+static struct sc_request_opts at_length(const struct server *s, uint32_t n, uint32_t max_tokens)
+{
+    static int32_t ids[LATE];
+    prompt_of(ids, n, s->rig.model->config.vocab, 1, n, 0);
+    struct sc_request_opts o = ask(s, ids, n, SC_KV_CHOICE_COMPRESSED);
+    o.max_tokens = max_tokens;
+    return o;
+}
+
+static struct answer ended(struct server *s, struct sc_request_opts o)
+{
+    static struct answer a;
+    submit(s, o, &a);
+    wait_done(&a);
+    return a;
+}
+
+/* By target_ratio, which is the prompt's, it would be 49 pages; by what it takes, 65. Exact it
+ * would be 60. Let in, it ends after 1581 tokens. */
+static void an_output_too_long_for_the_pool_is_refused_at_once(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 58, NULL);
+    struct answer a = ended(&s, at_length(&s, SHORT, 1800));
+    assert_int_equal(a.status, SC_EFULL);
+    assert_int_equal(a.n_all, 0);
+    assert_int_equal(stats_of(&s).steps, 0);
+    server_close(&s);
+    open_tight(&s, 66, NULL);
+    assert_int_equal(run(&s, at_length(&s, SHORT, 1800)).n_all, 1800);
+    server_close(&s);
+}
+
+/* 60 pages, and at a cut those for an epoch's cores, whatever the ratio that nothing is compressed
+ * by. */
+static void an_output_that_stays_exact_is_counted_so(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 59, NULL);
+    struct sc_request_opts o = at_length(&s, SHORT, 1800);
+    o.recipe.compress_generated = false;
+    o.recipe.generated_ratio = 0.1f;
+    assert_int_equal(ended(&s, o).status, SC_EFULL);
+    assert_int_equal(stats_of(&s).steps, 0);
+    server_close(&s);
+    open_tight(&s, 74, NULL);
+    assert_int_equal(run(&s, o).n_all, 1800);
+    server_close(&s);
+}
+
+/* With the cores of an epoch it is 63 pages, exact it is 57. */
+static void a_limit_that_is_let_in_exact_is_let_in_compressed(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 57, NULL);
+    const int32_t stop = run(&s, at_length(&s, SHORT, 2)).tokens[1].token;
+    struct sc_request_opts o = at_length(&s, SHORT, 1700);
+    o.stop_ids = &stop;
+    o.n_stop_ids = 1;
+    assert_true(run(&s, o).n_all <= 2);
+    server_close(&s);
+}
+
+/* 57 pages each, and at a cut 14 more. At target_ratio, which is for prompts, 48. */
+static void of_two_with_long_outputs_neither_pushes_the_other_out(void **state)
+{
+    static struct answer a[2];
+    struct server s;
+    (void)state;
+    open_tight(&s, 96, NULL);
+    pthread_mutex_lock(&s.gate);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct sc_request_opts o = at_length(&s, SHORT + i, 1700);
+        o.recipe.compress_generated = false;
+        submit(&s, o, &a[i]);
+    }
+    pthread_mutex_unlock(&s.gate);
+    for (uint32_t i = 0; i < 2; i++) {
+        wait_done(&a[i]);
+        assert_int_equal(a[i].status, SC_OK);
+        assert_int_equal(a[i].receipt.preemptions, 0);
+    }
+    server_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +315,10 @@ int main(void)
         cmocka_unit_test(an_answer_of_one_token_needs_no_room_for_cores),
         cmocka_unit_test(a_long_output_needs_no_room_for_being_exact),
         cmocka_unit_test(others_come_in_when_the_prompt_has_been_compressed),
+        cmocka_unit_test(an_output_too_long_for_the_pool_is_refused_at_once),
+        cmocka_unit_test(an_output_that_stays_exact_is_counted_so),
+        cmocka_unit_test(a_limit_that_is_let_in_exact_is_let_in_compressed),
+        cmocka_unit_test(of_two_with_long_outputs_neither_pushes_the_other_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
