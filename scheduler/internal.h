@@ -114,7 +114,7 @@ struct sc_sched {
     uint64_t ns_floor; /* of the namespace admitted last: one that was away starts from here */
     bool blocked;      /* the next in the queue found no room; until there is more, or others */
     uint32_t blocked_running;
-    uint64_t blocked_room;
+    int64_t blocked_room;
     uint64_t ns_served[SC_NS_BUCKETS]; /* tokens run for namespaces that hash there: fair share */
 
     /* The plan; arrays [max_seqs]. closes survive until a step has executed them. */
@@ -155,7 +155,8 @@ void sc_plan_commit(struct sc_sched *s, uint64_t start_us);
 /* What is there to execute beside runs: keeps, drops, closes. */
 bool sc_plan_has_chores(const struct sc_sched *s);
 uint64_t sc_plan_pages_needed(const struct sc_sched *s); /* by the runs chosen */
-/* Held by the cache alone, and not pinned: free when somebody needs them. */
+/* Held by the cache alone, and not pinned: free when somebody needs them. Too few where a sequence
+ * has pinned pages, too: those are taken off though they are not cached alone. */
 uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_info *info);
 /* The same where no pinned page that a sequence has, too, is taken off: those are not cached alone.
  * Looks at each page that is pinned: not for every step. */

@@ -127,24 +127,33 @@ uint64_t sc_plan_pages_evictable(const struct sc_sched *s)
     return info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
 }
 
-/* What admission may count on: also what the cache holds and nobody pinned. */
-static uint64_t pages_obtainable(const struct sc_sched *s)
+/* Rises whenever what those who wait may have does, but for one case, in sc_plan_commit. All that
+ * is pinned is taken off, also below 0: where it is in use it is not among what is cached, and what
+ * becomes idle beside it must be seen. */
+static int64_t room_seen(const struct sc_sched *s, const struct sc_engine_info *info,
+                         uint64_t promised)
 {
-    struct sc_engine_info info;
-    sc_engine_get_info(s->engine, &info);
-    return (uint64_t)info.n_pages_free + sc_plan_pages_cached(s, &info) + s->closing_pages;
+    return (int64_t)info->n_pages_free + info->n_pages_cached + s->closing_pages - pages_pinned(s) -
+           (int64_t)promised;
 }
 
+/* What admission may count on is also what the cache holds and nobody pinned. That is counted
+ * exactly, and once, for one that would wait otherwise: in most turns somebody waits, in few of
+ * them can more have come to light. */
 void sc_plan_admit(struct sc_sched *s)
 {
+    struct sc_engine_info info;
     if (sc_queue_n(s->queue) == 0 || s->n_free_slots == 0)
         return;
-    uint64_t free = pages_obtainable(s), promised = 0;
+    sc_engine_get_info(s->engine, &info);
+    uint64_t unused = (uint64_t)info.n_pages_free + s->closing_pages, promised = 0;
+    uint64_t free = unused + sc_plan_pages_cached(s, &info);
+    bool exact = pages_pinned(s) == 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         uint32_t held = pages_held(s, s->running[i]), reserve = pages_reserved(s->running[i]);
         promised += reserve > held ? reserve - held : 0;
     }
-    uint64_t room = free > promised ? free - promised : 0;
+    int64_t room = room_seen(s, &info, promised);
     if (s->blocked && s->n_running == s->blocked_running && room <= s->blocked_room)
         return;
     s->blocked = false;
@@ -154,6 +163,10 @@ void sc_plan_admit(struct sc_sched *s)
         sc_share_attach(s, r);
         uint32_t shared = sc_share_pages_in_use(s, r);
         uint32_t reserve = pages_reserved(r), need = reserve > shared ? reserve - shared : 0;
+        if (s->n_running > 0 && promised + need > free && !exact) {
+            free = unused + sc_plan_pages_evictable(s);
+            exact = true;
+        }
         /* A lone one is always tried: only the engine knows that it does not fit. */
         if (s->n_running > 0 && promised + need > free) {
             sc_share_detach(s, r);
@@ -461,6 +474,9 @@ void sc_plan_commit(struct sc_sched *s, uint64_t start_us)
         struct sc_request *r = s->run_requests[i];
         if (!sc_request_decodes(r))
             s->prefill_turn = r->ticket;
+        /* What it has from a pin was not obtainable until now, but promised to it. */
+        if (!r->opened && r->hit.node != SC_NODE_NONE)
+            s->blocked = false;
         r->opened = true;
         sc_share_opened(s, r);
         s->ns_served[r->ns_bucket] += s->runs[i].n_tokens;

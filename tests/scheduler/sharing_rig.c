@@ -24,7 +24,7 @@ static void open_on(struct server *s, uint32_t max_seqs, uint32_t n_ranks, bool 
 {
     struct sc_err err = SC_ERR_INIT;
     most_seqs = max_seqs;
-    s->most_running = 0;
+    s->most_running = s->n_done = 0;
     pthread_mutex_init(&s->gate, NULL);
     pool_bytes = kv_bytes;
     rig_open_golden(&s->rig, "llama31", CONTEXT, n_ranks, sharing_engine);
@@ -81,6 +81,8 @@ static void on_event(void *ctx, const struct sc_event *ev)
     pthread_mutex_lock(&s->gate);
     sc_sched_get_stats(s->sched, &st);
     s->most_running = st.running > s->most_running ? st.running : s->most_running;
+    if (ev->kind == SC_EVENT_DONE)
+        a->rank = ++s->n_done;
     pthread_mutex_unlock(&s->gate);
     pthread_mutex_lock(&a->mu);
     for (uint32_t i = 0; i < ev->n_tokens && a->n_tokens < N_OUTPUT; i++)

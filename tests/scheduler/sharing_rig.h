@@ -24,7 +24,8 @@ struct server {
     struct rig rig;
     struct sc_sched *sched;
     pthread_mutex_t gate;  /* who holds it stops the scheduler at its next event */
-    uint32_t most_running; /* guarded by gate */
+    uint32_t most_running; /* guarded by gate, as */
+    uint32_t n_done;
 };
 
 struct answer {
@@ -37,6 +38,7 @@ struct answer {
     uint32_t n_all;  /* of the whole output, and */
     uint64_t digest; /* of its tokens and log-probabilities */
     bool done;
+    uint32_t rank; /* among the server's that are done: the first is 1 */
     enum sc_status status;
     struct sc_receipt receipt;
     struct sc_hash key;

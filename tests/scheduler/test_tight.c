@@ -121,6 +121,104 @@ static void a_load_finds_room_beside_a_pin_that_is_in_use(void **state)
     close_scene(&c, &pinned);
 }
 
+/* ---- beside a pin in use ---- */
+
+#define IDLE 640u /* 20 pages */
+
+struct beside {
+    struct server s;
+    int32_t head[HEAD + 16], idle[IDLE], third[600], small[64];
+    struct sc_hash pinned;
+    struct answer elder, other, question;
+};
+
+/* A pinned document, 32 pages, with what is not pinned and nobody uses: n_idle tokens. */
+static void open_beside(struct beside *c, uint32_t pages, uint32_t n_idle)
+{
+    open_tight(&c->s, pages, NULL);
+    uint32_t vocab = c->s.rig.model->config.vocab;
+    prompt_of(c->head, HEAD + 16, vocab, 1, HEAD, 3);
+    prompt_of(c->idle, IDLE, vocab, 5, IDLE, 0);
+    prompt_of(c->third, 600, vocab, 6, 600, 0);
+    prompt_of(c->small, 64, vocab, 7, 64, 0);
+    c->pinned = put_as(&c->s, c->head, HEAD, UINT64_MAX, SC_KV_CHOICE_EXACT);
+    if (n_idle > 0)
+        (void)put_as(&c->s, c->idle, n_idle, 0, SC_KV_CHOICE_EXACT);
+    /* Answered when all that is to be kept is there. */
+    assert_int_equal(order(&c->s, SC_PREFIX_PIN, &c->pinned).status, SC_OK);
+}
+
+/* Reads behind the document: 33 pages of which 32 are pinned, and 22 more in the end. */
+static struct sc_request_opts behind(struct beside *c)
+{
+    struct sc_request_opts o = ask(&c->s, c->head, HEAD + 16, SC_KV_CHOICE_EXACT);
+    o.max_tokens = 700;
+    return o;
+}
+
+/* 3 pages. */
+static struct sc_request_opts small(struct beside *c)
+{
+    return ask(&c->s, c->small, 64, SC_KV_CHOICE_EXACT);
+}
+
+/* The question is answered while the elder is at it. */
+static void close_beside(struct beside *c)
+{
+    wait_done(&c->question);
+    assert_int_equal(c->question.status, SC_OK);
+    sc_sched_cancel(c->s.sched, c->elder.request);
+    wait_done(&c->elder);
+    assert_true(c->question.rank < c->elder.rank);
+    assert_int_equal(order(&c->s, SC_PREFIX_UNPIN, &c->pinned).status, SC_OK);
+    server_close(&c->s);
+}
+
+static void what_is_idle_beside_a_pin_in_use_lets_others_in(void **state)
+{
+    static struct beside c;
+    (void)state;
+    open_beside(&c, 33 + 22 + 20 + 2, IDLE);
+    submit(&c.s, behind(&c), &c.elder);
+    wait_tokens(&c.elder, 1);
+    submit(&c.s, small(&c), &c.question);
+    close_beside(&c);
+}
+
+/* Both wait for another's end, and the elder is let in: what it will share is in nobody's use as
+ * yet, and counts as its own. */
+static void who_waits_comes_in_when_a_pin_has_come_into_use(void **state)
+{
+    static struct beside c;
+    (void)state;
+    open_beside(&c, 33 + 22 + 20 + 3 + 2, IDLE);
+    pthread_mutex_lock(&c.s.gate); /* the other cannot end before they are there */
+    submit(&c.s, ask(&c.s, c.third, 64, SC_KV_CHOICE_EXACT), &c.other);
+    submit(&c.s, behind(&c), &c.elder);
+    submit(&c.s, small(&c), &c.question);
+    pthread_mutex_unlock(&c.s.gate);
+    wait_done(&c.other);
+    close_beside(&c);
+}
+
+/* What the other leaves is kept, and less than what is pinned and in use: idle all the same. */
+static void who_waits_comes_in_when_a_prefix_becomes_idle_beside_a_pin_in_use(void **state)
+{
+    static struct beside c;
+    (void)state;
+    open_beside(&c, 33 + 22 + 21 + 2, 0);
+    submit(&c.s, behind(&c), &c.elder);
+    wait_tokens(&c.elder, 1);
+    struct sc_request_opts o = ask(&c.s, c.third, 600, SC_KV_CHOICE_EXACT);
+    o.max_tokens = 72;
+    submit(&c.s, o, &c.other);
+    wait_tokens(&c.other, 1);
+    submit(&c.s, small(&c), &c.question);
+    wait_done(&c.other);
+    close_beside(&c);
+    assert_true(c.other.rank < c.question.rank);
+}
+
 /* ---- compressed when the prompt has been read ---- */
 
 #define LATE 1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
@@ -310,6 +408,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_load_that_pins_leave_no_room_for_is_not_begun),
         cmocka_unit_test(a_load_finds_room_beside_a_pin_that_is_in_use),
+        cmocka_unit_test(what_is_idle_beside_a_pin_in_use_lets_others_in),
+        cmocka_unit_test(who_waits_comes_in_when_a_pin_has_come_into_use),
+        cmocka_unit_test(who_waits_comes_in_when_a_prefix_becomes_idle_beside_a_pin_in_use),
         cmocka_unit_test(a_prompt_too_long_to_be_compressed_at_its_end_is_refused_unread),
         cmocka_unit_test(of_two_that_compress_at_their_end_neither_pushes_the_other_out),
         cmocka_unit_test(an_answer_of_one_token_needs_no_room_for_cores),
