@@ -311,7 +311,7 @@ uint32_t sc_engine_pages_to_open(const struct sc_engine *e, const struct sc_plan
     return pages;
 }
 
-/* As the real one. */
+/* As the real one; what is compressed at the end of its prompt is not simulated. */
 uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_recipe *r, uint32_t n)
 {
     uint32_t first = pages_for(n);

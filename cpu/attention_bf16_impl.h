@@ -283,7 +283,7 @@ INLINE void fetch(const uint8_t *block, size_t from, size_t end)
 /* The same for so few queries that attention waits for memory: n_heads heads together, page after
  * page, so that memory is read in the order in which it lies. `rows` of the scratch for each head,
  * n_heads * rows <= SC_CPU_BF16_TILE. While keys are used the values come near, and with them the
- * keys of the next stretch; those of a span's first stretch come page by page. */
+ * keys of the next stretch; those of a task's first stretch come page by page. */
 static void attend_few(const struct sc_cpu_attn *a, struct sc_cpu_scratch *s,
                        const struct stretch *st, uint32_t head0, uint32_t n_heads, uint32_t rows)
 {

@@ -55,7 +55,8 @@ static void state_add(struct sc_cpu_attn_state *total, uint32_t i, uint32_t dim_
     float *to = total->o + i * stride;
     vf mine, other;
 
-    if (!(top > -INFINITY)) /* nothing seen; NaN never is a top */
+    /* Nothing seen. A NaN, which may be the top or keep it from being one, is in the sum. */
+    if (!(top > -INFINITY) && v_sum(v_load(sum)) == 0.0f)
         return;
     float higher = top > total->top[i] ? top : total->top[i];
     mine = total->top[i] > -INFINITY ? AT_EXP(v_set1(total->top[i] - higher)) : v_zero();

@@ -14,7 +14,7 @@
  * activations of int8, one scale for 64 of a row; AVX2 and up give the same bits there too.
  * int8 pages are widened to bf16, exactly, and go the way of bf16 pages.
  *
- * Memory: all scratch is taken at open: 0.7 MiB a thread, and, touched as far as needed, 32 MiB,
+ * Memory: all scratch is taken at open: 0.7 MiB a thread, and, touched as far as needed, 64 MiB,
  * and 32 MiB more for AVX512BF16, AMX and INT8. Weights and pages from 1 MiB on lie in 2
  * MiB-aligned mappings that ask for huge pages. Threads: opts.n_threads - 1 workers, which take
  * part in a call only while it runs; none for 1.

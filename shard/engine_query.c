@@ -123,8 +123,8 @@ uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_rec
     /* Cores and the exact window; at a cut also an epoch that is exact, its cores in the worst
      * case, and the run that follows: what sc_engine_pages_needed may ask for. Before the first
      * cut everything is exact, plus the cores of one epoch; where the whole prompt stays exact
-     * until its end, plus those of all epochs, which are compressed before the next token is read.
-     */
+     * until its end, plus those of all epochs, which are compressed before the next token is read,
+     * for which there is a page. */
     uint64_t cores = (uint64_t)(n_tokens * (double)recipe->target_ratio * 1.1) + recipe->window +
                      3ull * recipe->epoch + 2 * SC_CHUNK_MAX;
     uint64_t compressed = (cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES + 8, pages = 0;
@@ -136,8 +136,9 @@ uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_rec
     if (compressed > first)
         compressed = first;
     if (recipe->exact_then_compress) {
-        compressed = (n_tokens + (uint64_t)SC_PAGE_ENTRIES) / SC_PAGE_ENTRIES; /* and one more */
-        compressed += sc_seq_cores_until(recipe, 0, limit);
+        compressed = exact = (n_tokens + (uint64_t)SC_PAGE_ENTRIES) / SC_PAGE_ENTRIES;
+        if (limit > 0)
+            compressed += sc_seq_cores_until(recipe, 0, limit);
     }
     for (uint32_t l = 0; l < c->n_layers; l++)
         pages += sc_recipe_layer_is_exact(recipe, l) ? exact : compressed;

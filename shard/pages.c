@@ -63,8 +63,10 @@ static uint32_t take(struct sc_pages *pages)
     uint32_t sum = 0, word, page;
 
     SC_ASSERT(pages->n_free > 0);
-    while (pages->free_sums[sum] == 0)
+    while (pages->free_sums[sum] == 0) {
         sum++;
+        SC_ASSERT(sum < words(words(pages->n_pages)));
+    }
     word = sum * WORD + (uint32_t)__builtin_ctzll(pages->free_sums[sum]);
     page = word * WORD + lowest(&pages->free_bits[word]);
     if (pages->free_bits[word] == 0)

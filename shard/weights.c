@@ -196,9 +196,13 @@ static struct sc_matrix *open_matrix(struct loader *ld, const struct sc_matrix_p
         const enum sc_status st =
             ops->matrix_open(ld->be, parts, n_parts, n_in, bias, ld->store, &m, &why);
         /* Of int8 a row that has no scale is SC_EINVAL. */
-        if (st == SC_OK ? ops->matrix_is_finite == NULL || !ops->matrix_is_finite(m)
-                        : st == SC_EINVAL)
+        const bool seen = ops->matrix_is_finite != NULL;
+        if (st == SC_OK ? !seen || !ops->matrix_is_finite(m) : st == SC_EINVAL)
             check_sources(ld);
+        if (st == SC_OK && ld->st == SC_OK && seen && !ops->matrix_is_finite(m))
+            ld->st = sc_fail(ld->err, SC_EFORMAT,
+                             "%s: a weight is too large for %s: it would be infinite",
+                             ld->sources[0].name, sc_dtype_name(ld->store));
         if (st != SC_OK && ld->st == SC_OK)
             ld->st = sc_fail(ld->err, st, "%s", why.text);
     }

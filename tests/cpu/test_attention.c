@@ -427,6 +427,28 @@ static void large_scores_neither_overflow_nor_vanish(void **state)
     }
 }
 
+/* A maximum takes NaN or not by the order of its operands: wherever it lies, the answer is NaN. */
+static void a_nan_in_any_slot_shows(void **state)
+{
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        for (uint32_t i = 0; i < 2 * SC_PAGE_ENTRIES; i++) {
+            struct scene s = scene_of(&(struct shape){1, 1, 64, 0, 0, 1200, 0});
+            float one[64], block[20 * 64];
+            scene_open(&s, isa, 1, i % 2 ? SC_DTYPE_F32 : SC_DTYPE_BF16, 5);
+            s.k[i / 2 * 64u + 7] = NAN;
+            for (uint32_t pos = 0; pos < 1200; pos++)
+                write_position(&s, pos);
+            attend(&s, 1199, 1, one);
+            attend(&s, 1180, 20, block);
+            for (uint32_t d = 0; d < 20 * 64; d++)
+                assert_true(isnan(block[d]) && isnan(one[d % 64]));
+            scene_close(&s);
+        }
+    }
+}
+
 static void bad_arguments_are_refused(void **state)
 {
     struct scene s = scene_of(&(struct shape){4, 2, 16, 5, 0, 40, 0});
@@ -469,6 +491,7 @@ int main(void)
         cmocka_unit_test(other_sequences_of_the_call_do_not_matter),
         cmocka_unit_test(a_core_of_equal_keys_weighs_as_much_as_its_members),
         cmocka_unit_test(large_scores_neither_overflow_nor_vanish),
+        cmocka_unit_test(a_nan_in_any_slot_shows),
         cmocka_unit_test(bad_arguments_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -269,6 +269,17 @@ static void of_two_that_compress_at_their_end_neither_pushes_the_other_out(void 
 }
 
 /* Its cores are never made: no token is read behind the prompt. */
+static void a_prompt_too_short_to_be_compressed_needs_no_room_for_cores(void **state)
+{
+    struct server s;
+    (void)state;
+    open_tight(&s, 8, NULL); /* the prompt takes 5 */
+    struct sc_request_opts o = late(&s, 140, 0);
+    o.max_tokens = 4;
+    assert_int_equal(run(&s, o).n_all, 4);
+    server_close(&s);
+}
+
 static void an_answer_of_one_token_needs_no_room_for_cores(void **state)
 {
     struct server s;
@@ -413,6 +424,7 @@ int main(void)
         cmocka_unit_test(who_waits_comes_in_when_a_prefix_becomes_idle_beside_a_pin_in_use),
         cmocka_unit_test(a_prompt_too_long_to_be_compressed_at_its_end_is_refused_unread),
         cmocka_unit_test(of_two_that_compress_at_their_end_neither_pushes_the_other_out),
+        cmocka_unit_test(a_prompt_too_short_to_be_compressed_needs_no_room_for_cores),
         cmocka_unit_test(an_answer_of_one_token_needs_no_room_for_cores),
         cmocka_unit_test(a_long_output_needs_no_room_for_being_exact),
         cmocka_unit_test(others_come_in_when_the_prompt_has_been_compressed),

@@ -101,6 +101,8 @@ static void check_rank_books(struct rig *rig, uint32_t r)
     for (uint32_t page = 0; page < rank->pages.n_pages; page++) {
         const bool is_free = rank->pages.free_bits[page / 64] >> page % 64 & 1;
         assert_int_equal(is_free, !seen[page]);
+        const bool summed = rank->pages.free_sums[page / 64 / 64] >> page / 64 % 64 & 1;
+        assert_int_equal(summed, rank->pages.free_bits[page / 64] != 0);
     }
     assert_int_equal(held, rank->pages.n_pages - rank->pages.n_free);
     assert_int_equal(counted, held);

@@ -173,6 +173,30 @@ static void a_norm_of_heads_that_is_not_finite_is_named(void **state)
     check_model("qwen3", f32_bits, more);
 }
 
+/* Finite, and infinite as it would be kept. */
+static void a_weight_too_large_for_what_it_is_kept_as_is_refused(void **state)
+{
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_engine *engine = NULL;
+    struct sc_tensor_view v;
+    struct rig rig;
+    void *bytes;
+    (void)state;
+    rig_open(&rig, SC_SOURCE_DIR "/tests/golden/llama31", 512, 1, NULL);
+    thaw(&rig, "llama31", &bytes);
+    must(sc_tensors_get(rig.model->tensors, "model.layers.0.mlp.down_proj.weight", &v, &err), &err);
+    ((float *)(uintptr_t)v.data)[5] = 3.4e38f;
+    rig.opts.weight_dtype = SC_DTYPE_BF16;
+    assert_int_equal(sc_engine_open(&rig.opts, &engine, &err), SC_EFORMAT);
+    assert_non_null(strstr(err.text, "down_proj.weight: a weight is too large for bf16"));
+    sc_err_clear(&err);
+    rig.opts.weight_dtype = SC_DTYPE_F32;
+    sc_engine_close(rig.engine);
+    must(sc_engine_open(&rig.opts, &rig.engine, &err), &err);
+    rig_close(&rig);
+    free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,6 +204,7 @@ int main(void)
         cmocka_unit_test(a_bf16_weight_that_is_not_finite_is_named),
         cmocka_unit_test(an_f16_weight_that_is_not_finite_is_named_biases_too),
         cmocka_unit_test(a_norm_of_heads_that_is_not_finite_is_named),
+        cmocka_unit_test(a_weight_too_large_for_what_it_is_kept_as_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
