@@ -116,20 +116,21 @@ uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_i
 uint64_t sc_plan_pages_evictable(const struct sc_sched *s)
 {
     struct sc_engine_info info;
-    struct sc_snap_info snap;
     uint64_t pinned = 0;
+    bool first = true;
     sc_engine_get_info(s->engine, &info);
     for (uint32_t node = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); node != SC_NODE_NONE;
          node = sc_prefix_next_pinned(s->prefix, node)) {
-        sc_engine_snap_info(s->engine, sc_prefix_node(s->prefix, node).snap, &snap);
-        pinned += snap.n_pages - snap.n_in_use;
+        uint32_t snap = sc_prefix_node(s->prefix, node).snap;
+        pinned += sc_engine_snap_idle_pages(s->engine, snap, first);
+        first = false;
     }
     return info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
 }
 
-/* Rises whenever what those who wait may have does, but for one case, in sc_plan_commit. All that
- * is pinned is taken off, also below 0: where it is in use it is not among what is cached, and what
- * becomes idle beside it must be seen. */
+/* Rises whenever what those who wait may have does, but for two cases, in sc_plan_commit and
+ * sc_share_pin. All that is pinned is taken off, also below 0: where it is in use it is not among
+ * what is cached, and what becomes idle beside it must be seen. */
 static int64_t room_seen(const struct sc_sched *s, const struct sc_engine_info *info,
                          uint64_t promised)
 {
