@@ -216,7 +216,9 @@ static struct sc_request *unseat_youngest(struct sc_sched *s)
         /* Its reserve was too low, or that of its elders: do not come back for less than this. */
         uint32_t proven = min_u32(stats.pages + 1, s->n_pages);
         r->reserve_pages = max_u32(proven, r->reserve_pages);
-        r->decode_pages = max_u32(proven, r->decode_pages);
+        /* What a prompt holds that is to be compressed tells nothing of what is left of it. */
+        if (!r->recipe.exact_then_compress || r->n_fed > r->n_prompt)
+            r->decode_pages = max_u32(proven, r->decode_pages);
     }
     sc_share_before_close(s, r, true);
     sc_plan_release(s, r);

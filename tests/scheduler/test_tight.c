@@ -257,12 +257,13 @@ static void what_two_pins_share_is_counted_once(void **state)
 
 /* ---- compressed when the prompt has been read ---- */
 
-#define LATE 1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
+#define LATE     1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
+#define LATE_MAX 1800u
 
 /* The prompt is `seed`'s. */
 static struct sc_request_opts late(const struct server *s, uint32_t n, uint32_t seed)
 {
-    static int32_t ids[2][LATE];
+    static int32_t ids[2][LATE_MAX];
     int32_t *to = ids[seed % 2];
     prompt_of(to, n, s->rig.model->config.vocab, 10 + seed, n, 0);
     struct sc_request_opts o = ask(s, to, n, SC_KV_CHOICE_COMPRESSED);
@@ -344,6 +345,35 @@ static void others_come_in_when_the_prompt_has_been_compressed(void **state)
     assert_false(is_done(&elder));
     sc_sched_cancel(s.sched, elder.request);
     wait_done(&elder);
+    server_close(&s);
+}
+
+/* The elder's prompt holds 57 pages when it has to wait for a pin's end, and 51 are counted once it
+ * is compressed. That leaves 141: the younger's prompt is counted with 138. */
+static void others_come_in_when_what_was_put_off_has_been_compressed(void **state)
+{
+    static struct answer elder, younger;
+    static int32_t doc[1280];
+    struct server s;
+    (void)state;
+    open_tight(&s, 192, NULL);
+    prompt_of(doc, 1280, s.rig.model->config.vocab, 1, 1280, 0);
+    /* With an end that does not come: without one nobody waits for it. */
+    struct sc_hash pinned = put_as(&s, doc, 1280, UINT64_MAX - 1, SC_KV_CHOICE_EXACT);
+    struct sc_request_opts o = late(&s, LATE_MAX, 0);
+    o.max_tokens = 150;
+    submit(&s, o, &elder);
+    for (int i = 0; i < 5000 && stats_of(&s).preempted == 0; i++)
+        usleep(2000);
+    pthread_mutex_lock(&s.gate); /* the younger is there before the elder has an end */
+    assert_int_equal(order(&s, SC_PREFIX_UNPIN, &pinned).status, SC_OK);
+    submit(&s, late(&s, 1400, 1), &younger);
+    pthread_mutex_unlock(&s.gate);
+    wait_done(&younger);
+    assert_int_equal(younger.status, SC_OK);
+    wait_done(&elder);
+    assert_int_equal(elder.receipt.preemptions, 1);
+    assert_true(younger.rank < elder.rank);
     server_close(&s);
 }
 
@@ -453,6 +483,7 @@ int main(void)
         cmocka_unit_test(an_answer_of_one_token_needs_no_room_for_cores),
         cmocka_unit_test(a_long_output_needs_no_room_for_being_exact),
         cmocka_unit_test(others_come_in_when_the_prompt_has_been_compressed),
+        cmocka_unit_test(others_come_in_when_what_was_put_off_has_been_compressed),
         cmocka_unit_test(an_output_too_long_for_the_pool_is_refused_at_once),
         cmocka_unit_test(an_output_that_stays_exact_is_counted_so),
         cmocka_unit_test(a_limit_that_is_let_in_exact_is_let_in_compressed),
