@@ -351,6 +351,18 @@ void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_sna
     }
 }
 
+uint32_t sc_engine_snap_idle_pages(struct sc_engine *e, uint32_t snap, bool first)
+{
+    SC_ASSERT(snap < e->opts.max_snaps && e->snaps[snap].used);
+    const struct snap *s = &e->snaps[snap];
+    uint32_t n = 0;
+    if (first)
+        sc_pages_unmark_all(&e->pages);
+    for (uint32_t i = 0; i < s->n_pages; i++)
+        n += e->pages.seq_refs[s->pages[i]] == 0 && sc_pages_mark(&e->pages, s->pages[i]);
+    return n;
+}
+
 uint32_t sc_engine_seq_private_pages(const struct sc_engine *e, uint32_t slot)
 {
     const struct seq *q = &e->seqs[slot];

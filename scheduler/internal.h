@@ -156,10 +156,11 @@ void sc_plan_commit(struct sc_sched *s, uint64_t start_us);
 bool sc_plan_has_chores(const struct sc_sched *s);
 uint64_t sc_plan_pages_needed(const struct sc_sched *s); /* by the runs chosen */
 /* Held by the cache alone, and not pinned: free when somebody needs them. Too few where a sequence
- * has pinned pages, too: those are taken off though they are not cached alone. */
+ * has pinned pages, too: those are taken off though they are not cached alone. And where several
+ * pins share pages: those are taken off for each. */
 uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_info *info);
-/* The same where no pinned page that a sequence has, too, is taken off: those are not cached alone.
- * Looks at each page that is pinned: not for every step. */
+/* The same, exactly: each pinned page that no sequence has is taken off once. Looks at all of them:
+ * not for every step. */
 uint64_t sc_plan_pages_evictable(const struct sc_sched *s);
 /* Gives the request's slot back; closes its sequence with the next step. */
 void sc_plan_release(struct sc_sched *s, struct sc_request *r);

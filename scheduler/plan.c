@@ -116,20 +116,21 @@ uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_i
 uint64_t sc_plan_pages_evictable(const struct sc_sched *s)
 {
     struct sc_engine_info info;
-    struct sc_snap_info snap;
     uint64_t pinned = 0;
+    bool first = true;
     sc_engine_get_info(s->engine, &info);
     for (uint32_t node = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); node != SC_NODE_NONE;
          node = sc_prefix_next_pinned(s->prefix, node)) {
-        sc_engine_snap_info(s->engine, sc_prefix_node(s->prefix, node).snap, &snap);
-        pinned += snap.n_pages - snap.n_in_use;
+        uint32_t snap = sc_prefix_node(s->prefix, node).snap;
+        pinned += sc_engine_snap_idle_pages(s->engine, snap, first);
+        first = false;
     }
     return info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
 }
 
-/* Rises whenever what those who wait may have does, but for one case, in sc_plan_commit. All that
- * is pinned is taken off, also below 0: where it is in use it is not among what is cached, and what
- * becomes idle beside it must be seen. */
+/* Rises whenever what those who wait may have does, but for two cases, in sc_plan_commit and
+ * sc_share_pin. All that is pinned is taken off, also below 0: where it is in use it is not among
+ * what is cached, and what becomes idle beside it must be seen. */
 static int64_t room_seen(const struct sc_sched *s, const struct sc_engine_info *info,
                          uint64_t promised)
 {
@@ -215,7 +216,9 @@ static struct sc_request *unseat_youngest(struct sc_sched *s)
         /* Its reserve was too low, or that of its elders: do not come back for less than this. */
         uint32_t proven = min_u32(stats.pages + 1, s->n_pages);
         r->reserve_pages = max_u32(proven, r->reserve_pages);
-        r->decode_pages = max_u32(proven, r->decode_pages);
+        /* What a prompt holds that is to be compressed tells nothing of what is left of it. */
+        if (!r->recipe.exact_then_compress || r->n_fed > r->n_prompt)
+            r->decode_pages = max_u32(proven, r->decode_pages);
     }
     sc_share_before_close(s, r, true);
     sc_plan_release(s, r);

@@ -177,6 +177,8 @@ enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us
     if (now + info.n_pages > most)
         return SC_EFULL;
     sc_prefix_retain(s->prefix, node, true, until_us);
+    /* Less is seen from now on by all its pages, those that another pin or a sequence has, too. */
+    s->blocked = false;
     return SC_OK;
 }
 

@@ -1,6 +1,7 @@
 #include "shard/pages.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { WORD = 64 };
 
@@ -16,8 +17,9 @@ enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages, struct sc
     pages->free_sums = calloc(words(words(n_pages)), sizeof(*pages->free_sums));
     pages->seq_refs = calloc(n_pages, sizeof(*pages->seq_refs));
     pages->snap_refs = calloc(n_pages, sizeof(*pages->snap_refs));
+    pages->marks = calloc(words(n_pages), sizeof(*pages->marks));
     if (pages->free_bits == NULL || pages->free_sums == NULL || pages->seq_refs == NULL ||
-        pages->snap_refs == NULL) {
+        pages->snap_refs == NULL || pages->marks == NULL) {
         sc_pages_close(pages);
         return sc_fail(err, SC_ENOMEM, "page list: out of memory for %u pages", n_pages);
     }
@@ -31,6 +33,7 @@ void sc_pages_close(struct sc_pages *pages)
     free(pages->free_sums);
     free(pages->seq_refs);
     free(pages->snap_refs);
+    free(pages->marks);
     *pages = (struct sc_pages){0};
 }
 
@@ -127,4 +130,17 @@ void sc_pages_snap_unref(struct sc_pages *pages, uint32_t page)
         return;
     pages->n_cached--;
     give(pages, page);
+}
+
+bool sc_pages_mark(struct sc_pages *pages, uint32_t page)
+{
+    uint64_t *word = &pages->marks[page / WORD], bit = (uint64_t)1 << page % WORD;
+    bool fresh = (*word & bit) == 0;
+    *word |= bit;
+    return fresh;
+}
+
+void sc_pages_unmark_all(struct sc_pages *pages)
+{
+    memset(pages->marks, 0, words(pages->n_pages) * sizeof(*pages->marks));
 }

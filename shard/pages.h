@@ -19,6 +19,7 @@ struct sc_pages {
     uint64_t *free_sums; /* a bit for each word of free_bits that has one */
     uint32_t *seq_refs;  /* [n_pages] */
     uint32_t *snap_refs; /* [n_pages] */
+    uint64_t *marks;     /* a bit a page */
 };
 
 enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages,
@@ -36,6 +37,10 @@ void sc_pages_unref(struct sc_pages *pages, uint32_t page);
 uint32_t sc_pages_snap_take(struct sc_pages *pages); /* the same for a snapshot */
 void sc_pages_snap_ref(struct sc_pages *pages, uint32_t page);
 void sc_pages_snap_unref(struct sc_pages *pages, uint32_t page);
+
+/* For counting pages that several snapshots share: false for one that was marked before. */
+bool sc_pages_mark(struct sc_pages *pages, uint32_t page);
+void sc_pages_unmark_all(struct sc_pages *pages);
 
 /* Held once, by whomever. */
 static inline bool sc_pages_is_private(const struct sc_pages *pages, uint32_t page)

@@ -219,14 +219,51 @@ static void who_waits_comes_in_when_a_prefix_becomes_idle_beside_a_pin_in_use(vo
     assert_true(c.other.rank < c.question.rank);
 }
 
+/* Two documents behind one head: 40 pages, of which 32 would be counted twice. Beside them 30 that
+ * are idle, 21 for who runs, and 2: the small one needs one of the idle ones. */
+static void what_two_pins_share_is_counted_once(void **state)
+{
+    static struct answer elder, question;
+    struct server s;
+    int32_t docs[2][HEAD + 128], idle[960], third[64], one[64];
+    struct sc_hash pinned[2];
+    (void)state;
+    open_tight(&s, 32 + 2 * 4 + 30 + 21 + 2, NULL);
+    uint32_t vocab = s.rig.model->config.vocab;
+    for (uint32_t i = 0; i < 2; i++) {
+        prompt_of(docs[i], HEAD + 128, vocab, 1, HEAD, 2 + i);
+        pinned[i] = put_as(&s, docs[i], HEAD + 128, UINT64_MAX, SC_KV_CHOICE_EXACT);
+    }
+    prompt_of(idle, 960, vocab, 5, 960, 0);
+    prompt_of(third, 64, vocab, 6, 64, 0);
+    prompt_of(one, 64, vocab, 7, 64, 0);
+    (void)put_as(&s, idle, 960, 0, SC_KV_CHOICE_EXACT);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(order(&s, SC_PREFIX_PIN, &pinned[i]).status, SC_OK);
+    struct sc_request_opts o = ask(&s, third, 64, SC_KV_CHOICE_EXACT);
+    o.max_tokens = 600;
+    submit(&s, o, &elder);
+    wait_tokens(&elder, 1);
+    submit(&s, ask(&s, one, 64, SC_KV_CHOICE_EXACT), &question);
+    wait_done(&question);
+    assert_int_equal(question.status, SC_OK);
+    assert_false(is_done(&elder));
+    sc_sched_cancel(s.sched, elder.request);
+    wait_done(&elder);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(order(&s, SC_PREFIX_UNPIN, &pinned[i]).status, SC_OK);
+    server_close(&s);
+}
+
 /* ---- compressed when the prompt has been read ---- */
 
-#define LATE 1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
+#define LATE     1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
+#define LATE_MAX 1800u
 
 /* The prompt is `seed`'s. */
 static struct sc_request_opts late(const struct server *s, uint32_t n, uint32_t seed)
 {
-    static int32_t ids[2][LATE];
+    static int32_t ids[2][LATE_MAX];
     int32_t *to = ids[seed % 2];
     prompt_of(to, n, s->rig.model->config.vocab, 10 + seed, n, 0);
     struct sc_request_opts o = ask(s, to, n, SC_KV_CHOICE_COMPRESSED);
@@ -319,6 +356,35 @@ static void others_come_in_when_the_prompt_has_been_compressed(void **state)
     assert_false(is_done(&elder));
     sc_sched_cancel(s.sched, elder.request);
     wait_done(&elder);
+    server_close(&s);
+}
+
+/* The elder's prompt holds 57 pages when it has to wait for a pin's end, and 51 are counted once it
+ * is compressed. That leaves 141: the younger's prompt is counted with 138. */
+static void others_come_in_when_what_was_put_off_has_been_compressed(void **state)
+{
+    static struct answer elder, younger;
+    static int32_t doc[1280];
+    struct server s;
+    (void)state;
+    open_tight(&s, 192, NULL);
+    prompt_of(doc, 1280, s.rig.model->config.vocab, 1, 1280, 0);
+    /* With an end that does not come: without one nobody waits for it. */
+    struct sc_hash pinned = put_as(&s, doc, 1280, UINT64_MAX - 1, SC_KV_CHOICE_EXACT);
+    struct sc_request_opts o = late(&s, LATE_MAX, 0);
+    o.max_tokens = 150;
+    submit(&s, o, &elder);
+    for (int i = 0; i < 5000 && stats_of(&s).preempted == 0; i++)
+        usleep(2000);
+    pthread_mutex_lock(&s.gate); /* the younger is there before the elder has an end */
+    assert_int_equal(order(&s, SC_PREFIX_UNPIN, &pinned).status, SC_OK);
+    submit(&s, late(&s, 1400, 1), &younger);
+    pthread_mutex_unlock(&s.gate);
+    wait_done(&younger);
+    assert_int_equal(younger.status, SC_OK);
+    wait_done(&elder);
+    assert_int_equal(elder.receipt.preemptions, 1);
+    assert_true(younger.rank < elder.rank);
     server_close(&s);
 }
 
@@ -422,12 +488,14 @@ int main(void)
         cmocka_unit_test(what_is_idle_beside_a_pin_in_use_lets_others_in),
         cmocka_unit_test(who_waits_comes_in_when_a_pin_has_come_into_use),
         cmocka_unit_test(who_waits_comes_in_when_a_prefix_becomes_idle_beside_a_pin_in_use),
+        cmocka_unit_test(what_two_pins_share_is_counted_once),
         cmocka_unit_test(a_prompt_too_long_to_be_compressed_at_its_end_is_refused_unread),
         cmocka_unit_test(of_two_that_compress_at_their_end_neither_pushes_the_other_out),
         cmocka_unit_test(a_prompt_too_short_to_be_compressed_needs_no_room_for_cores),
         cmocka_unit_test(an_answer_of_one_token_needs_no_room_for_cores),
         cmocka_unit_test(a_long_output_needs_no_room_for_being_exact),
         cmocka_unit_test(others_come_in_when_the_prompt_has_been_compressed),
+        cmocka_unit_test(others_come_in_when_what_was_put_off_has_been_compressed),
         cmocka_unit_test(an_output_too_long_for_the_pool_is_refused_at_once),
         cmocka_unit_test(an_output_that_stays_exact_is_counted_so),
         cmocka_unit_test(a_limit_that_is_let_in_exact_is_let_in_compressed),
