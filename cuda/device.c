@@ -249,6 +249,7 @@ static const struct sc_backend_ops cuda_ops = {
     .matrix_open = sc_cuda_matrix_open,
     .matrix_close = sc_cuda_matrix_close,
     .matrix_error = sc_cuda_matrix_error,
+    .matrix_is_finite = sc_cuda_matrix_is_finite,
     .matrix_bytes = sc_cuda_matrix_bytes,
     .embedding_open = sc_cuda_embedding_open,
     .embedding_close = sc_cuda_embedding_close,

@@ -111,6 +111,7 @@ struct sc_matrix {
     float *bias;  /* [n_out] or NULL */
     float *scale; /* [n_out], I8 only */
     double error2, norm2;
+    bool not_finite;           /* a weight is NaN or infinite, or would be as kept */
     struct sc_cuda_gemm *gemm; /* the chosen algorithms */
 };
 
@@ -169,6 +170,7 @@ enum sc_status sc_cuda_matrix_open(struct sc_backend *be, const struct sc_matrix
                                    enum sc_dtype store, struct sc_matrix **ret_matrix,
                                    struct sc_err *err);
 void sc_cuda_matrix_close(struct sc_backend *be, struct sc_matrix *matrix);
+bool sc_cuda_matrix_is_finite(const struct sc_matrix *matrix);
 void sc_cuda_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
 uint64_t sc_cuda_matrix_bytes(const struct sc_matrix *matrix);
 /* matmul.c */

@@ -49,8 +49,26 @@ struct rows {
     uint32_t n;
 };
 
-static enum sc_status stage_rows(struct sc_cuda_device *dev, const struct rows *r,
-                                 void **ret_device, struct sc_err *err)
+/* Whether n weights are finite, and will be as they are kept. */
+static bool is_finite(const void *weights, enum sc_dtype dtype, enum sc_dtype store, size_t n)
+{
+    /* The first f32 that bf16 rounds to infinity, and infinity itself. */
+    const uint32_t limit = store == SC_DTYPE_BF16 ? 0x7f7f8000u : 0x7f800000u;
+    const uint32_t *bits = weights;
+    uint32_t most = 0;
+
+    if (dtype != SC_DTYPE_F32)
+        return sc_dtype_count_finite(weights, dtype, n) == n;
+    for (size_t i = 0; i < n; i++)
+        most = (bits[i] & 0x7fffffffu) > most ? bits[i] & 0x7fffffffu : most;
+    return most < limit;
+}
+
+/* Rows are looked at as they are copied, when the cache has them; of int8, which sees it by the
+ * scales, not. */
+static enum sc_status stage_rows(struct sc_cuda_device *dev, struct sc_matrix *m,
+                                 enum sc_dtype dtype, const struct rows *r, void **ret_device,
+                                 struct sc_err *err)
 {
     const size_t bytes = r->n * r->row_bytes;
     void *host = NULL;
@@ -58,18 +76,18 @@ static enum sc_status stage_rows(struct sc_cuda_device *dev, const struct rows *
 
     if (st != SC_OK)
         return st;
-    if (r->row_bytes == r->stride_bytes) {
-        memcpy(host, r->from, bytes);
-    } else {
-        for (uint32_t i = 0; i < r->n; i++)
-            memcpy((uint8_t *)host + i * r->row_bytes, r->from + i * r->stride_bytes, r->row_bytes);
+    for (uint32_t i = 0; i < r->n; i++) {
+        void *row = (uint8_t *)host + i * r->row_bytes; /* a file's need not be aligned */
+        memcpy(row, r->from + i * r->stride_bytes, r->row_bytes);
+        if (m->store != SC_DTYPE_I8 && !is_finite(row, dtype, m->store, m->n_in))
+            m->not_finite = true;
     }
     return sc_cuda_stage_send(dev, host, *ret_device, bytes, err);
 }
 
 /* The device converts. int8 needs whole rows of the source, for their largest weight. sums: device
  * [n_out][2], int8 only. */
-static enum sc_status load_part(struct sc_cuda_device *dev, const struct sc_matrix *m,
+static enum sc_status load_part(struct sc_cuda_device *dev, struct sc_matrix *m,
                                 const struct sc_matrix_part *part, uint64_t out0, double *sums,
                                 struct sc_err *err)
 {
@@ -88,7 +106,7 @@ static enum sc_status load_part(struct sc_cuda_device *dev, const struct sc_matr
         rows.n = (uint32_t)(part->n_rows - row < at_once ? part->n_rows - row : at_once);
         rows.from = (const uint8_t *)part->data +
                     (row * part->row_stride + (i8 ? 0 : part->col0)) * element;
-        st = stage_rows(dev, &rows, &staged, err);
+        st = stage_rows(dev, m, part->dtype, &rows, &staged, err);
         if (st != SC_OK)
             break;
         if (i8) {
@@ -241,6 +259,11 @@ void sc_cuda_matrix_error(const struct sc_matrix *m, double *error2, double *nor
 {
     *error2 += m->error2;
     *norm2 += m->norm2;
+}
+
+bool sc_cuda_matrix_is_finite(const struct sc_matrix *m)
+{
+    return !m->not_finite;
 }
 
 uint64_t sc_cuda_matrix_bytes(const struct sc_matrix *m)

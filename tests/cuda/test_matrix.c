@@ -80,6 +80,44 @@ static void parts_are_stacked_and_columns_sliced(void **state)
     be->ops->close(be);
 }
 
+static bool is_finite(struct sc_backend *be, const struct sc_matrix_part *part, uint32_t n_in,
+                      enum sc_dtype store)
+{
+    struct sc_matrix *m = NULL;
+    assert_ok(be->ops->matrix_open(be, part, 1, n_in, NULL, store, &m, err));
+    const bool finite = be->ops->matrix_is_finite(m);
+    be->ops->matrix_close(be, m);
+    return finite;
+}
+
+/* One weight in turn at every place of a source of which the matrix is a part. */
+static void a_weight_that_is_not_finite_is_told(void **state)
+{
+    enum { ROWS = 5, STRIDE = 21, COL0 = 4, IN = 11 };
+    static const struct {
+        enum sc_dtype dtype;
+        uint32_t bits;
+        bool by_f32, by_bf16; /* finite as kept */
+    } bad[] = {{SC_DTYPE_F32, 0x7fc00000, false, false}, {SC_DTYPE_F32, 0xff800000, false, false},
+               {SC_DTYPE_F32, 0x7f7f8000, true, false},  {SC_DTYPE_F32, 0xff7f7fff, true, true},
+               {SC_DTYPE_BF16, 0x7f80, false, false},    {SC_DTYPE_BF16, 0xff7f, true, true},
+               {SC_DTYPE_F16, 0xfe00, false, false},     {SC_DTYPE_F16, 0x7bff, true, true}};
+    struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
+    (void)state;
+    for (size_t b = 0; b < SC_ARRAY_LEN(bad); b++) {
+        const size_t bytes = sc_dtype_bytes(bad[b].dtype);
+        for (uint32_t at = 0; at < ROWS * STRIDE; at++) {
+            uint8_t w[ROWS * STRIDE * 4 + 1] = {0};
+            const struct sc_matrix_part part = {w + 1, bad[b].dtype, ROWS, STRIDE, COL0};
+            const bool used = at % STRIDE >= COL0 && at % STRIDE < COL0 + IN;
+            memcpy(w + 1 + at * bytes, &bad[b].bits, bytes);
+            assert_int_equal(is_finite(be, &part, IN, SC_DTYPE_F32), !used || bad[b].by_f32);
+            assert_int_equal(is_finite(be, &part, IN, SC_DTYPE_BF16), !used || bad[b].by_bf16);
+        }
+    }
+    be->ops->close(be);
+}
+
 static void a_matrix_larger_than_the_staging_arrives_whole(void **state)
 {
     enum { IN = 1501, OUT = 7001 }; /* 40 MiB of f32 */
@@ -175,6 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_are_stacked_and_columns_sliced),
+        cmocka_unit_test(a_weight_that_is_not_finite_is_told),
         cmocka_unit_test(a_matrix_larger_than_the_staging_arrives_whole),
         cmocka_unit_test(int8_weights_do_not_depend_on_the_split),
         cmocka_unit_test(bad_shapes_are_refused),
