@@ -194,3 +194,30 @@ void prompt_of(int32_t *ids, uint32_t n, uint32_t vocab, uint64_t family, uint32
     if (shared < n)
         make_tokens(ids + shared, n - shared, vocab, own * 77 + 5);
 }
+
+void open_tight(struct server *s, uint32_t pages, struct sc_store *store)
+{
+    struct sc_engine_info info;
+    server_open(s, 1, true, 0, NULL);
+    sc_engine_get_info(s->rig.engine, &info);
+    uint64_t bytes = info.page_bytes * s->rig.model->config.n_layers * pages;
+    server_close(s);
+    server_open(s, 1, true, bytes, store);
+}
+
+void wait_tokens(struct answer *a, uint32_t n)
+{
+    pthread_mutex_lock(&a->mu);
+    while (a->n_all < n && !a->done)
+        pthread_cond_wait(&a->changed, &a->mu);
+    assert_false(a->done);
+    pthread_mutex_unlock(&a->mu);
+}
+
+bool is_done(struct answer *a)
+{
+    pthread_mutex_lock(&a->mu);
+    bool done = a->done;
+    pthread_mutex_unlock(&a->mu);
+    return done;
+}

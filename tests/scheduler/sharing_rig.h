@@ -75,4 +75,10 @@ void assert_same(const struct answer *a, const struct answer *b);
 void prompt_of(int32_t *ids, uint32_t n, uint32_t vocab, uint64_t family, uint32_t shared,
                uint64_t own);
 
+/* A pool of so many pages a layer. */
+void open_tight(struct server *s, uint32_t pages, struct sc_store *store);
+/* Waits until it has been told of n tokens. */
+void wait_tokens(struct answer *a, uint32_t n);
+bool is_done(struct answer *a);
+
 #endif
