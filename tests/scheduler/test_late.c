@@ -82,39 +82,35 @@ static void of_two_that_compress_at_their_end_neither_pushes_the_other_out(void 
     server_close(&s);
 }
 
-static void a_prompt_too_short_to_be_compressed_needs_no_room_for_cores(void **state)
+/* Alone, in a pool of so many pages a layer. */
+static void runs_to_its_limit(uint32_t pages, uint32_t n_prompt, uint32_t max_tokens)
 {
     struct server s;
-    (void)state;
-    open_tight(&s, 8, NULL); /* the prompt takes 5 */
-    struct sc_request_opts o = late(&s, 140, 0);
-    o.max_tokens = 4;
-    assert_int_equal(run(&s, o).n_all, 4);
+    open_tight(&s, pages, NULL);
+    struct sc_request_opts o = late(&s, n_prompt, 0);
+    o.max_tokens = max_tokens;
+    assert_int_equal(run(&s, o).n_all, max_tokens);
     server_close(&s);
+}
+
+static void a_prompt_too_short_to_be_compressed_needs_no_room_for_cores(void **state)
+{
+    (void)state;
+    runs_to_its_limit(8, 140, 4); /* the prompt takes 5 pages */
 }
 
 /* Its cores are never made: no token is read behind the prompt. */
 static void an_answer_of_one_token_needs_no_room_for_cores(void **state)
 {
-    struct server s;
     (void)state;
-    open_tight(&s, 40, NULL);
-    struct sc_request_opts o = late(&s, LATE, 0);
-    o.max_tokens = 1;
-    assert_int_equal(run(&s, o).n_all, 1);
-    server_close(&s);
+    runs_to_its_limit(40, LATE, 1);
 }
 
 /* What is generated is compressed as it comes. Exact it would be 60 pages, and 14 for cores. */
 static void a_long_output_needs_no_room_for_being_exact(void **state)
 {
-    struct server s;
     (void)state;
-    open_tight(&s, 70, NULL);
-    struct sc_request_opts o = late(&s, 100, 0);
-    o.max_tokens = 1800;
-    assert_int_equal(run(&s, o).n_all, 1800);
-    server_close(&s);
+    runs_to_its_limit(70, 100, 1800);
 }
 
 static void others_come_in_when_the_prompt_has_been_compressed(void **state)
