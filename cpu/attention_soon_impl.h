@@ -2,8 +2,8 @@
  *
  * Such a step waits for memory. That is read once and in the order in which it lies, page after
  * page, of a page head after head, and of a head its keys and then its values; and it is asked for
- * in that order, because processors follow an instruction through ascending lines. What is asked
- * for in another order takes up to 1.4 times as long as reading does, this 1.1 times (Zen 5).
+ * in that order, because processors follow an instruction through ascending lines.
+ * docs/results/cpu.md has what that gives.
  */
 #ifndef SC_CPU_ATTENTION_SOON_IMPL_H
 #define SC_CPU_ATTENTION_SOON_IMPL_H

@@ -29,8 +29,7 @@ void sc_pages_reset(struct sc_pages *pages); /* all free */
 
 /* The caller has checked n_free before the step began: running out here is our own bug. The lowest
  * free page: what is taken together lies together and in rising order, in which processors read
- * memory fastest (attention of one token over 4,500 entries takes 1.2 times as long where pages
- * fall). */
+ * memory fastest (docs/results/cpu.md). */
 uint32_t sc_pages_take(struct sc_pages *pages); /* one reference, a sequence's */
 void sc_pages_ref(struct sc_pages *pages, uint32_t page);
 void sc_pages_unref(struct sc_pages *pages, uint32_t page);
