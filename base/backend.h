@@ -8,9 +8,9 @@
  * into blocks, or on the number of threads.
  *
  * Memory: open and alloc calls take memory; the calls under "step loop" never allocate.
- * Threads: one owner, the rank's step thread. Calls may return before the work is done on a device;
- * sync() waits. Arguments marked host are copied or used before the call returns.
- * Errors: a failed device is a status (SC_EDEVICE), never an abort.
+ * Threads: one at a time, the one that steps the rank. Calls may return before the work is done on
+ * a device; sync() waits. Arguments marked host are copied or used before the call returns. Errors:
+ * a failed device is a status (SC_EDEVICE), never an abort.
  */
 #ifndef SC_BASE_BACKEND_H
 #define SC_BASE_BACKEND_H
@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  11u
+#define SC_BACKEND_ABI  12u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -119,6 +119,9 @@ struct sc_attn_seq {
     uint32_t n_cores, exact_lo;
     uint32_t window;
     const uint32_t *core_pages, *exact_pages; /* host */
+    /* Names what these hold, in all layers: while it is the same, so are the page ids told with it,
+     * and exact ones are only added behind them. 0: no promise. */
+    uint64_t tables;
 };
 
 /* out = softmax(q.k * scale + bias) v, f32 accumulation, q rows at stride q_stride, out rows dense
@@ -303,6 +306,8 @@ struct sc_backend_ops {
                                 struct sc_err *err);
 
     /* Step loop: no allocation. */
+    /* The calls that follow come from this thread. NULL where that makes no difference. */
+    void (*enter)(struct sc_backend *be);
     /* Both or neither; NULL where a step is nothing but its calls. *ret_replayed: the device has
      * been given the whole of a recorded step of the same shape, and the caller goes straight to
      * step_end; only for steps that are alone. The caller makes the same calls, with the same
@@ -311,6 +316,10 @@ struct sc_backend_ops {
     enum sc_status (*step_begin)(struct sc_backend *be, const struct sc_step *step,
                                  bool *ret_replayed, struct sc_err *err);
     enum sc_status (*step_end)(struct sc_backend *be, bool complete, struct sc_err *err);
+    /* Waits for the work of the last step that ended, not for what was asked for since.
+     * *ret_waited: it was not done when this was called. NULL where calls return when they are
+     * done. */
+    enum sc_status (*step_wait)(struct sc_backend *be, bool *ret_waited, struct sc_err *err);
     enum sc_status (*kv_copy)(struct sc_backend *be, struct sc_kv_pool *pool, uint32_t dst_page,
                               uint32_t src_page, struct sc_err *err);
     /* out [n, dim]; ids (host) outside the slice give zero rows. */

@@ -40,11 +40,12 @@ static enum sc_status find_seqs(struct sc_cuda_device *dev, const struct sc_attn
     st = sc_cuda_seqs_check_pages(a->pool, a->seqs, a->n_seqs, err);
     if (st != SC_OK)
         return st;
-    at = sc_cuda_seqs_lay_out(a->seqs, a->n_seqs, 1);
+    at = sc_cuda_seqs_lay_out(a->seqs, a->n_seqs, 1, false);
     st = sc_cuda_stage_take(dev, at.bytes, "attention", &host, &device, err);
     if (st != SC_OK)
         return st;
-    packed = sc_cuda_seqs_pack(a->seqs, 1, dev->cascade, &at, host);
+    const struct sc_cuda_seqs_pack args = {.seqs = a->seqs, .n_layers = 1, .cascade = dev->cascade};
+    packed = sc_cuda_seqs_pack(&args, &at, host);
     *ret = sc_cuda_seqs_of_layer(&packed, &at, device, 0);
     return sc_cuda_stage_send(dev, host, device, at.bytes, err);
 }

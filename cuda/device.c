@@ -174,6 +174,11 @@ enum sc_status sc_cuda_sync(struct sc_backend *be, struct sc_err *err)
     return sc_cuda_check(cudaStreamSynchronize(sc_cuda_device(be)->stream), "device", err);
 }
 
+static void cuda_enter(struct sc_backend *be)
+{
+    (void)cudaSetDevice(sc_cuda_device(be)->ordinal); /* if it fails, the next call does */
+}
+
 static void cuda_pin(struct sc_backend *be, void *host, size_t bytes)
 {
     if (sc_cuda_use(sc_cuda_device(be), NULL) != SC_OK ||
@@ -263,8 +268,10 @@ static const struct sc_backend_ops cuda_ops = {
     .kv_write = sc_cuda_kv_write,
     .kv_pack = sc_cuda_kv_pack,
     .kv_unpack = sc_cuda_kv_unpack,
+    .enter = cuda_enter,
     .step_begin = sc_cuda_step_begin,
     .step_end = sc_cuda_step_end,
+    .step_wait = sc_cuda_step_wait,
     .kv_copy = sc_cuda_kv_copy,
     .embed = sc_cuda_embed,
     .norm = sc_cuda_norm,

@@ -157,6 +157,7 @@ void sc_cuda_step_close(struct sc_cuda_device *dev);
 enum sc_status sc_cuda_step_begin(struct sc_backend *be, const struct sc_step *step,
                                   bool *ret_replayed, struct sc_err *err);
 enum sc_status sc_cuda_step_end(struct sc_backend *be, bool complete, struct sc_err *err);
+enum sc_status sc_cuda_step_wait(struct sc_backend *be, bool *ret_waited, struct sc_err *err);
 /* The device copy of a host array that lies within the step's, or NULL. */
 const void *sc_cuda_step_find(const struct sc_cuda_device *dev, const void *host, size_t bytes);
 /* The descriptors of the step's sequences in one layer; false: seqs is not of the step. */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cuda/device.h"
+#include "cuda/tables.h"
 
 static uint32_t pages_of(uint32_t n_entries)
 {
@@ -66,21 +67,32 @@ static size_t place(size_t *at, size_t bytes)
     return here;
 }
 
+struct sc_cuda_seq sc_cuda_seq_of(const struct sc_attn_seq *seq, uint32_t table)
+{
+    uint32_t first, end, n_core_pages = seq->n_rows != 0 ? pages_of(seq->n_cores) : 0;
+    exact_range(seq, &first, &end);
+    return (struct sc_cuda_seq){.row0 = seq->row0,
+                                .n_rows = seq->n_rows,
+                                .pos0 = seq->pos0,
+                                .n_cores = seq->n_cores,
+                                .exact_lo = seq->exact_lo,
+                                .window = seq->window,
+                                .table = table,
+                                .n_core_pages = n_core_pages,
+                                .exact_page0 = first,
+                                .n_pages = n_core_pages + (end - first)};
+}
+
 struct sc_cuda_seqs_layout sc_cuda_seqs_lay_out(const struct sc_attn_seq *seqs, uint32_t n_seqs,
-                                                uint32_t n_layers)
+                                                uint32_t n_layers, bool there)
 {
     const size_t n = (size_t)n_seqs * n_layers;
     struct sc_cuda_seqs_layout l = {.n_seqs = n_seqs};
     uint64_t words = 0;
     size_t at = 0;
 
-    for (size_t i = 0; i < n; i++) {
-        uint32_t first, end;
-        if (seqs[i].n_rows == 0)
-            continue;
-        exact_range(&seqs[i], &first, &end);
-        words += pages_of(seqs[i].n_cores) + (end - first);
-    }
+    for (size_t i = 0; i < n && !there; i++)
+        words += sc_cuda_seq_of(&seqs[i], 0).n_pages;
     l.seqs = place(&at, n * sizeof(struct sc_cuda_seq));
     l.cohorts = place(&at, n_layers * sc_cuda_cohorts_most(n_seqs) * sizeof(struct sc_cuda_cohort));
     l.members = place(&at, n_seqs * sizeof(uint32_t));
@@ -89,48 +101,65 @@ struct sc_cuda_seqs_layout sc_cuda_seqs_lay_out(const struct sc_attn_seq *seqs, 
     return l;
 }
 
-/* One sequence, with its page ids behind the first `words` of tables. Returns how many. */
-static uint32_t pack(const struct sc_attn_seq *seq, uint32_t words, struct sc_cuda_seq *ret,
-                     uint32_t *tables)
+static void copy_pages(const struct sc_attn_seq *seq, const struct sc_cuda_seq *s, uint32_t *table)
 {
-    uint32_t first, end, n_core_pages = seq->n_rows != 0 ? pages_of(seq->n_cores) : 0;
-    exact_range(seq, &first, &end);
-    *ret = (struct sc_cuda_seq){.row0 = seq->row0,
-                                .n_rows = seq->n_rows,
-                                .pos0 = seq->pos0,
-                                .n_cores = seq->n_cores,
-                                .exact_lo = seq->exact_lo,
-                                .window = seq->window,
-                                .table = words,
-                                .n_core_pages = n_core_pages,
-                                .exact_page0 = first,
-                                .n_pages = n_core_pages + (end - first)};
-    if (n_core_pages != 0)
-        memcpy(tables + words, seq->core_pages, n_core_pages * sizeof(uint32_t));
-    if (end != first)
-        memcpy(tables + words + n_core_pages, seq->exact_pages + first,
-               (end - first) * sizeof(uint32_t));
-    return ret->n_pages;
+    const uint32_t n_exact = s->n_pages - s->n_core_pages;
+    if (s->n_core_pages != 0)
+        memcpy(table, seq->core_pages, s->n_core_pages * sizeof(*table));
+    if (n_exact != 0)
+        memcpy(table + s->n_core_pages, seq->exact_pages + s->exact_page0,
+               n_exact * sizeof(*table));
 }
 
-struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_attn_seq *seqs, uint32_t n_layers,
-                                      bool cascade, const struct sc_cuda_seqs_layout *at, void *to)
+/* The cohorts of before, unless a sequence has other rows now. */
+static bool take_cohorts(const struct sc_cuda_seqs_pack *a, const struct sc_cuda_seqs_layout *at,
+                         struct sc_cuda_seq *packed, uint8_t *bytes)
+{
+    const size_t n = (size_t)at->n_seqs * a->n_layers;
+    const uint8_t *from = a->before;
+    if (from == NULL)
+        return false;
+    const struct sc_cuda_seq *before = (const struct sc_cuda_seq *)(const void *)(from + at->seqs);
+    for (size_t i = 0; i < n; i++)
+        if (packed[i].n_rows != before[i].n_rows)
+            return false;
+    for (size_t i = 0; i < n; i++)
+        packed[i].n_shared = before[i].n_shared;
+    if (a->before_bounds.n_cohorts != 0)
+        memcpy(bytes + at->cohorts, from + at->cohorts, at->tables - at->cohorts);
+    return true;
+}
+
+struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_cuda_seqs_pack *a,
+                                      const struct sc_cuda_seqs_layout *at, void *to)
 {
     uint8_t *bytes = to;
     struct sc_cuda_seq *packed = (struct sc_cuda_seq *)(void *)(bytes + at->seqs);
-    uint32_t *tables = (uint32_t *)(void *)(bytes + at->tables), words = 0;
+    uint32_t *here = (uint32_t *)(void *)(bytes + at->tables), words = 0;
     struct sc_cuda_seqs ret = {.n_seqs = at->n_seqs};
 
-    for (size_t i = 0; i < (size_t)at->n_seqs * n_layers; i++) {
-        words += pack(&seqs[i], words, &packed[i], tables);
-        if (seqs[i].n_rows > ret.max_rows)
-            ret.max_rows = seqs[i].n_rows;
+    for (size_t i = 0; i < (size_t)at->n_seqs * a->n_layers; i++) {
+        packed[i] = sc_cuda_seq_of(&a->seqs[i], words);
+        if (a->there != NULL) {
+            packed[i].table = (uint32_t)sc_cuda_tables_at(
+                a->there, (uint32_t)(i % at->n_seqs), (uint32_t)(i / at->n_seqs),
+                packed[i].exact_page0, packed[i].n_core_pages);
+        } else {
+            copy_pages(&a->seqs[i], &packed[i], here + words);
+            words += packed[i].n_pages;
+        }
+        if (packed[i].n_rows > ret.max_rows)
+            ret.max_rows = packed[i].n_rows;
         if (packed[i].n_pages > ret.max_pages)
             ret.max_pages = packed[i].n_pages;
     }
-    if (cascade)
-        sc_cuda_cohorts_find(packed, tables, at->n_seqs, n_layers,
-                             (struct sc_cuda_cohort *)(void *)(bytes + at->cohorts),
+    if (!a->cascade)
+        return ret;
+    if (take_cohorts(a, at, packed, bytes))
+        ret.bounds = a->before_bounds;
+    else
+        sc_cuda_cohorts_find(packed, a->there != NULL ? a->there->host : here, at->n_seqs,
+                             a->n_layers, (struct sc_cuda_cohort *)(void *)(bytes + at->cohorts),
                              (uint32_t *)(void *)(bytes + at->members), &ret.bounds);
     return ret;
 }

@@ -38,6 +38,10 @@ struct sc_cuda_seqs {
 
 struct sc_attn_seq;
 struct sc_kv_pool;
+struct sc_cuda_tables;
+
+/* Its list of pages from word `table` on. */
+struct sc_cuda_seq sc_cuda_seq_of(const struct sc_attn_seq *seq, uint32_t table);
 
 /* Everything about the sequences but their pages, against limits and the pool. */
 enum sc_status sc_cuda_seqs_check(const struct sc_kv_pool *pool, const struct sc_attn_seq *seqs,
@@ -47,18 +51,29 @@ enum sc_status sc_cuda_seqs_check_pages(const struct sc_kv_pool *pool,
                                         const struct sc_attn_seq *seqs, uint32_t n_seqs,
                                         struct sc_err *err);
 /* What the device gets of the sequences of n_layers layers: offsets of descriptors, cohorts, their
- * members and, last, page ids, which alone grow while sequences do. */
+ * members and, last, page ids, which alone grow while sequences do; none where they are there. */
 struct sc_cuda_seqs_layout {
     uint32_t n_seqs; /* of a layer */
     size_t seqs, cohorts, members, tables, bytes;
 };
 
-/* seqs [n_layers, n_seqs] */
+/* seqs [n_layers, n_seqs]; there: page ids are in struct sc_cuda_tables. */
 struct sc_cuda_seqs_layout sc_cuda_seqs_lay_out(const struct sc_attn_seq *seqs, uint32_t n_seqs,
-                                                uint32_t n_layers);
-/* Fills `to` [bytes]. cascade: cohorts are looked for. Returns bounds of all layers. */
-struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_attn_seq *seqs, uint32_t n_layers,
-                                      bool cascade, const struct sc_cuda_seqs_layout *at, void *to);
+                                                uint32_t n_layers, bool there);
+
+struct sc_cuda_seqs_pack {
+    const struct sc_attn_seq *seqs;
+    uint32_t n_layers;
+    bool cascade;                       /* cohorts are looked for */
+    const struct sc_cuda_tables *there; /* where page ids are; NULL: they are packed */
+    /* What was packed into the same layout for the same sequences with the same pages, and its
+     * bounds: cohorts are those. NULL: they are found. */
+    const void *before;
+    struct sc_cuda_cohort_bounds before_bounds;
+};
+/* Fills `to` [at->bytes]. Returns bounds of all layers. */
+struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_cuda_seqs_pack *args,
+                                      const struct sc_cuda_seqs_layout *at, void *to);
 /* Those of one layer, by what pack returned and where it went on the device. */
 struct sc_cuda_seqs sc_cuda_seqs_of_layer(const struct sc_cuda_seqs *packed,
                                           const struct sc_cuda_seqs_layout *at, const void *device,

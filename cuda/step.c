@@ -11,6 +11,7 @@
 
 #include "cuda/device.h"
 #include "cuda/seqs.h"
+#include "cuda/tables.h"
 
 #define GRAPHS_MAX     64u
 #define GRAPH_ROWS_MAX 256u
@@ -36,13 +37,20 @@ struct sc_cuda_step {
     uint8_t *host;       /* pinned [2, SC_CUDA_STEP_BYTES] */
     uint8_t *device;     /* [SC_CUDA_STEP_BYTES] */
     cudaEvent_t sent[2]; /* the copy out of this half is done */
+    cudaEvent_t done;    /* the last step that ended is */
     unsigned half;
     bool active, recording;
     struct sc_step told;
     struct layout at;
     struct sc_cuda_seqs_layout seqs_at; /* from at.seqs on */
     struct sc_cuda_seqs seqs;           /* bounds of all layers, of a recorded step rounded up */
-    struct graph *recorded;             /* the place that is being recorded */
+    struct sc_cuda_tables tables;
+    bool there; /* the step's page ids are in tables, not in its memory */
+    /* What the step before packed into the other half; NULL: nothing that can be used again. */
+    const uint8_t *before;
+    struct sc_cuda_seqs_layout before_at;
+    struct sc_cuda_cohort_bounds before_bounds;
+    struct graph *recorded; /* the place that is being recorded */
     struct graph graphs[GRAPHS_MAX];
     uint64_t clock;
     bool no_graphs; /* SC_CUDA_NO_GRAPHS is set: for finding out what a graph hides */
@@ -64,6 +72,11 @@ enum sc_status sc_cuda_step_open(struct sc_cuda_device *dev, struct sc_err *err)
     for (int i = 0; i < 2 && st == SC_OK; i++)
         st = sc_cuda_check(cudaEventCreateWithFlags(&s->sent[i], cudaEventDisableTiming),
                            "CUDA event", err);
+    if (st == SC_OK)
+        st = sc_cuda_check(cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming), "CUDA event",
+                           err);
+    if (st == SC_OK)
+        st = sc_cuda_tables_open(&dev->base, &s->tables, err);
     return st;
 }
 
@@ -78,6 +91,9 @@ void sc_cuda_step_close(struct sc_cuda_device *dev)
     for (int i = 0; i < 2; i++)
         if (s->sent[i] != NULL)
             (void)cudaEventDestroy(s->sent[i]);
+    if (s->done != NULL)
+        (void)cudaEventDestroy(s->done);
+    sc_cuda_tables_close(&s->tables);
     (void)cudaFreeHost(s->host);
     (void)cudaFree(s->device);
     free(s);
@@ -119,7 +135,18 @@ static void fill(struct sc_cuda_step *s, bool cascade, uint8_t *to)
     memcpy(to + s->at.slots, t->slots, n * sizeof(*t->slots));
     memcpy(to + s->at.logit_rows, t->logit_rows, t->n_logit_rows * sizeof(*t->logit_rows));
     memcpy(to + s->at.pages, t->pages, n * t->n_layers * sizeof(*t->pages));
-    s->seqs = sc_cuda_seqs_pack(t->seqs, t->n_layers, cascade, &s->seqs_at, to + s->at.seqs);
+    const bool again = s->there && s->tables.same && s->before != NULL &&
+                       memcmp(&s->before_at, &s->seqs_at, sizeof(s->seqs_at)) == 0;
+    const struct sc_cuda_seqs_pack args = {.seqs = t->seqs,
+                                           .n_layers = t->n_layers,
+                                           .cascade = cascade,
+                                           .there = s->there ? &s->tables : NULL,
+                                           .before = again ? s->before : NULL,
+                                           .before_bounds = s->before_bounds};
+    s->seqs = sc_cuda_seqs_pack(&args, &s->seqs_at, to + s->at.seqs);
+    s->before = to + s->at.seqs;
+    s->before_at = s->seqs_at;
+    s->before_bounds = s->seqs.bounds;
 }
 
 /* Steps of a quarter of a power of two: at most a quarter of a recorded grid has nothing to do. */
@@ -224,10 +251,15 @@ enum sc_status sc_cuda_step_begin(struct sc_backend *be, const struct sc_step *s
     *ret_replayed = false;
     s->active = false;
     s->told = *step;
-    s->seqs_at = sc_cuda_seqs_lay_out(step->seqs, step->n_seqs, step->n_layers);
+    st = sc_cuda_tables_send(&s->tables, step, dev->stream, &s->there, err);
+    if (st != SC_OK)
+        return st;
+    s->seqs_at = sc_cuda_seqs_lay_out(step->seqs, step->n_seqs, step->n_layers, s->there);
     s->at = lay_out(step, s->seqs_at.bytes);
-    if (s->at.bytes > SC_CUDA_STEP_BYTES) /* then every call sends its own arrays */
+    if (s->at.bytes > SC_CUDA_STEP_BYTES) { /* then every call sends its own arrays */
+        s->before = NULL;
         return SC_OK;
+    }
     st = send(dev, err);
     if (st != SC_OK)
         return st;
@@ -244,8 +276,26 @@ enum sc_status sc_cuda_step_end(struct sc_backend *be, bool complete, struct sc_
     struct sc_cuda_device *dev = sc_cuda_device(be);
     struct sc_cuda_step *s = dev->step;
 
+    enum sc_status st = SC_OK;
+
     s->active = false;
-    return s->recording ? end_recording(dev, complete, err) : SC_OK;
+    if (s->recording)
+        st = end_recording(dev, complete, err);
+    if (st == SC_OK)
+        st = sc_cuda_check(cudaEventRecord(s->done, dev->stream), "step", err);
+    return st;
+}
+
+enum sc_status sc_cuda_step_wait(struct sc_backend *be, bool *ret_waited, struct sc_err *err)
+{
+    struct sc_cuda_step *s = sc_cuda_device(be)->step;
+    const cudaError_t rc = cudaEventQuery(s->done);
+
+    *ret_waited = rc == cudaErrorNotReady;
+    if (!*ret_waited)
+        return sc_cuda_check(rc, "step", err);
+    (void)cudaGetLastError();
+    return sc_cuda_check(cudaEventSynchronize(s->done), "step", err);
 }
 
 const void *sc_cuda_step_find(const struct sc_cuda_device *dev, const void *host, size_t bytes)
@@ -284,6 +334,8 @@ bool sc_cuda_step_seqs(const struct sc_cuda_device *dev, const struct sc_attn_se
         return false;
     *ret_seqs = sc_cuda_seqs_of_layer(&s->seqs, &s->seqs_at, s->device + s->at.seqs,
                                       (uint32_t)((size_t)(seqs - t->seqs) / n_seqs));
+    if (s->there)
+        ret_seqs->tables = s->tables.device;
     if (seqs->window != 0) /* of the layer, in every step: it has no cohorts */
         ret_seqs->bounds.n_cohorts = 0;
     return true;

@@ -1,11 +1,12 @@
 /* shard/engine.h - a group of tensor-parallel ranks that runs step plans.
  *
- * The engine owns one thread and one backend per rank, the weights, the pages and the sequences'
- * page tables. It decides nothing: sc_engine_step executes exactly the plan it is given, on all
- * ranks, and returns when all have finished. Purity: entries and logits of a sequence depend on its
- * tokens, its recipe, prompt_len and the model alone (base/backend.h). Memory: everything is taken
- * at open; a step allocates nothing. Threads: every call comes from one owner (the scheduler
- * thread), except sc_engine_progress.
+ * The engine owns one thread (a lone rank that is not pinned: the caller's) and one backend per
+ * rank, the weights, the pages and the sequences' page tables. It decides nothing: sc_engine_step
+ * executes exactly the plan it is given, on all ranks, and returns when all have finished; a lone
+ * rank's device may still be at work on a step without logits. Purity: entries and logits of a
+ * sequence depend on its tokens, its recipe, prompt_len and the model alone (base/backend.h).
+ * Memory: everything is taken at open; a step allocates nothing. Threads: every call comes from one
+ * owner (the scheduler thread), except sc_engine_progress.
  */
 #ifndef SC_SHARD_ENGINE_H
 #define SC_SHARD_ENGINE_H
@@ -53,7 +54,7 @@ struct sc_engine_opts {
 
 enum sc_status sc_engine_open(const struct sc_engine_opts *opts, struct sc_engine **ret_engine,
                               struct sc_err *err) SC_MUST_CHECK;
-void sc_engine_close(struct sc_engine *engine); /* joins the rank threads; NULL is fine */
+void sc_engine_close(struct sc_engine *engine); /* joins the rank threads, if any; NULL is fine */
 
 struct sc_engine_info {
     uint32_t n_ranks, max_seqs, max_step_tokens, max_context;
@@ -167,7 +168,8 @@ struct sc_run_result {
 
 /* results [plan->n_runs]. SC_EFULL: not enough free pages, nothing was executed: normal
  * back-pressure. SC_EINVAL: the plan is wrong, nothing was executed. Anything else: the group
- * failed, all sequences are lost, call sc_engine_reset. */
+ * failed, all sequences are lost, call sc_engine_reset; what failed may be a step before, if that
+ * had no logits. */
 enum sc_status sc_engine_step(struct sc_engine *engine, const struct sc_plan *plan,
                               struct sc_run_result *results, struct sc_err *err) SC_MUST_CHECK;
 

@@ -9,7 +9,8 @@
 
 #include "shard/rank.h"
 
-/* The owner posts a job, every rank thread runs it, the owner waits for all of them. */
+/* The owner posts a job, every rank thread runs it, the owner waits for all of them; or, with one
+ * rank, runs it itself. */
 enum job { JOB_OPEN, JOB_STEP, JOB_REJOIN, JOB_QUIT };
 
 struct worker {

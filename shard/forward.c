@@ -42,6 +42,7 @@ static void gather_layers(struct sc_rank *rank, const struct sc_plan *plan)
                 .window = rank->config->sliding_window[l],
                 .core_pages = layer->core_pages,
                 .exact_pages = layer->exact_pages,
+                .tables = rank->seqs[run->slot].tables,
             };
             for (uint32_t t = 0; t < run->n_tokens; t++)
                 pages[row++] = layer->exact_pages[(run->pos0 + t) / SC_PAGE_ENTRIES];

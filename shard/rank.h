@@ -68,6 +68,7 @@ struct sc_seq {
     uint32_t prompt_len, n_logical;
     uint32_t compressed_to; /* end of the last compressed chunk */
     uint32_t epoch_done;    /* sc_recipe_compressed_limit reached so far */
+    uint64_t tables;        /* sc_attn_seq.tables: another one whenever a page id is replaced */
     int32_t *tokens;        /* [max_context] */
     struct sc_seq_layer *layers;
     int64_t *tau;         /* [2, n_layers]: prompt, generated */
@@ -110,7 +111,7 @@ struct sc_snaps {
 /* Rows of one step, filled by plan order. */
 struct sc_rows {
     uint32_t n, n_logits;
-    bool delta; /* rank->delta is still to be added to resid */
+    bool delta;                               /* rank->delta is still to be added to resid */
     uint32_t *positions, *slots, *logit_rows; /* [max_step_tokens] */
     int32_t *tokens;
     uint32_t *pages;          /* [n_layers, n] of a step */
@@ -137,6 +138,7 @@ struct sc_rank {
     size_t page_bytes;
 
     struct sc_seq *seqs; /* [max_seqs] */
+    uint64_t n_tables;   /* names that were given to page tables */
     void *seq_memory[4]; /* what seqs' pointers point into */
     struct sc_snaps snaps;
 
@@ -163,6 +165,7 @@ struct sc_rank {
     uint8_t *labels, *seeds;
     uint32_t n_jobs;
     size_t n_dist, n_labels;
+    uint64_t compress_from_us; /* since when the sequence that is being compressed takes time */
 };
 
 enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank, uint32_t max_context,

@@ -17,6 +17,7 @@ enum sc_status sc_seq_open(struct sc_rank *rank, const struct sc_plan_open *open
     uint32_t n_layers = rank->config->n_layers;
 
     seq->open = true;
+    seq->tables = ++rank->n_tables;
     seq->recipe = *open->recipe;
     seq->prompt_len = open->prompt_len;
     seq->n_logical = seq->compressed_to = seq->epoch_done = 0;

@@ -4,12 +4,17 @@
 
 #include "cuda/device.h"
 #include "cuda/seqs.h"
+#include "cuda/tables.h"
 
 /* ---- a runtime that counts ---- */
 
 static struct {
     int begun, ended, launched, made, destroyed;
     bool fail_end, fail_make;
+    int waited;
+    size_t copied;    /* bytes, by all copies */
+    bool fail_tables; /* copies of columns and regions */
+    cudaError_t query;
 } cuda;
 
 cudaError_t cudaHostAlloc(void **mem, size_t bytes, unsigned flags)
@@ -47,7 +52,19 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     (void)event;
+    cuda.waited++;
     return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    (void)event;
+    return cuda.query;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
@@ -63,6 +80,21 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     (void)kind;
     (void)stream;
     memcpy(to, from, bytes);
+    cuda.copied += bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t stream)
+{
+    (void)kind;
+    (void)stream;
+    if (cuda.fail_tables)
+        return cudaErrorLaunchFailure;
+    for (size_t i = 0; i < height; i++)
+        memcpy((uint8_t *)to + i * to_pitch, (const uint8_t *)from + i * from_pitch, width);
+    cuda.copied += width * height;
     return cudaSuccess;
 }
 
@@ -210,14 +242,201 @@ static bool run(struct rig *r, const struct sc_step *step)
     return replayed;
 }
 
+/* That the device finds every page of the step's sequences. */
+static void check_lists(struct rig *r, const struct sc_step *step)
+{
+    for (uint32_t l = 0; l < N_LAYERS; l++) {
+        struct sc_cuda_seqs seqs;
+        assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + l * step->n_seqs, step->n_seqs, &seqs));
+        for (uint32_t i = 0; i < step->n_seqs; i++) {
+            const struct sc_cuda_seq *s = &seqs.seqs[i];
+            const struct sc_attn_seq *want = &r->seqs[l * step->n_seqs + i];
+            assert_int_equal(s->exact_page0, want->exact_lo / 32);
+            assert_int_equal(s->n_pages, s->n_core_pages + (want->pos0 + want->n_rows - 1) / 32 +
+                                             1 - s->exact_page0);
+            assert_true(s->n_pages <= seqs.max_pages);
+            for (uint32_t p = 0; p < s->n_pages; p++)
+                assert_int_equal(seqs.tables[s->table + p],
+                                 p < s->n_core_pages
+                                     ? want->core_pages[p]
+                                     : want->exact_pages[s->exact_page0 + p - s->n_core_pages]);
+        }
+    }
+}
+
+/* Runs it with what is found on the device checked; returns the bytes that were copied. */
+static size_t run_checked(struct rig *r, const struct sc_step *step)
+{
+    const size_t before = cuda.copied;
+    bool replayed;
+    assert_ok(sc_cuda_step_begin(&r->dev.base, step, &replayed, err));
+    check_lists(r, step);
+    assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
+    return cuda.copied - before;
+}
+
+/* Sequence i has list i of the ids, and name names[i]; cores end at position 512 in layer 1. */
+static struct sc_step named_step(struct rig *r, uint32_t n_seqs, const uint64_t *names,
+                                 uint32_t pos0)
+{
+    struct sc_step step = step_of(r, n_seqs, 1, pos0, false);
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        for (uint32_t i = 0; i < n_seqs; i++) {
+            struct sc_attn_seq *seq = &r->seqs[l * n_seqs + i];
+            const uint32_t list = (uint32_t)names[i] % 10;
+            seq->exact_lo = l == 1 ? 512 : 0;
+            seq->n_cores = l == 1 ? 200 + list : 0;
+            seq->exact_pages = r->ids + 1000 * (l + 2 * list);
+            seq->core_pages = r->ids + 10000 + 100 * list;
+            seq->tables = names[i];
+        }
+    return step;
+}
+
+static void page_tables_stay_on_the_device(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    const uint64_t names[] = {10, 21, 32}, others[] = {10, 32}, later[] = {10, 41, 32};
+    struct sc_step step;
+    (void)state;
+    rig_open(r);
+    step = named_step(r, N_SEQS, names, 2000);
+    const size_t whole = run_checked(r, &step);
+    assert_true(whole > N_SEQS * N_LAYERS * 2000 / 32 * 4);
+    step = named_step(r, N_SEQS, names, 2001);
+    const size_t none = run_checked(r, &step); /* what a step has beside tables */
+    assert_true(none < whole / 2);
+    for (uint32_t pos = 2002; pos < 2100; pos++) {
+        step = named_step(r, N_SEQS, names, pos);
+        assert_int_equal(run_checked(r, &step), none + (pos % 32 == 0 ? N_SEQS * N_LAYERS * 4 : 0));
+    }
+    step = named_step(r, N_SEQS, names, 2500); /* several pages at once */
+    assert_int_equal(run_checked(r, &step), none + N_SEQS * N_LAYERS * 4 * (2500 / 32 - 2099 / 32));
+    for (uint32_t pos = 2532; pos < 9000; pos += 32) { /* beyond the room that there was */
+        step = named_step(r, N_SEQS, names, pos);
+        (void)run_checked(r, &step);
+    }
+    step = named_step(r, N_SEQS, names, 9000);
+    r->seqs[0].pos0 = r->seqs[N_SEQS].pos0 = 20000; /* one alone: the others move */
+    (void)run_checked(r, &step);
+    for (uint32_t i = 0; i < 2; i++) {
+        step = named_step(r, N_SEQS, names, 9000 + i);
+        (void)run_checked(r, &step);
+    }
+    step = named_step(r, N_SEQS, later, 9001); /* one begins anew, in a place of its size */
+    r->ids[2003] += 5;
+    const size_t one = run_checked(r, &step);
+    assert_true(one > none + N_LAYERS * 9000 / 32 * 4 && one < none + 2 * N_LAYERS * 9000 / 32 * 4);
+    step = named_step(r, N_SEQS - 1, others, 9001); /* one ends: those behind it move */
+    (void)run_checked(r, &step);
+    step = named_step(r, N_SEQS - 1, others, 9002);
+    assert_true(run_checked(r, &step) < none);
+
+    step = named_step(r, N_SEQS - 1, others, 9003); /* other cores, though the name is the same */
+    r->seqs[2].n_cores = 100;
+    (void)run_checked(r, &step);
+    step = named_step(r, N_SEQS - 1, others, 9004);
+    (void)run_checked(r, &step);
+    step = named_step(r, N_SEQS - 1, others, 9024); /* copies that fail leave nothing behind */
+    bool replayed;
+    cuda.fail_tables = true;
+    assert_fails(SC_EDEVICE, sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
+    cuda.fail_tables = false;
+    (void)run_checked(r, &step);
+
+    step = named_step(r, N_SEQS - 1, others, 9025); /* no name; and more cores than have a place */
+    r->seqs[0].tables = r->seqs[2].tables = 0;
+    (void)run_checked(r, &step);
+    step = named_step(r, N_SEQS - 1, others, 9025);
+    r->seqs[2].n_cores = 20000;
+    (void)run_checked(r, &step);
+    step = named_step(r, N_SEQS - 1, others, 9026);
+    (void)run_checked(r, &step);
+    rig_close(r);
+    free(r);
+}
+
+/* Cohorts are those of the step before where nothing changed, and are looked for where it did. */
+static void cohorts_last_as_long_as_the_tables(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    struct sc_cuda_seqs seqs;
+    bool replayed;
+    (void)state;
+    rig_open(r);
+    r->dev.cascade = true;
+    for (uint32_t pos = 6300; pos < 6420; pos++) {
+        const bool apart = pos >= 6390;
+        const uint64_t names[] = {10, apart ? 51 : 21, 32};
+        struct sc_step step = named_step(r, N_SEQS, names, pos);
+        for (uint32_t i = 0; i < N_LAYERS * N_SEQS; i++) {
+            r->seqs[i].exact_pages = r->ids + (apart && i % N_SEQS == 1 ? 700 : 0);
+            r->seqs[i].core_pages = r->ids + 10000;
+            r->seqs[i].n_cores = i < N_SEQS ? 0 : 200;
+        }
+        assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
+        check_lists(r, &step);
+        for (uint32_t l = 0; l < N_LAYERS; l++) {
+            assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + l * N_SEQS, N_SEQS, &seqs));
+            assert_int_equal(seqs.bounds.n_cohorts, 1);
+            assert_int_equal(seqs.cohorts[0].n, apart ? 2 : 3);
+            const uint32_t n = seqs.seqs[0].n_pages;
+            assert_int_equal(seqs.cohorts[0].n_shared, (n - 1) / 8);
+            for (uint32_t i = 0; i < N_SEQS; i++)
+                assert_int_equal(seqs.seqs[i].n_shared, apart && i == 1 ? 0 : (n - 1) / 8);
+        }
+        assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
+    }
+    /* The same pages, but a sequence of two rows is in no cohort. */
+    const uint64_t names[] = {10, 51, 32};
+    struct sc_step step = named_step(r, N_SEQS, names, 6419);
+    for (uint32_t i = 0; i < N_LAYERS * N_SEQS; i += N_SEQS) {
+        r->seqs[i].n_rows = 2;
+        r->seqs[i].pos0 = 6418;
+    }
+    for (uint32_t i = 0; i < N_LAYERS * N_SEQS; i++) {
+        r->seqs[i].exact_pages = r->ids + (i % N_SEQS == 1 ? 700 : 0);
+        r->seqs[i].core_pages = r->ids + 10000;
+        r->seqs[i].n_cores = i < N_SEQS ? 0 : 200;
+    }
+    assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
+    assert_true(sc_cuda_step_seqs(&r->dev, r->seqs, N_SEQS, &seqs));
+    assert_int_equal(seqs.bounds.n_cohorts, 0);
+    assert_ok(sc_cuda_step_end(&r->dev.base, true, err));
+    rig_close(r);
+    free(r);
+}
+
+static void a_step_is_waited_for_once_it_ended(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    bool waited = true;
+    (void)state;
+    rig_open(r);
+    const struct sc_step step = step_of(r, N_SEQS, 1, 64, true);
+    assert_false(run(r, &step));
+    const int before = cuda.waited;
+    assert_ok(sc_cuda_step_wait(&r->dev.base, &waited, err));
+    assert_false(waited);
+    assert_int_equal(cuda.waited, before);
+    cuda.query = cudaErrorNotReady;
+    assert_ok(sc_cuda_step_wait(&r->dev.base, &waited, err));
+    assert_true(waited);
+    assert_int_equal(cuda.waited, before + 1);
+    cuda.query = cudaErrorLaunchFailure;
+    assert_fails(SC_EDEVICE, sc_cuda_step_wait(&r->dev.base, &waited, err));
+    rig_close(r);
+    free(r);
+}
+
 static void arrays_and_tables_are_found_on_the_device(void **state)
 {
     struct rig *r = malloc(sizeof(*r));
     bool replayed;
     (void)state;
     rig_open(r);
-    const uint32_t rows = 100, pos0 = 901;
-    const struct sc_step step = step_of(r, N_SEQS, rows, pos0, true);
+    const uint32_t rows = 100;
+    const struct sc_step step = step_of(r, N_SEQS, rows, 901, true);
     assert_null(sc_cuda_step_find(&r->dev, r->tokens, 4)); /* not begun */
     assert_ok(sc_cuda_step_begin(&r->dev.base, &step, &replayed, err));
     assert_false(replayed);
@@ -241,21 +460,11 @@ static void arrays_and_tables_are_found_on_the_device(void **state)
         assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + l * N_SEQS, N_SEQS, &seqs));
         assert_int_equal(seqs.max_rows, rows);
         for (uint32_t i = 0; i < N_SEQS; i++) {
-            const struct sc_cuda_seq *s = &seqs.seqs[i];
-            const struct sc_attn_seq *want = &r->seqs[l * N_SEQS + i];
-            assert_int_equal(s->row0, want->row0);
-            assert_int_equal(s->n_core_pages, l == 1 ? 2 : 0);
-            assert_int_equal(s->exact_page0, want->exact_lo / 32);
-            assert_int_equal(s->n_pages,
-                             s->n_core_pages + (pos0 + rows - 1) / 32 + 1 - s->exact_page0);
-            assert_true(s->n_pages <= seqs.max_pages);
-            for (uint32_t p = 0; p < s->n_pages; p++)
-                assert_int_equal(seqs.tables[s->table + p],
-                                 p < s->n_core_pages
-                                     ? want->core_pages[p]
-                                     : want->exact_pages[s->exact_page0 + p - s->n_core_pages]);
+            assert_int_equal(seqs.seqs[i].row0, r->seqs[l * N_SEQS + i].row0);
+            assert_int_equal(seqs.seqs[i].n_core_pages, l == 1 ? 2 : 0);
         }
     }
+    check_lists(r, &step);
     struct sc_cuda_seqs seqs;
     struct sc_attn_seq other[N_SEQS] = {0};
     assert_false(sc_cuda_step_seqs(&r->dev, other, N_SEQS, &seqs));
@@ -449,6 +658,9 @@ static void a_step_too_large_for_its_memory_is_sent_call_by_call(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(page_tables_stay_on_the_device),
+        cmocka_unit_test(cohorts_last_as_long_as_the_tables),
+        cmocka_unit_test(a_step_is_waited_for_once_it_ended),
         cmocka_unit_test(arrays_and_tables_are_found_on_the_device),
         cmocka_unit_test(a_shape_is_recorded_the_second_time_and_then_replayed),
         cmocka_unit_test(a_shape_includes_what_sequences_share),

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/dtype.h"
 #include "cpu/cpu.h"
@@ -104,6 +105,42 @@ static enum sc_status device_matmul_swiglu(struct sc_backend *be, const struct s
     return st == SC_OK ? be->ops->swiglu(be, gate_up, y, n, ffn, err) : st;
 }
 
+/* Page tables of one layer as they were told last: what is called the same is the same, but for
+ * exact pages behind. */
+#define LAYERS_MOST 8
+static _Thread_local struct {
+    uint64_t name;
+    uint32_t n_cores, n_exact;
+    uint32_t cores[256], exact[256];
+} told[LAYERS_MOST];
+
+static bool keeps_its_promise(const struct sc_attn_seq *seq, uint32_t layer)
+{
+    const uint32_t n_cores = (seq->n_cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
+    const uint32_t first = seq->exact_lo / SC_PAGE_ENTRIES;
+    const uint32_t end = (seq->pos0 + seq->n_rows - 1) / SC_PAGE_ENTRIES + 1;
+    if (layer >= LAYERS_MOST || end > 256 || n_cores > 256 || seq->tables == 0)
+        return false;
+    if (told[layer].name == seq->tables) {
+        if (n_cores != told[layer].n_cores || end < told[layer].n_exact)
+            return false;
+        for (uint32_t i = 0; i < n_cores; i++)
+            if (seq->core_pages[i] != told[layer].cores[i])
+                return false;
+        for (uint32_t i = first; i < told[layer].n_exact; i++)
+            if (seq->exact_pages[i] != told[layer].exact[i])
+                return false;
+    } else if (layer == 0) {
+        count(&seen.names);
+    }
+    told[layer].name = seq->tables;
+    told[layer].n_cores = n_cores;
+    told[layer].n_exact = end;
+    memcpy(told[layer].cores, seq->core_pages, n_cores * sizeof(uint32_t));
+    memcpy(told[layer].exact, seq->exact_pages, end * sizeof(uint32_t));
+    return true;
+}
+
 static enum sc_status device_step_begin(struct sc_backend *be, const struct sc_step *step,
                                         bool *ret_replayed, struct sc_err *err)
 {
@@ -114,9 +151,13 @@ static enum sc_status device_step_begin(struct sc_backend *be, const struct sc_s
     for (uint32_t i = 0; i < step->n_seqs; i++) {
         for (uint32_t l = 1; l < step->n_layers; l++) {
             const struct sc_attn_seq *a = &step->seqs[i], *b = &step->seqs[l * step->n_seqs + i];
-            if (a->row0 != row || b->row0 != row || a->pos0 != b->pos0 || a->n_rows != b->n_rows)
+            if (a->row0 != row || b->row0 != row || a->pos0 != b->pos0 || a->n_rows != b->n_rows ||
+                a->tables != b->tables)
                 return sc_fail(err, SC_EINTERNAL, "layer %u sequence %u: other rows", l, i);
         }
+        for (uint32_t l = 0; l < step->n_layers && step->n_seqs == 1; l++)
+            if (!keeps_its_promise(&step->seqs[l], l))
+                return sc_fail(err, SC_EINTERNAL, "layer %u: other pages by the same name", l);
         row += step->seqs[i].n_rows;
     }
     if (row != step->n_rows)
@@ -142,6 +183,29 @@ static enum sc_status device_step_end(struct sc_backend *be, bool complete, stru
     (void)complete;
     (void)err;
     return SC_OK;
+}
+
+static enum sc_status device_step_wait(struct sc_backend *be, bool *ret_waited, struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    *ret_waited = seen.wait_ms != 0;
+    (void)usleep(seen.wait_ms * 1000);
+    return SC_OK;
+}
+
+static enum sc_status device_sync(struct sc_backend *be, struct sc_err *err)
+{
+    (void)be;
+    (void)err;
+    count(&seen.syncs);
+    return SC_OK;
+}
+
+static void device_enter(struct sc_backend *be)
+{
+    (void)be;
+    count(&seen.enters);
 }
 
 /* A network of two ranks. */
@@ -232,6 +296,7 @@ enum sc_status open_device(const struct sc_backend_opts *opts, struct sc_backend
                            struct sc_err *err)
 {
     static struct sc_backend_ops ops;
+    memset(told, 0, sizeof(told));
     enum sc_status st = sc_cpu_backend_open(opts, ret_be, err);
     if (st != SC_OK)
         return st;
@@ -242,6 +307,9 @@ enum sc_status open_device(const struct sc_backend_opts *opts, struct sc_backend
         ops.memory = device_memory;
         ops.step_begin = device_step_begin;
         ops.step_end = device_step_end;
+        ops.step_wait = device_step_wait;
+        ops.sync = device_sync;
+        ops.enter = device_enter;
         ops.matmul_swiglu = device_matmul_swiglu;
         ops.row_max = device_row_max;
         ops.peer_sum = device_peer_sum;

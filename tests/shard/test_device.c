@@ -28,6 +28,57 @@ static void a_device_gives_what_the_host_gives(void **state)
         }
 }
 
+static void only_who_wants_logits_waits(void **state)
+{
+    static float logits[1 << 18];
+    int32_t output[N_OUTPUT];
+    (void)state;
+    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++) {
+        seen.steps = seen.syncs = seen.enters = 0;
+        (void)run(on_device, n_ranks, SC_KV_COMPRESSED, output, logits);
+        assert_true(seen.steps > n_ranks * N_OUTPUT);
+        assert_true(seen.enters >= seen.steps); /* also of steps without rows */
+        if (n_ranks == 1)
+            assert_int_equal(seen.syncs, N_OUTPUT);
+        else
+            assert_true(seen.syncs >= seen.steps);
+    }
+}
+
+/* Else a device would be sent all of them with every token. */
+static void page_tables_keep_their_name(void **state)
+{
+    static float logits[1 << 18];
+    int32_t output[N_OUTPUT];
+    (void)state;
+    seen.names = 0;
+    (void)run(on_device, 1, SC_KV_EXACT, output, logits);
+    assert_int_equal(seen.names, 1);
+    seen.names = 0;
+    (void)run(on_device, 1, SC_KV_COMPRESSED, output, logits);
+    assert_true(seen.names > 1 && seen.names < N_OUTPUT);
+}
+
+/* What is still to be done of the step before is not the compression's. */
+static void compression_is_timed_from_where_it_begins(void **state)
+{
+    struct rig rig;
+    int32_t ids[N_PROMPT];
+    struct sc_seq_stats stats;
+    (void)state;
+    seen.wait_ms = 300; /* longer than all of this takes without */
+    rig_open_golden(&rig, "llama31", 1024, 1, on_device);
+    const struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
+    make_tokens(ids, N_PROMPT, rig.model->config.vocab, 7);
+    seq_open(&rig, 3, &recipe, N_PROMPT);
+    seq_run(&rig, 3, &recipe, N_PROMPT, ids, 0, N_PROMPT - 1, 50, NULL);
+    sc_engine_seq_stats(rig.engine, 3, &stats);
+    assert_true(stats.compressed_tokens > 0);
+    assert_true(stats.compress_us > 0 && stats.compress_us < 300000);
+    rig_close(&rig);
+    seen.wait_ms = 0;
+}
+
 static void drawn_tokens_are_those_of_the_host(void **state)
 {
     static float a[1 << 18], b[1 << 18];
@@ -105,6 +156,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_gives_what_the_host_gives),
+        cmocka_unit_test(only_who_wants_logits_waits),
+        cmocka_unit_test(page_tables_keep_their_name),
+        cmocka_unit_test(compression_is_timed_from_where_it_begins),
         cmocka_unit_test(drawn_tokens_are_those_of_the_host),
         cmocka_unit_test(a_token_from_broken_logits_is_an_error),
         cmocka_unit_test(pages_are_a_share_of_the_device),

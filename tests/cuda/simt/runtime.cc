@@ -324,6 +324,17 @@ extern "C" cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s)
     return cudaSuccess;
 }
 
+/* Nothing is done before somebody waits for it. */
+extern "C" cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    locked hold(lock);
+    if (recordings != 0)
+        return keep(cudaErrorStreamCaptureUnsupported);
+    const bool ready = event->stream == NULL || streams().count(event->stream) == 0 ||
+                       event->stream->n_done >= event->behind;
+    return ready ? cudaSuccess : keep(cudaErrorNotReady);
+}
+
 extern "C" cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     locked hold(lock);
