@@ -191,6 +191,7 @@ static enum sc_status grow_rounded(struct sc_cuda_device *dev, const struct sc_m
     enum sc_status st = sc_cuda_alloc(&dev->base, bytes, &mem, err);
     if (st != SC_OK)
         return st;
+    sc_cuda_forget(dev); /* an image is gone with the room that it is in */
     sc_cuda_free(&dev->base, dev->rounded);
     dev->rounded = mem;
     dev->rounded_bytes = bytes;
@@ -247,6 +248,8 @@ enum sc_status sc_cuda_matrix_open(struct sc_backend *be, const struct sc_matrix
         st = sc_cuda_gemm_open(dev, m, err);
     if (st == SC_OK)
         st = sc_cuda_check(sc_cuda_gemv_init(), "matrix", err);
+    if (st == SC_OK)
+        st = sc_cuda_check(sc_cuda_few_init(), "matrix", err);
     if (st != SC_OK) {
         sc_cuda_matrix_close(be, m);
         return st;
