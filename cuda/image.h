@@ -9,12 +9,12 @@
 /* Notes that the image of y [n_rows, dim] is where this returns once the caller's kernel has run;
  * NULL where no image is made: y is not rounded, or is read as it is by the product of a few rows,
  * or rows do not keep 16-byte alignment. read: an image that the same kernel reads, while blocks of
- * it write the new one, so that goes into the other half; NULL: none. The caller forgets it when
+ * it write the new one, which goes into the other half then; NULL: none. The caller forgets it when
  * the launch fails. */
 static inline uint16_t *sc_cuda_image_take(struct sc_cuda_device *dev, const float *y,
                                            uint32_t n_rows, uint32_t dim, const uint16_t *read)
 {
-    const size_t half = dev->rounded_bytes / 2 / SC_CUDA_ALIGN(1) * SC_CUDA_ALIGN(1);
+    const size_t half = dev->rounded_bytes / 2; /* whole rows of eight elements */
     uint16_t *at = read == dev->rounded ? dev->rounded + half / sizeof(*at) : dev->rounded;
 
     sc_cuda_forget(dev);

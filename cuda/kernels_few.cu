@@ -16,10 +16,10 @@
  * no element that another one has copied: 16 bytes of a row, eight columns that lie together, are
  * its share of two instructions. Hence no barrier and no transposing loads.
  *
- * Shared memory is some 80 KiB, so that the product that comes next can fill its rings before this
- * one ends. A row's bits depend on the shape of W and on the number of multiprocessors, nothing
- * else: a column of a tensor core's tile knows nothing of the others, and M is chosen as if there
- * were always eight. */
+ * Shared memory is 80 to 88 KiB for four rows of an 8B model, at most 104, so that the product that
+ * comes next can fill its rings before this one ends. A row's bits depend on the shape of W and on
+ * the number of multiprocessors, nothing else: a column of a tensor core's tile knows nothing of
+ * the others, and M is chosen as if there were always eight. */
 #include "cuda/kernels_few.h"
 
 #include "cuda/line.cuh"
@@ -39,7 +39,7 @@
 template <int M> constexpr uint32_t X_STAGES = (STAGES + M - 1) / M;
 
 /* Shared memory, in 16-byte pieces: rings of W, rings of x, what warps found of groups that a warp
- * before them began. */
+ * before them began, and what is added to groups that warps share. */
 static constexpr uint32_t W_RING = STAGES * TILE_PIECES;
 static __host__ __device__ constexpr uint32_t x_ring(uint32_t x_stages, uint32_t n)
 {
@@ -62,7 +62,8 @@ template <int M, bool FUSED>
 static __device__ inline void enter_group(const sc_cuda_few &a, source &s)
 {
     const uint32_t lane = threadIdx.x % 32;
-    s.row = s.group * (M * TILE_ROWS<FUSED>)+lane / 4;
+    constexpr uint32_t ROWS = M * TILE_ROWS<FUSED>;
+    s.row = s.group * ROWS + lane / 4;
     s.w = (const uint4 *)a.w + (size_t)s.row * s.n_pieces + s.step * STEP_PIECES + lane % 4;
 }
 

@@ -191,7 +191,6 @@ static enum sc_status grow_rounded(struct sc_cuda_device *dev, const struct sc_m
     enum sc_status st = sc_cuda_alloc(&dev->base, bytes, &mem, err);
     if (st != SC_OK)
         return st;
-    sc_cuda_forget(dev); /* an image is gone with the room that it is in */
     sc_cuda_free(&dev->base, dev->rounded);
     dev->rounded = mem;
     dev->rounded_bytes = bytes;

@@ -84,6 +84,22 @@ static void an_image_of_rows_that_changed_is_not_used(void **state)
     assert_ok(be->ops->matmul(be, m, y, DIM, out, OUT, N, err));
     got = from_device(be, out, N * OUT * 4);
     assert_memory_equal(got, want, N * OUT * 4);
+    free(got);
+    struct problem wide = {4 * DIM, 8,    4 * DIM, SC_DTYPE_F32, SC_DTYPE_BF16,
+                           NULL,    NULL, NULL,    NULL,         NULL};
+    wide.raw = random_weights(&r, 4 * DIM * 8, wide.source);
+    assert_ok(be->ops->norm(be, &norm, err));
+    struct sc_matrix *grown = open_matrix(&wide, be); /* images move to where there is more room */
+    assert_ok(be->ops->matmul(be, m, y, DIM, out, OUT, N, err));
+    float *host = from_device(be, y, N * DIM * 4), *after = from_device(be, out, N * OUT * 4);
+    p.x_device = on_device(be, host, N * DIM * 4);
+    got = multiply(be, &p, m, 0, N, OUT);
+    assert_memory_equal(got, after, N * OUT * 4);
+    be->ops->matrix_close(be, grown);
+    be->ops->free(be, p.x_device);
+    free(wide.raw - 1);
+    free(host);
+    free(after);
     be->ops->free(be, out);
     be->ops->free(be, in);
     be->ops->free(be, dw);
