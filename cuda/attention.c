@@ -217,6 +217,6 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
     st = sc_cuda_check(rc, "attention", err);
     if (st == SC_OK && l.image != NULL)
         dev->image = (struct sc_cuda_rounded){
-            .of = a->out, .n_rows = n_rows, .dim = a->n_heads * a->head_dim};
+            .of = a->out, .at = l.image, .n_rows = n_rows, .dim = a->n_heads * a->head_dim};
     return st;
 }

@@ -43,7 +43,8 @@ struct sc_cuda_step;
  * follows. Every call that writes device memory through the table clears it first
  * (sc_cuda_forget). */
 struct sc_cuda_rounded {
-    const float *of; /* NULL: none */
+    const float *of;    /* NULL: none */
+    const uint16_t *at; /* in dev->rounded */
     uint32_t n_rows, dim;
 };
 
@@ -175,8 +176,8 @@ bool sc_cuda_matrix_is_finite(const struct sc_matrix *matrix);
 void sc_cuda_matrix_error(const struct sc_matrix *matrix, double *error2, double *norm2);
 uint64_t sc_cuda_matrix_bytes(const struct sc_matrix *matrix);
 /* matmul.c */
-/* Are n rows multiplied by the kernel that reads the weights once? */
-bool sc_cuda_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n);
+/* Are n rows multiplied by the kernel that reads them as they are, in f32 (kernels_gemv.h)? */
+bool sc_cuda_by_gemv(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n);
 enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
                               uint32_t x_stride, float *y, uint32_t y_stride, uint32_t n,
                               struct sc_err *err);

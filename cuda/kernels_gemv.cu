@@ -14,6 +14,7 @@
  * Their order depends on the shape of W and on the number of multiprocessors, nothing else.
  * Where one row of x does not fit into shared memory, it is read from where it is. */
 #include "cuda/kernels_gemv.cuh"
+#include "cuda/line.cuh"
 
 #define LAST 8 /* steps before a warp's end when the next kernel is let in: some 4 us */
 
@@ -139,18 +140,6 @@ static __device__ inline void write_pair(const sc_cuda_gemv &a, uint32_t pair, f
     }
 }
 
-/* Where part i of n of a line begins; the first parts are one longer. */
-static __device__ inline uint32_t cut(uint32_t length, uint32_t i, uint32_t n)
-{
-    return length / n * i + min(length % n, i);
-}
-
-/* Of the pairs of a warp whose part of the line ends there. */
-static __device__ inline uint32_t last_pair(uint32_t end, uint32_t n_steps)
-{
-    return (end > 0 ? end - 1 : 0) / n_steps;
-}
-
 /* The warp that began a pair adds what those behind it found. line: steps of the block. */
 template <int N, bool FUSED>
 static __device__ inline void join(const sc_cuda_gemv &a, const kept<N> &k, uint32_t first_pair,
@@ -158,7 +147,7 @@ static __device__ inline void join(const sc_cuda_gemv &a, const kept<N> &k, uint
 {
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t begin = cut(line, warp, WARPS), end = cut(line, warp + 1, WARPS);
-    const uint32_t pair = last_pair(end, n_steps), pair_end = (pair + 1) * n_steps;
+    const uint32_t pair = last_piece(end, n_steps), pair_end = (pair + 1) * n_steps;
     float sum[2][N];
 
     if (begin == end || pair * n_steps < begin || pair_end == end)
@@ -230,7 +219,7 @@ static __global__ void __maxnreg__((REGISTERS<W, N>))
 
     sc_inputs_ready();
     if (a.add && begin < end) {
-        const float2 old = load_old<N, FUSED>(a, first_pair + last_pair(end, n_steps));
+        const float2 old = load_old<N, FUSED>(a, first_pair + last_piece(end, n_steps));
         if (lane < N) {
             k.old[warp][2 * lane] = old.x;
             k.old[warp][2 * lane + 1] = old.y;

@@ -8,12 +8,12 @@
 #include <stdint.h>
 
 #include "base/dtype.h"
+#include "cuda/kernels_few.h"
 
 #define SC_CUDA_GEMV_ROWS_MAX 4u
-/* Where activations may be rounded and weights are bf16, so few rows go here: cuBLASLt reads the
- * weights once for up to 16. Four rows of an 8B model here: decoding takes 1.6 times as long.
- */
-#define SC_CUDA_GEMV_ROWS 2u
+/* Where activations may be rounded and weights are bf16, so few rows go here: for more,
+ * kernels_few.h. Four rows of an 8B model here: decoding takes 1.6 times as long. */
+#define SC_CUDA_GEMV_ROWS (SC_CUDA_FEW_FROM - 1u)
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,10 +1,11 @@
-/* Products. A few rows are read straight from the weights; more go through cuBLASLt, in bf16 unless
- * the weights are f32: activations rounded once (math bf16) or as the sum of three bf16 numbers
- * (math f32), int8 weights widened in blocks and scaled at the end. */
+/* Products. A few rows go through kernels of ours that read the weights once; more through
+ * cuBLASLt, in bf16 unless the weights are f32: activations rounded once (math bf16) or as the sum
+ * of three bf16 numbers (math f32), int8 weights widened in blocks and scaled at the end. */
 #include "cuda/device.h"
 
 #include "cuda/gemm.h"
 #include "cuda/image.h"
+#include "cuda/kernels_few.h"
 #include "cuda/kernels_gemv.h"
 #include "cuda/kernels_matrix.h"
 #include "cuda/kernels_rows.h"
@@ -15,24 +16,32 @@ struct rows {
     void *y;
     cudaDataType_t out;
     uint32_t x_stride, y_stride, n;
-    bool rounded; /* dev->rounded holds x already */
-    bool add;     /* to what y holds */
+    const uint16_t *image; /* of x, if there is one already */
+    bool add;              /* to what y holds */
 };
 
-/* dev->rounded is the image of x: of those rows, or of more that begin with them. */
-static bool has_image(const struct sc_cuda_device *dev, const struct sc_matrix *w, const float *x,
-                      uint32_t x_stride, uint32_t n)
+/* The image of x, if it was left: of those rows, or of more that begin with them. */
+static const uint16_t *image_of(const struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                const float *x, uint32_t x_stride, uint32_t n)
 {
     const struct sc_cuda_rounded *image = &dev->image;
-    return dev->bf16 && x != NULL && image->of == x && image->dim == w->n_in &&
-           n <= image->n_rows && (n == 1 || x_stride == w->n_in) && w->n_in % 8 == 0;
+    const bool is = dev->bf16 && x != NULL && image->of == x && image->dim == w->n_in &&
+                    n <= image->n_rows && (n == 1 || x_stride == w->n_in) && w->n_in % 8 == 0;
+    return is ? image->at : NULL;
 }
 
 /* Other weights, and math f32, cost cuBLASLt several passes. */
-bool sc_cuda_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
+bool sc_cuda_by_gemv(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
     const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16;
     return !dev->strict && n <= (one_pass ? SC_CUDA_GEMV_ROWS : SC_CUDA_GEMV_ROWS_MAX);
+}
+
+/* By the kernel of kernels_few.h? Like cuBLASLt it reads the image of x. */
+static bool by_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
+{
+    return dev->bf16 && !dev->strict && w->store == SC_DTYPE_BF16 && n >= SC_CUDA_FEW_FROM &&
+           n <= SC_CUDA_FEW_TO && sc_cuda_few_fits();
 }
 
 /* Is the norm of these rows left to this product? */
@@ -41,7 +50,7 @@ static bool makes_norm(const struct sc_cuda_device *dev, const struct sc_matrix 
 {
     const struct sc_cuda_normed *norm = &dev->normed;
     return norm->of != NULL && norm->of == r->x && norm->next == w && norm->n_rows == r->n &&
-           (r->n == 1 || r->x_stride == w->n_in) && sc_cuda_few(dev, w, r->n);
+           (r->n == 1 || r->x_stride == w->n_in) && sc_cuda_by_gemv(dev, w, r->n);
 }
 
 /* The parts of x, smallest first: sums grow towards the large ones. */
@@ -49,15 +58,17 @@ static enum sc_status multiply_parts(struct sc_cuda_device *dev, const struct sc
                                      struct sc_cuda_product *p, size_t part_elements,
                                      struct sc_err *err)
 {
+    const uint16_t *parts = p->b;
     const uint32_t n_parts = dev->bf16 ? 1 : 3;
     const bool add = p->accumulate;
     enum sc_status st = SC_OK;
     for (uint32_t part = n_parts; part-- > 0 && st == SC_OK;) {
-        p->b = dev->rounded + part * part_elements;
+        p->b = parts + part * part_elements;
         p->accumulate = add || part + 1 < n_parts;
         st = sc_cuda_gemm_run(dev, gemm, p, err);
     }
     p->accumulate = add;
+    p->b = parts;
     return st;
 }
 
@@ -95,7 +106,9 @@ static enum sc_status multiply_some(struct sc_cuda_device *dev, const struct sc_
         .in = f32 ? CUDA_R_32F : CUDA_R_16BF,
         .out = r->out,
         .a = w->data,
-        .b = r->x,
+        .b = f32                ? (const void *)r->x
+             : r->image != NULL ? r->image
+                                : dev->rounded,
         .d = r->y,
         .bias = sc_cuda_gemm_takes_bias(w->gemm) ? w->bias : NULL,
         .m = w->n_out,
@@ -110,7 +123,7 @@ static enum sc_status multiply_some(struct sc_cuda_device *dev, const struct sc_
 
     if (f32)
         return sc_cuda_gemm_run(dev, w->gemm, &p, err);
-    if (!r->rounded)
+    if (r->image == NULL)
         st = sc_cuda_check(sc_cuda_launch_round(r->x, r->x_stride, r->n, w->n_in, k,
                                                 dev->bf16 ? 1 : 3, part_elements, dev->rounded,
                                                 dev->stream),
@@ -143,8 +156,8 @@ static enum sc_status multiply(struct sc_cuda_device *dev, const struct sc_matri
 }
 
 /* r->x: rows that nobody wrote, if a norm was left to this product. */
-static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_matrix *w,
-                                   const struct rows *r, bool fused, struct sc_err *err)
+static enum sc_status multiply_gemv(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                    const struct rows *r, bool fused, struct sc_err *err)
 {
     const struct sc_cuda_normed *norm = &dev->normed;
     const bool normed = makes_norm(dev, w, r);
@@ -174,12 +187,61 @@ static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_m
                          err);
 }
 
+/* The image of x, made if need be. */
+static enum sc_status make_image(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                 struct rows *r, struct sc_err *err)
+{
+    if (r->image != NULL)
+        return SC_OK;
+    r->image = dev->rounded;
+    return sc_cuda_check(sc_cuda_launch_round(r->x, r->x_stride, r->n, w->n_in, sc_cuda_gemm_k(w),
+                                              1, 0, dev->rounded, dev->stream),
+                         "matmul", err);
+}
+
+/* image: NULL, or where that of y goes; then y may be NULL. */
+static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                   const struct rows *r, bool fused, uint16_t *image,
+                                   struct sc_err *err)
+{
+    const struct sc_cuda_few few = {
+        .w = w->data,
+        .x = r->image,
+        .bias = w->bias,
+        .y = r->y,
+        .image = image,
+        .ld = w->ld,
+        .n_out = w->n_out,
+        .y_stride = r->y_stride,
+        .n = r->n,
+        .fused = fused,
+        .add = r->add,
+    };
+    return sc_cuda_check(sc_cuda_launch_few(&few, (uint32_t)dev->n_sms, dev->stream), "matmul",
+                         err);
+}
+
+/* The result's image is for the product with next. */
+static enum sc_status swiglu_few(struct sc_cuda_device *dev, const struct sc_matrix *w,
+                                 struct rows *r, const struct sc_matrix *next, struct sc_err *err)
+{
+    enum sc_status st = make_image(dev, w, r, err);
+    if (st != SC_OK)
+        return st;
+    uint16_t *image = sc_cuda_image_take(dev, r->y, r->n, w->n_out / 2, r->image);
+    r->y = sc_cuda_image_beside(dev, image, r->y, r->n, w->n_out / 2, next);
+    st = multiply_few(dev, w, r, true, image, err);
+    if (st != SC_OK)
+        sc_cuda_forget(dev);
+    return st;
+}
+
 /* Rows that were made for one product, as an image or not at all, are good for no other. */
 static enum sc_status check_written(const struct sc_cuda_device *dev, const struct sc_matrix *w,
                                     const struct rows *r, struct sc_err *err)
 {
     if (r->x == NULL || r->x != dev->unwritten || makes_norm(dev, w, r) ||
-        (r->rounded && w->store != SC_DTYPE_F32 && !sc_cuda_few(dev, w, r->n)))
+        (r->image != NULL && w->store != SC_DTYPE_F32 && !sc_cuda_by_gemv(dev, w, r->n)))
         return SC_OK;
     return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows that were made for another product",
                    w->n_out, w->n_in, r->n);
@@ -192,10 +254,14 @@ static enum sc_status multiply_all(struct sc_cuda_device *dev, const struct sc_m
     if (st != SC_OK)
         return st;
     sc_cuda_is_written(dev, r->y);
-    if (sc_cuda_few(dev, w, r->n))
-        return multiply_few(dev, w, r, false, err);
+    if (sc_cuda_by_gemv(dev, w, r->n))
+        return multiply_gemv(dev, w, r, false, err);
     sc_cuda_forget(dev);
-    return multiply(dev, w, r, err);
+    if (!by_few(dev, w, r->n))
+        return multiply(dev, w, r, err);
+    struct rows rounded = *r;
+    st = make_image(dev, w, &rounded, err);
+    return st == SC_OK ? multiply_few(dev, w, &rounded, false, NULL, err) : st;
 }
 
 enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
@@ -216,7 +282,7 @@ enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, 
         .x_stride = x_stride,
         .y_stride = y_stride,
         .n = n,
-        .rounded = has_image(dev, w, x, x_stride, n),
+        .image = image_of(dev, w, x, x_stride, n),
     };
     return multiply_all(dev, w, &rows, err);
 }
@@ -230,7 +296,8 @@ enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matrix 
     struct sc_cuda_device *dev = sc_cuda_device(be);
     const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16 && w->bias == NULL;
 
-    *ret_added = n > 0 && n <= SC_CUDA_ROWS_MAX && (one_pass || sc_cuda_few(dev, w, n));
+    *ret_added = n > 0 && n <= SC_CUDA_ROWS_MAX &&
+                 (one_pass || sc_cuda_by_gemv(dev, w, n) || by_few(dev, w, n));
     if (!*ret_added)
         return sc_cuda_matmul(be, w, x, w->n_in, delta, w->n_out, n, err);
     const struct rows rows = {
@@ -240,7 +307,7 @@ enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matrix 
         .x_stride = w->n_in,
         .y_stride = w->n_out,
         .n = n,
-        .rounded = has_image(dev, w, x, w->n_in, n),
+        .image = image_of(dev, w, x, w->n_in, n),
         .add = true,
     };
     return multiply_all(dev, w, &rows, err);
@@ -269,22 +336,24 @@ enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matr
         .x_stride = w->n_in,
         .y_stride = ffn,
         .n = n,
-        .rounded = has_image(dev, w, x, w->n_in, n),
+        .image = image_of(dev, w, x, w->n_in, n),
     };
     st = check_written(dev, w, &rows, err);
     if (st != SC_OK)
         return st;
-    if (sc_cuda_few(dev, w, n)) {
+    if (sc_cuda_by_gemv(dev, w, n)) {
         sc_cuda_is_written(dev, y);
-        return multiply_few(dev, w, &rows, true, err);
+        return multiply_gemv(dev, w, &rows, true, err);
     }
     sc_cuda_forget(dev);
+    if (by_few(dev, w, n))
+        return swiglu_few(dev, w, &rows, next, err);
     rows.y = gate_up;
     rows.y_stride = w->n_out;
     st = multiply(dev, w, &rows, err);
     if (st != SC_OK)
         return st;
-    uint16_t *image = sc_cuda_image_take(dev, y, n, ffn);
+    uint16_t *image = sc_cuda_image_take(dev, y, n, ffn, NULL);
     y = sc_cuda_image_beside(dev, image, y, n, ffn, next);
     st = sc_cuda_check(sc_cuda_launch_swiglu(gate_up, half ? SC_DTYPE_BF16 : SC_DTYPE_F32, y, image,
                                              n, ffn, dev->stream),

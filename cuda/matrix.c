@@ -247,6 +247,8 @@ enum sc_status sc_cuda_matrix_open(struct sc_backend *be, const struct sc_matrix
         st = sc_cuda_gemm_open(dev, m, err);
     if (st == SC_OK)
         st = sc_cuda_check(sc_cuda_gemv_init(), "matrix", err);
+    if (st == SC_OK)
+        st = sc_cuda_check(sc_cuda_few_init(), "matrix", err);
     if (st != SC_OK) {
         sc_cuda_matrix_close(be, m);
         return st;

@@ -98,7 +98,7 @@ static bool leave_to_product(struct sc_cuda_device *dev, const struct sc_norm_ar
     const struct sc_matrix *next = a->next;
 
     if (next == NULL || a->y == NULL || a->delta != NULL || next->n_in != a->dim ||
-        !sc_cuda_few(dev, next, a->n_rows) ||
+        !sc_cuda_by_gemv(dev, next, a->n_rows) ||
         !sc_cuda_gemv_takes_norm(next->store, next->ld, a->n_rows))
         return false;
     sc_cuda_forget(dev);
@@ -121,7 +121,7 @@ enum sc_status sc_cuda_norm(struct sc_backend *be, const struct sc_norm_args *ar
         return SC_OK;
     if (leave_to_product(dev, args))
         return SC_OK;
-    uint16_t *image = sc_cuda_image_take(dev, args->y, args->n_rows, args->dim);
+    uint16_t *image = sc_cuda_image_take(dev, args->y, args->n_rows, args->dim, NULL);
     const struct sc_cuda_norm norm = {
         .resid = args->resid,
         .delta = args->delta,
@@ -146,7 +146,7 @@ enum sc_status sc_cuda_swiglu(struct sc_backend *be, const float *gate_up, float
 
     if (st != SC_OK || n == 0)
         return st;
-    uint16_t *image = sc_cuda_image_take(dev, y, n, ffn);
+    uint16_t *image = sc_cuda_image_take(dev, y, n, ffn, NULL);
     sc_cuda_is_written(dev, y);
     st = sc_cuda_check(sc_cuda_launch_swiglu(gate_up, SC_DTYPE_F32, y, image, n, ffn, dev->stream),
                        "swiglu", err);

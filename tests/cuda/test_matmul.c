@@ -17,9 +17,8 @@
 #define FEW_BF 2u /* ... where activations may be rounded and weights are bf16 */
 
 /* x rows at a stride, NaN between them. */
-static void make(struct problem *p, struct rng *r, bool bias)
+static void fill(struct problem *p, struct rng *r, bool bias)
 {
-    struct sc_backend *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
     p->raw = random_weights(r, (size_t)p->n_in * p->n_out, p->source);
     p->b = bias ? random_floats(r, p->n_out) : NULL;
     p->x = random_floats(r, (size_t)N_MAX * p->x_stride);
@@ -27,11 +26,22 @@ static void make(struct problem *p, struct rng *r, bool bias)
         for (uint32_t k = p->n_in; k < p->x_stride; k++)
             p->x[(size_t)i * p->x_stride + k] = NAN;
     }
+}
+
+static void expect(struct problem *p)
+{
+    struct sc_backend *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
     p->want = malloc((size_t)N_MAX * p->n_out * 4);
     struct sc_matrix *m = open_matrix(p, cpu);
     assert_ok(cpu->ops->matmul(cpu, m, p->x, p->x_stride, p->want, p->n_out, N_MAX, err));
     cpu->ops->matrix_close(cpu, m);
     cpu->ops->close(cpu);
+}
+
+static void make(struct problem *p, struct rng *r, bool bias)
+{
+    fill(p, r, bias);
+    expect(p);
 }
 
 static void drop(struct problem *p)
@@ -194,7 +204,7 @@ static void long_prompts_go_in_pieces(void **state)
 static void a_product_with_swiglu_is_the_two_in_turn(void **state)
 {
     static const uint32_t shapes[][2] = {{64, 33}, {30, 100}, {256, 1000}, {100, 2}};
-    static const uint32_t rows[] = {1, 2, 3, 4, 5, 17, 64};
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 9, 64};
     struct rng r = {6};
     struct backends all = open_all();
     struct sc_backend *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
@@ -239,6 +249,100 @@ static void a_product_with_swiglu_is_the_two_in_turn(void **state)
     close_all(&all);
 }
 
+/* The rows of a call against those of other calls (the first call gives them) and of the CPU. */
+static void check_few(const struct problem *p, const char *what, const float *got, float *bits,
+                      uint32_t row0, uint32_t n, uint32_t width, const float *want, double usual)
+{
+    const double most = 2 * TENSOR_LIMIT(p->n_in),
+                 e = error_of(got, want + (size_t)row0 * width, (size_t)n * width, usual);
+    if (!(e <= most))
+        fail_msg("[%u, %u] x %u, %s: relative error %g, limit %g", p->n_out, p->n_in, n, what, e,
+                 most);
+    for (uint32_t i = 0; i < n && n > FEW_BF; i++) {
+        float *row = bits + (size_t)(row0 + i) * width;
+        if (isnan(row[0]))
+            memcpy(row, got + (size_t)i * width, width * 4);
+        if (memcmp(row, got + (size_t)i * width, width * 4) != 0)
+            fail_msg("[%u, %u], %s: row %u differs among rows %u + %u", p->n_out, p->n_in, what,
+                     row0 + i, row0, n);
+    }
+}
+
+/* Adds to rows what multiply gave; dense. */
+static void check_added(struct sc_backend *be, struct sc_matrix *m, const struct problem *p,
+                        uint32_t row0, uint32_t n, const float *got)
+{
+    const size_t size = (size_t)n * p->n_out;
+    float *resid = on_device(be, p->want, size * 4 + 4), *delta = on_device(be, NULL, size * 4);
+    bool added = false;
+    assert_ok(be->ops->matmul_add(be, m, p->x_device + (size_t)row0 * p->x_stride, delta, resid, n,
+                                  &added, err));
+    assert_true(added);
+    float *sum = from_device(be, resid, size * 4 + 4);
+    for (size_t i = 0; i <= size; i++) {
+        const volatile float want = p->want[i] + (i < size ? got[i] : 0.0f);
+        if (sum[i] != want)
+            fail_msg("[%u, %u] x %u: %g + %g is %g at %zu", p->n_out, p->n_in, n, p->want[i],
+                     got[i], sum[i], i);
+    }
+    be->ops->free(be, resid);
+    be->ops->free(be, delta);
+    free(sum);
+}
+
+/* Rows that bf16 holds, so that nothing but the order of sums is between the two. Shapes: a tile
+ * and parts of one; groups of one, two and three tiles, one a block or several; fewer columns than
+ * a step, and steps that end within a row's last piece. */
+static void a_few_rows_have_the_same_bits_in_any_company(void **state)
+{
+    enum { ROWS = 11 };
+    static const uint32_t shapes[][2] = {{1, 1},     {8, 16},    {30, 9},    {64, 34},
+                                         {72, 65},   {200, 95},  {520, 144}, {1000, 190},
+                                         {513, 300}, {4104, 98}, {40, 2000}, {14336, 22}};
+    struct rng r = {10};
+    struct sc_backend *be = open_cuda(SC_MATH_BF16, false),
+                      *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
+    (void)state;
+    for (size_t s = 0; s < 2 * SC_ARRAY_LEN(shapes); s++) {
+        const uint32_t n_in = shapes[s / 2][0], n_out = shapes[s / 2][1], ffn = n_out / 2;
+        struct problem p = {n_in, n_out, n_in, SC_DTYPE_BF16, SC_DTYPE_BF16,
+                            NULL, NULL,  NULL, NULL,          NULL};
+        const size_t size = (size_t)(ROWS + 1) * n_out;
+        float *bits = malloc(size * 4), *gated = malloc(size * 4), *want = malloc(size * 4);
+        fill(&p, &r, s % 2);
+        for (size_t i = 0; i < (size_t)N_MAX * n_in; i++)
+            p.x[i] = sc_bf16_to_f32(sc_f32_to_bf16(p.x[i]));
+        expect(&p);
+        if (n_out % 2 == 0)
+            assert_ok(cpu->ops->swiglu(cpu, p.want, want, ROWS, ffn, err));
+        memset(bits, 0xff, size * 4);
+        memset(gated, 0xff, size * 4);
+        struct sc_matrix *m = open_matrix(&p, be);
+        p.x_device = on_device(be, p.x, (size_t)N_MAX * n_in * 4);
+        for (uint32_t n = 1; n <= 8; n++) {
+            for (uint32_t row0 = 0; row0 + n <= ROWS; row0 += 3) {
+                float *got = multiply(be, &p, m, row0, n, n_out + row0);
+                check_few(&p, "alone", got, bits, row0, n, n_out, p.want, sqrt(n_in));
+                check_added(be, m, &p, row0, n, got);
+                free(got);
+                if (n_out % 2 != 0)
+                    continue;
+                got = run_swiglu(be, m, p.x + (size_t)row0 * n_in, n_in, n, ffn);
+                check_few(&p, "swiglu", got, gated, row0, n, ffn, want, 0.7 * n_in);
+                free(got);
+            }
+        }
+        be->ops->matrix_close(be, m);
+        be->ops->free(be, p.x_device);
+        drop(&p);
+        free(bits);
+        free(gated);
+        free(want);
+    }
+    cpu->ops->close(cpu);
+    be->ops->close(be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +350,7 @@ int main(void)
         cmocka_unit_test(strict_rows_have_the_same_bits_in_any_number),
         cmocka_unit_test(long_prompts_go_in_pieces),
         cmocka_unit_test(a_product_with_swiglu_is_the_two_in_turn),
+        cmocka_unit_test(a_few_rows_have_the_same_bits_in_any_company),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
