@@ -11,6 +11,7 @@ enum sc_status sc_cuda_row_max(struct sc_backend *be, const float *x, uint32_t n
         return st;
     if (n_cols > width)
         return sc_fail(err, SC_EINVAL, "row_max: %u of %u columns", n_cols, width);
-    return sc_cuda_check(sc_cuda_launch_row_max(x, n_rows, width, n_cols, best, dev->stream),
-                         "row_max", err);
+    return sc_cuda_check(
+        sc_cuda_launch_row_max(x, n_rows, width, n_cols, dev->best_scratch, best, dev->stream),
+        "row_max", err);
 }

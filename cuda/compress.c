@@ -143,7 +143,7 @@ enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_arg
     freq_at = part(&bytes, angles ? half : 0, sizeof(float));
     means_at = part(&bytes, means.n * per_mean, sizeof(float));
     sent = bytes;
-    turns_at = part(&bytes, pre ? launch.max_m * half : 0, 2 * sizeof(float));
+    turns_at = part(&bytes, angles ? launch.max_m * half : 0, 2 * sizeof(float));
     st = sc_cuda_stage_take(dev, bytes, "distances", &host, &device, err);
     if (st != SC_OK)
         return st;
@@ -163,11 +163,12 @@ enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_arg
     launch.inv_var = (const float *)(const void *)(d + var_at);
     launch.mean_key = (const float *)(const void *)(d + means_at);
     launch.inv_freq = angles ? (const float *)(const void *)(d + freq_at) : NULL;
-    launch.turns = pre ? (float *)(void *)(d + turns_at) : NULL;
+    launch.turns = angles ? (float *)(void *)(d + turns_at) : NULL;
     launch.dist = a->dist;
     launch.n_planes = a->n_planes;
     launch.n_kv_heads = a->n_kv_heads;
     launch.cap = a->cap;
+    launch.pre = pre;
     launch.cosine = cosine;
     cudaError_t rc = sc_cuda_launch_distances(&launch, (uint32_t)dev->n_sms, dev->stream);
     if (rc == cudaSuccess && means.n > 0)

@@ -2,6 +2,7 @@
 
 #include "cuda/cuda.h"
 
+#include "cuda/kernels_best.h"
 #include "cuda/nccl.h"
 
 #include <stdio.h>
@@ -235,6 +236,7 @@ static void cuda_close(struct sc_backend *be)
     (void)cudaFree(dev->workspace);
     (void)cudaFree(dev->parts);
     (void)cudaFree(dev->rounded);
+    (void)cudaFree(dev->best_scratch);
     (void)cudaFree(dev->inv_freq);
     free(dev->tuned);
     if (dev->stream != NULL)
@@ -355,11 +357,15 @@ static enum sc_status take_memory(struct sc_cuda_device *dev, struct sc_err *err
         {(void **)&dev->stage.device, 2 * SC_CUDA_STAGE_BYTES},
         {&dev->workspace, SC_CUDA_WORKSPACE},
         {(void **)&dev->parts, SC_CUDA_PARTS_BYTES},
+        {&dev->best_scratch, SC_CUDA_BEST_BYTES},
         {(void **)&dev->inv_freq, SC_CUDA_HEAD_DIM_MAX / 2 * sizeof(float)},
     };
     enum sc_status st = SC_OK;
     for (size_t i = 0; i < SC_ARRAY_LEN(wants) && st == SC_OK; i++)
         st = sc_cuda_alloc(&dev->base, wants[i].bytes, wants[i].mem, err);
+    if (st == SC_OK)
+        st = sc_cuda_check(cudaMemsetAsync(dev->best_scratch, 0, SC_CUDA_BEST_BYTES, dev->stream),
+                           "device memory", err);
     if (st == SC_OK)
         st = sc_cuda_check(cudaHostAlloc((void **)&dev->stage.host, 2 * SC_CUDA_STAGE_BYTES,
                                          cudaHostAllocPortable),

@@ -75,6 +75,7 @@ struct sc_cuda_device {
     struct sc_cuda_rounded image;
     struct sc_cuda_normed normed;
     const float *unwritten; /* rows that only the product that follows can make or read, or NULL */
+    void *best_scratch;     /* SC_CUDA_BEST_BYTES, see kernels_best.h */
     float *inv_freq; /* device [SC_CUDA_HEAD_DIM_MAX / 2]: those of the last rope_angles ... */
     float inv_freq_host[SC_CUDA_HEAD_DIM_MAX / 2]; /* ... which were these */
     uint32_t inv_freq_dim;                         /* head_dim; 0: none yet */

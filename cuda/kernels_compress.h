@@ -46,12 +46,14 @@ struct sc_cuda_dist_launch {
     const float *inv_var;                /* [n_jobs, n_kv_heads] in that order; unused by cosine */
     const float *mean_key;               /* [means, n_kv_heads, head_dim]; NULL: zero diagonals */
     const float *inv_freq;               /* [head_dim / 2]; NULL: keys as stored, no mean keys */
-    float *turns;                        /* [max_m, head_dim / 2, 2]: filled here; unless NULL */
+    float *turns;                        /* [max_m, head_dim / 2, 2]: filled here; unless NULL:
+                                          * neither pre nor mean keys */
     int32_t *dist;
     size_t n_dist;                       /* ints of all planes of all jobs */
     uint32_t n_jobs[SC_CUDA_DIST_SIZES]; /* of each size */
     uint32_t n_planes, n_kv_heads, max_m;
     int32_t cap;
+    bool pre; /* keys are turned back before they are compared */
     bool cosine;
 };
 

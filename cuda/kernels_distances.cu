@@ -122,7 +122,7 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a, const c
             if (token >= job.m)
                 continue;
             const T *key = key_at<T>(a, job, head, token) + s.first + d;
-            if (a.turns != NULL) {
+            if (a.pre) {
                 const float4 *turn =
                     (const float4 *)(a.turns + 2 * ((size_t)token * half + s.first + d));
                 t01[b] = turn[0], t23[b] = turn[1];
@@ -146,7 +146,7 @@ static __device__ void load_by_four(const struct sc_cuda_dist_launch &a, const c
                 lo[b][k] *= scale[b];
                 hi[b][k] *= scale[b];
             }
-            if (a.turns != NULL) { /* padding stays zero */
+            if (a.pre) { /* padding stays zero */
                 unrotate(lo[b][0], hi[b][0], t01[b].x, t01[b].y);
                 unrotate(lo[b][1], hi[b][1], t01[b].z, t01[b].w);
                 unrotate(lo[b][2], hi[b][2], t23[b].x, t23[b].y);
@@ -183,7 +183,7 @@ static __device__ void load_by_one(const struct sc_cuda_dist_launch &a, const ch
                 lo *= scale;
                 hi *= scale;
             }
-            if (a.turns != NULL) {
+            if (a.pre) {
                 const float *turn = a.turns + 2 * ((size_t)token * half + s.first + d);
                 unrotate(lo, hi, turn[0], turn[1]);
             }

@@ -209,6 +209,33 @@ static void every_length_from_every_slot_is_measured(void **state)
     }
 }
 
+/* Head dimensions whose halves are multiples of eight and others, as many heads as are read at one
+ * time, fewer and more, and two layers, each with mean keys of its own. */
+static void outliers_match_the_twin_for_every_head_dim_and_number_of_heads(void **state)
+{
+    static const uint32_t shapes[][2] = {{1, 16},  {2, 18},  {3, 64},  {4, 30},  {5, 128}, {6, 34},
+                                         {7, 112}, {8, 128}, {2, 250}, {3, 256}, {4, 2},   {5, 46}};
+    static const uint32_t lengths[] = {1, 31, 33, 64, 127, 128, 2, 95};
+    double worst = 0.0;
+    (void)state;
+    for (size_t i = 0; i < 3 * SC_ARRAY_LEN(shapes); i++) {
+        struct scene s;
+        struct rng r = {1000 + i}; /* not the mean keys of the scene */
+        float *second = random_floats(&r, (size_t)HEADS_MAX * 256);
+        scene_open(&s, (uint32_t)i, shapes[i / 3][0], shapes[i / 3][1], kv_dtypes[i % 3],
+                   800 + rng_below(&r, 100), lengths, SC_ARRAY_LEN(lengths));
+        for (uint32_t j = 0; j < s.n_jobs; j++)
+            s.jobs[j].mean_key = j % 3 == 1 ? second : s.mean_key;
+        for (int metric = (int)i % 2; metric < 4; metric += 2) {
+            compare_distances(&s, (enum sc_metric)metric, 1, &worst);
+            compare_distances(&s, (enum sc_metric)metric, s.n_kv_heads, &worst);
+        }
+        scene_close(&s);
+        free(second);
+    }
+    printf("  distances beyond one unit a head: %.1e relative (limit 2e-05)\n", worst);
+}
+
 /* So many long chunks that a block takes all heads of one, beside a short one whose heads blocks
  * share: where that is so depends on the device. */
 static void many_chunks_give_what_two_give(void **state)
@@ -433,6 +460,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(distances_match_the_twin_for_every_metric_and_length),
         cmocka_unit_test(every_length_from_every_slot_is_measured),
+        cmocka_unit_test(outliers_match_the_twin_for_every_head_dim_and_number_of_heads),
         cmocka_unit_test(many_chunks_give_what_two_give),
         cmocka_unit_test(far_broken_and_zero_keys_give_what_the_twin_gives),
         cmocka_unit_test(cores_are_the_twins_bit_for_bit),

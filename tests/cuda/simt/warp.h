@@ -98,6 +98,16 @@ template <class T> static inline T atomicAdd(T *at, std::common_type_t<T> value)
     return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
 }
 
+/* Nothing comes in another order here, and there are no caches. */
+static inline void __threadfence(void)
+{
+}
+
+template <class T> static inline T __ldcg(const T *from)
+{
+    return *from;
+}
+
 static inline int32_t atomicMax(int32_t *at, int32_t value)
 {
     const int32_t old = __atomic_load_n(at, __ATOMIC_RELAXED);
