@@ -105,4 +105,12 @@ static inline int32_t atomicMax(int32_t *at, int32_t value)
     return old;
 }
 
+/* Past the first cache, which is not there; aligned, as any load must be. */
+template <class T> static inline T __ldcg(const T *at)
+{
+    if ((uintptr_t)at % sizeof(T) != 0)
+        simt::fail("%zu bytes from %p", sizeof(T), (const void *)at);
+    return *at;
+}
+
 #endif
