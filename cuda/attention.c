@@ -1,11 +1,13 @@
 #include "cuda/device.h"
 
+#include <assert.h>
 #include <math.h>
 
 #include "cuda/kernels_attention.h"
 #include "cuda/seqs.h"
 
 #define GRID_MAX 65535u /* blocks along the second and third axis */
+static_assert(SC_CUDA_ATTN_UNITS <= GRID_MAX, "each has blocks of its own");
 
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
@@ -83,8 +85,8 @@ static uint32_t most_splits(uint32_t max_pages)
     return smaller(n > n_few ? n : n_few, SC_CUDA_ATTN_SPLITS_MAX);
 }
 
-/* How many (sequence, KV head) at a time parts have room for. Those of a cohort stay together, some
- * heads at a time, or read alone where there is no room for one head of all. */
+/* How many (sequence, KV head) at a time parts and their counts have room for. Those of a cohort
+ * stay together, some heads at a time, or read alone where there is no room for one head of all. */
 static void share_out(struct sc_cuda_attn *l, bool tensor_cores, uint32_t *ret_seqs,
                       uint32_t *ret_heads)
 {
@@ -93,9 +95,9 @@ static void share_out(struct sc_cuda_attn *l, bool tensor_cores, uint32_t *ret_s
     uint32_t fit = GRID_MAX;
 
     if (l->n_splits > 1)
-        fit = (uint32_t)(SC_CUDA_PARTS_BYTES / sizeof(float) /
-                         ((size_t)l->n_splits * l->part_rows *
-                          (l->head_dim + SC_CUDA_ATTN_PART_PAD)));
+        fit = smaller(SC_CUDA_ATTN_UNITS, (uint32_t)(SC_CUDA_PARTS_BYTES / sizeof(float) /
+                                                     ((size_t)l->n_splits * l->part_rows *
+                                                      (l->head_dim + SC_CUDA_ATTN_PART_PAD))));
     if (!tensor_cores || l->group > SC_CUDA_ATTN_SMALL || fit < n_seqs ||
         (uint64_t)b->n_cohorts * n_kv > GRID_MAX)
         b->n_cohorts = 0;
@@ -116,7 +118,7 @@ static cudaError_t attend_now(const struct sc_cuda_attn *l, bool tensor_cores, c
         rc = sc_cuda_attn_cohort(l, stream);
     if (rc == cudaSuccess)
         rc = tensor_cores ? sc_cuda_attn_decode(l, stream) : sc_cuda_attn_plain_decode(l, stream);
-    if (rc == cudaSuccess && l->n_splits > 1)
+    if (rc == cudaSuccess && l->n_splits > 1 && l->apart)
         rc = sc_cuda_attn_combine(l, stream);
     return rc;
 }
@@ -130,6 +132,7 @@ static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaSt
 
     l.part_rows = smaller(l.seqs.max_rows * l.group, SC_CUDA_ATTN_SMALL);
     l.n_splits = most_splits(l.seqs.max_pages);
+    l.apart = !tensor_cores || sc_cuda_adds_apart(l.n_splits, l.part_rows, l.head_dim);
     share_out(&l, tensor_cores, &seqs_step, &heads_step);
     for (l.seq0 = 0; l.seq0 < n_seqs; l.seq0 += l.n_seqs) {
         l.n_seqs = smaller(n_seqs - l.seq0, seqs_step);
@@ -194,6 +197,7 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
                              .out = a->out,
                              .image = image_of(dev, a, &n_rows),
                              .parts = dev->parts,
+                             .n_put = dev->n_put,
                              .mem = a->pool->mem,
                              .page_bytes = a->pool->page_bytes,
                              .head_bytes = a->pool->head_bytes,

@@ -235,6 +235,7 @@ static void cuda_close(struct sc_backend *be)
     (void)cudaFree(dev->stage.device);
     (void)cudaFree(dev->workspace);
     (void)cudaFree(dev->parts);
+    (void)cudaFree(dev->n_put);
     (void)cudaFree(dev->rounded);
     (void)cudaFree(dev->best_scratch);
     (void)cudaFree(dev->inv_freq);
@@ -358,11 +359,16 @@ static enum sc_status take_memory(struct sc_cuda_device *dev, struct sc_err *err
         {&dev->workspace, SC_CUDA_WORKSPACE},
         {(void **)&dev->parts, SC_CUDA_PARTS_BYTES},
         {&dev->best_scratch, SC_CUDA_BEST_BYTES},
+        {(void **)&dev->n_put, SC_CUDA_ATTN_UNITS * sizeof(*dev->n_put)},
         {(void **)&dev->inv_freq, SC_CUDA_HEAD_DIM_MAX / 2 * sizeof(float)},
     };
     enum sc_status st = SC_OK;
     for (size_t i = 0; i < SC_ARRAY_LEN(wants) && st == SC_OK; i++)
         st = sc_cuda_alloc(&dev->base, wants[i].bytes, wants[i].mem, err);
+    if (st == SC_OK) /* once: who counts sets back to 0 */
+        st = sc_cuda_check(
+            cudaMemsetAsync(dev->n_put, 0, SC_CUDA_ATTN_UNITS * sizeof(*dev->n_put), dev->stream),
+            "attention's counts", err);
     if (st == SC_OK)
         st = sc_cuda_check(cudaMemsetAsync(dev->best_scratch, 0, SC_CUDA_BEST_BYTES, dev->stream),
                            "device memory", err);

@@ -19,6 +19,7 @@
 #define SC_CUDA_DIM_MAX      (1u << 20) /* columns of a matrix, width of a row */
 #define SC_CUDA_OUT_MAX      (1u << 24) /* rows of a matrix */
 #define SC_CUDA_ROWS_MAX     (1u << 20) /* rows of one call */
+#define SC_CUDA_ATTN_UNITS   65535u /* (sequence, KV head) of one launch of attention by splits */
 
 #define SC_CUDA_STAGE_BYTES ((size_t)16 << 20) /* host arrays of one call */
 #define SC_CUDA_STEP_BYTES  ((size_t)16 << 20) /* host arrays and page tables of one step */
@@ -70,6 +71,7 @@ struct sc_cuda_device {
     cublasLtHandle_t lt;
     void *workspace;   /* SC_CUDA_WORKSPACE */
     float *parts;      /* SC_CUDA_PARTS_BYTES */
+    uint32_t *n_put;   /* [SC_CUDA_ATTN_UNITS]: parts counted; 0 but within a launch */
     uint16_t *rounded; /* bf16 activations, grown by matrix_open */
     size_t rounded_bytes;
     struct sc_cuda_rounded image;

@@ -2,7 +2,8 @@
  *
  * All lengths are read from the descriptors on the device; the host's bounds only size the grids,
  * so a recorded launch serves later steps. A sequence is "small" when n_rows * group is at most
- * SC_CUDA_ATTN_SMALL: its list of pages is cut into splits, whose parts are combined afterwards.
+ * SC_CUDA_ATTN_SMALL: its list of pages is cut into splits, whose parts are added up by the block
+ * that leaves the last of them, or afterwards.
  * How it is cut follows from its own number of pages alone; splits that a cohort shares (cohorts.h)
  * are read once for several sequences, by a launch before.
  */
@@ -27,6 +28,7 @@ struct sc_cuda_attn {
     float *out;
     uint16_t *image; /* bf16 copy of out, or NULL */
     float *parts;    /* [seq][head][n_splits][part_rows][head_dim + PART_PAD] */
+    uint32_t *n_put; /* [seq][head]: parts that its own splits have left; 0 between launches */
     const uint8_t *mem;
     size_t page_bytes, head_bytes, v_offset, bias_offset;
     const void *tensor_map; /* host: 128 bytes, the pool for tensor copies; NULL: not made */
@@ -39,6 +41,7 @@ struct sc_cuda_attn {
     uint32_t seq0, n_seqs, head0, n_heads_now;
     uint32_t n_splits, part_rows; /* bounds; also the strides of parts */
     uint32_t n_own_splits;        /* bound of those that a sequence reads alone */
+    bool apart;                   /* sc_cuda_attn_combine adds up parts, else sc_cuda_attn_decode */
     float c, inverse, slack;      /* of scale; by the launchers of splits on tensor cores */
 };
 
@@ -48,8 +51,9 @@ extern "C" {
 
 /* The inits: once per device, before the first launch. */
 
-/* Tensor cores, pools of bf16 or int8, head_dim 32, 64 or 128, scale > 0; q and out 16-byte
- * aligned, q_stride a multiple of 4. Queries and weights are rounded to bf16. */
+/* Tensor cores; adds up parts unless a->apart. Pools of bf16 or int8, head_dim 32, 64 or 128, scale
+ * > 0; q and out 16-byte aligned, q_stride a multiple of 4. Queries and weights are rounded to
+ * bf16. */
 cudaError_t sc_cuda_attn_decode_init(void);
 cudaError_t sc_cuda_attn_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
 /* The same for the splits that cohorts share, before sc_cuda_attn_decode, which leaves them out:
@@ -70,7 +74,8 @@ cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream
 cudaError_t sc_cuda_attn_plain_decode(const struct sc_cuda_attn *a, cudaStream_t stream);
 cudaError_t sc_cuda_attn_plain_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
 
-/* Adds up the parts of small sequences of more than one split. */
+/* Adds up the parts of small sequences of more than one split: after sc_cuda_attn_plain_decode, and
+ * with a->apart after sc_cuda_attn_decode. */
 cudaError_t sc_cuda_attn_combine(const struct sc_cuda_attn *a, cudaStream_t stream);
 
 #ifdef __cplusplus

@@ -1,18 +1,31 @@
-/* cuda/kernels_attention_decode.cu - attention of few rows over many pages, on tensor cores.
+/* cuda/kernels_attention_decode.cu - attention of few rows over many pages, on tensor cores, and
+ * the sum of what its splits found: a kernel more would wait for this one to end.
  *
  * One block per (split, KV head, sequence), of four warps. All rows (tokens x query heads of the
  * group) are one tile of 16, so a page is read once. The warps' results are added in the order of
  * warps. Memory bound: three blocks of a multiprocessor have 96 to 192 KiB of pages on their way.
- * Splits that a cohort reads together are left out: kernels_attention_cohort.cu has them.
+ * Splits that a cohort reads together are left out: kernels_attention_cohort.cu has them, and their
+ * parts are complete when this kernel reads anything (sc_inputs_ready). Each sequence has at least
+ * one of its own.
+ *
+ * A block that leaves a part counts it, and the one that finds all others of its sequence counted
+ * adds them up, in the same order whichever block that is. Counts are back at 0 when a launch ends.
+ * One that is refused has run no block, and an error within a kernel takes the device's context
+ * with it, so there is nothing to clear between launches.
  */
 #include "cuda/kernels_attention_decode.cuh"
+#include "cuda/kernels_attention_parts.cuh"
+
+/* Splits of this block's sequence that its cohort has read. */
+__device__ __forceinline__ int n_shared_of(const sc_cuda_attn &a)
+{
+    return a.seqs.bounds.n_cohorts != 0 ? (int)a.seqs.seqs[a.seq0 + blockIdx.z].n_shared : 0;
+}
 
 /* The split of this block. */
 __device__ __forceinline__ int split_of(const sc_cuda_attn &a)
 {
-    const uint32_t shared =
-        a.seqs.bounds.n_cohorts != 0 ? a.seqs.seqs[a.seq0 + blockIdx.z].n_shared : 0;
-    return (int)(blockIdx.x + shared);
+    return (int)blockIdx.x + n_shared_of(a);
 }
 
 /* For attend_split: a sequence's rows. */
@@ -53,24 +66,39 @@ template <int D> struct rows_of_one {
     }
 };
 
+/* What is added up, once the loop over pages has left registers for it. */
+struct whole {
+    int n_rows, n_splits, n_shared;
+    uint32_t row0;
+};
+
+__device__ __forceinline__ whole whole_of(const sc_cuda_attn &a)
+{
+    const view v = view_of(a, a.seq0 + blockIdx.z, 1);
+    return {(int)(v.n_rows * a.group), splits_of(v.n_pages), n_shared_of(a), v.row0};
+}
+
+/* Where row r of the sequence and of the block's head begins in the result. */
+template <int D>
+__device__ __forceinline__ size_t row_at(const sc_cuda_attn &a, const whole &all, uint32_t r)
+{
+    return (size_t)(all.row0 + r / a.group) * a.n_heads * D +
+           (size_t)((a.head0 + blockIdx.y) * a.group + r % a.group) * D;
+}
+
 /* The block's rows from its warps' sums: the result itself, or a part. */
 template <int D, bool I8>
-__device__ __forceinline__ void put_rows(const sc_cuda_attn &a, const uint8_t *shared,
-                                         const found &f)
+__device__ __forceinline__ void put_rows(const sc_cuda_attn &a, const whole &all,
+                                         const uint8_t *shared, const found &f)
 {
-    /* Read again rather than kept in registers through the loop over pages. */
-    const view v = view_of(a, a.seq0 + blockIdx.z, 1);
-    const bool whole = split_pages(v.n_pages) >= v.n_pages;
-    const uint32_t head = a.head0 + blockIdx.y, split = (uint32_t)split_of(a);
-    const int n = (int)(v.n_rows * a.group) * D;
-    for (int i = (int)threadIdx.x; i < n; i += WARPS * 32) {
+    const uint32_t split = blockIdx.x + (uint32_t)all.n_shared;
+    for (int i = (int)threadIdx.x; i < all.n_rows * D; i += WARPS * 32) {
         int r = i / D, d = i % D;
         float m, l, o;
         add_warps<D, I8, 1>(shared, f, r, d, m, l, o);
-        if (whole) {
+        if (all.n_splits == 1) {
             float x = l == 0.0f ? 0.0f : o / l;
-            size_t at = (size_t)(v.row0 + (uint32_t)r / a.group) * a.n_heads * D +
-                        (size_t)(head * a.group + (uint32_t)r % a.group) * D + d;
+            size_t at = row_at<D>(a, all, (uint32_t)r) + d;
             a.out[at] = x;
             if (a.image != NULL)
                 a.image[at] = (uint16_t)pack_bf16(x, 0.0f);
@@ -79,6 +107,146 @@ __device__ __forceinline__ void put_rows(const sc_cuda_attn &a, const uint8_t *s
                      D, m, l, o);
         }
     }
+}
+
+/* All threads, after put_rows: is the block's part the last? If so it sees the others. */
+__device__ __forceinline__ bool is_last(const sc_cuda_attn &a, const whole &all)
+{
+    __shared__ bool last;
+    __syncthreads(); /* all threads have put their columns */
+    if (threadIdx.x == 0) {
+        const uint32_t others = (uint32_t)(all.n_splits - all.n_shared) - 1;
+        /* The last sets the count back to 0. */
+        last = count_up(a.n_put + blockIdx.z * a.n_heads_now + blockIdx.y, others) == others;
+    }
+    __syncthreads();
+    return last;
+}
+
+/* Columns 4 c .. of a sequence's rows. */
+template <int D>
+__device__ __forceinline__ void put_result(const sc_cuda_attn &a, const whole &all, int c,
+                                           float4 sum, float total)
+{
+    const size_t at = row_at<D>(a, all, (uint32_t)c / (D / 4)) + c % (D / 4) * 4;
+    float4 y = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (total != 0.0f)
+        y = make_float4(sum.x / total, sum.y / total, sum.z / total, sum.w / total);
+    *(float4 *)(a.out + at) = y;
+    if (a.image != NULL)
+        *(uint2 *)(a.image + at) = make_uint2(pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
+}
+
+__device__ __forceinline__ void add(float4 &sum, float w, float4 x)
+{
+    sum.x = fmaf(w, x.x, sum.x);
+    sum.y = fmaf(w, x.y, sum.y);
+    sum.z = fmaf(w, x.z, sum.z);
+    sum.w = fmaf(w, x.w, sum.w);
+}
+
+__device__ __forceinline__ void add(float4 &sum, float4 x)
+{
+    sum.x += x.x;
+    sum.y += x.y;
+    sum.z += x.z;
+    sum.w += x.w;
+}
+
+/* By the block: the result from all parts of its sequence. A thread has four columns at a time, and
+ * BATCH splits of them on their way. Where that leaves warps without columns, groups of threads
+ * take batches in turn. All of it is waiting for memory: references and sums of weights, two rows
+ * of a warp at a time, and the first batch are asked for together. */
+template <int D, bool I8>
+__device__ __forceinline__ void add_parts(const sc_cuda_attn &a, const whole &all, uint8_t *shared)
+{
+    constexpr int THREADS = WARPS * 32, ROW = D + SC_CUDA_ATTN_PART_PAD,
+                  BYTES = layout<D, I8, 1>::bytes;
+    constexpr int BATCH = D == 32 ? 8 : 16; /* five blocks have fewer registers */
+    constexpr int WEIGHTS = SC_CUDA_ATTN_SPLITS_MAX * 4, SUMS = SLICES * 16; /* bytes of a row .. */
+    static_assert(16 * WEIGHTS <= BYTES, "weights go where pages were");
+    __shared__ float totals[16];
+    const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
+    const int n = all.n_rows * (D / 4);
+    const int stride = (int)a.part_rows * ROW; /* from split to split */
+    const float *parts = part_of(a, blockIdx.z, blockIdx.y, 0);
+    auto *weights = (float(*)[SC_CUDA_ATTN_SPLITS_MAX])shared; /* of rows */
+    auto *sums = (float4 *)(shared + all.n_rows * WEIGHTS);    /* of groups: [SLICES][n] */
+    const bool fits = all.n_rows * WEIGHTS + n * SUMS <= BYTES;
+    const int width = !fits || n > 64 ? THREADS : n > 32 ? 64 : 32; /* of a group */
+    const int first = tid / width * BATCH, step = THREADS / width * BATCH;
+    int c = tid & (width - 1), at = first;
+    float4 x[BATCH], sum_of_all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    float2 found[2][PER_LANE];
+
+    auto load = [&]() {
+        const float *from = parts + c / (D / 4) * ROW + c % (D / 4) * 4 + at * stride;
+        const int here = c < n ? all.n_splits - at : 0;
+#pragma unroll
+        for (int k = 0; k < BATCH; k++)
+            x[k] = k < here ? __ldcg((const float4 *)(from + k * stride))
+                            : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    };
+    auto load_rows = [&](int r) {
+#pragma unroll
+        for (int i = 0; i < 2; i++, r += WARPS)
+            load_tops(found[i], parts + r * ROW + D, stride, r < all.n_rows ? all.n_splits : 0,
+                      lane);
+    };
+    auto weigh_rows = [&](int r) {
+#pragma unroll
+        for (int i = 0; i < 2; i++, r += WARPS) {
+            if (r >= all.n_rows)
+                break;
+            const float total = weigh_splits(found[i]);
+#pragma unroll
+            for (int j = 0; j < PER_LANE; j++)
+                weights[r][lane + 32 * j] = found[i][j].x;
+            if (lane == 0)
+                totals[r] = total;
+        }
+    };
+
+    load_rows(warp);
+    load();
+    weigh_rows(warp);
+#pragma unroll 1
+    for (int r = warp + 2 * WARPS; r < all.n_rows; r += 2 * WARPS) {
+        load_rows(r);
+        weigh_rows(r);
+    }
+    __syncthreads();
+#pragma unroll 1
+    while (c < n) {
+#pragma unroll
+        for (int s = 0; s < BATCH; s += SLICE) {
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+            for (int k = s; k < s + SLICE; k++)
+                add(sum, weights[c / (D / 4)][at + k], x[k]);
+            if (width < THREADS)
+                sums[(at + s) / SLICE * n + c] = sum;
+            else
+                add(sum_of_all, sum);
+        }
+        at += step;
+        if (at >= all.n_splits) {
+            if (width == THREADS)
+                put_result<D>(a, all, c, sum_of_all, totals[c / (D / 4)]);
+            sum_of_all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            at = first;
+            c += THREADS;
+        }
+        load();
+    }
+    if (width == THREADS)
+        return;
+    __syncthreads();
+    if (tid >= n)
+        return;
+    for (int s = 0; s * SLICE < all.n_splits; s++)
+        add(sum_of_all, sums[s * n + tid]);
+    put_result<D>(a, all, tid, sum_of_all, totals[tid / (D / 4)]);
 }
 
 template <int D, int BLOCKS, bool I8>
@@ -114,7 +282,10 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                            &f);
     put_sums<D, I8>((float *)(shared + warp * at::warp), o, lane);
     __syncthreads();
-    put_rows<D, I8>(a, shared, f);
+    const whole all = whole_of(a);
+    put_rows<D, I8>(a, all, shared, f);
+    if (all.n_splits > 1 && !a.apart && is_last(a, all))
+        add_parts<D, I8>(a, all, shared);
 }
 
 template <int D, int BLOCKS, bool I8> static cudaError_t allow(void)

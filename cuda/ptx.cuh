@@ -1,6 +1,6 @@
 /* cuda/ptx.cuh - instructions that CUDA C++ has no name for, each as a function: copies on their
- * way into shared memory, tensor cores, approximations. Compute capability 8.0; those of 9.0 are in
- * tma.cuh and wgmma.cuh, the order of kernels in overlap.cuh.
+ * way into shared memory, tensor cores, counts with an order of memory, approximations. Compute
+ * capability 8.0; those of 9.0 are in tma.cuh and wgmma.cuh, the order of kernels in overlap.cuh.
  *
  * Nothing else of what 8.0 runs holds assembly, so that tests/cuda/simt can put functions in C++ of
  * the same names in the place of this file. Addresses of shared memory are those of
@@ -68,6 +68,20 @@ __device__ __forceinline__ void prefetch_l2(const void *global)
 __device__ __forceinline__ void barrier_of(int id, int n_threads)
 {
     asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
+}
+
+/* ---- among blocks ---- */
+
+/* Adds 1 to what blocks count together, or sets `most` back to 0; returns what was there. What the
+ * block has written before a barrier is seen by the blocks that count later, behind a barrier. */
+__device__ __forceinline__ uint32_t count_up(uint32_t *at, uint32_t most)
+{
+    uint32_t r;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(r)
+                 : "l"(at), "r"(most)
+                 : "memory");
+    return r;
 }
 
 /* ---- arithmetic ---- */

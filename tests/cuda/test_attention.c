@@ -1,5 +1,7 @@
 #include "tests/cuda/attention_scene.h"
 
+#include "cuda/splits.h"
+
 /* Scores of f32 differ by about 1e-6, weights by as much, values are about 1. int8 entries are
  * whole numbers on both sides, whose scales are applied to the same sums: the limits are the same.
  */
@@ -215,6 +217,105 @@ static void other_sequences_of_the_call_change_nothing(void **state)
     }
 }
 
+/* Splits of the first sequence, and whether a call of the first n_seqs adds parts by a kernel of
+ * their own. */
+static uint32_t splits_and_place(const struct scene *s, uint32_t n_seqs, bool *ret_apart)
+{
+    uint32_t most = 0, n_rows = 0, first = 0;
+    for (uint32_t i = 0; i < n_seqs; i++) {
+        const struct sc_attn_seq *q = &s->seqs[i];
+        const uint32_t end = pages_for(q->pos0 + q->n_rows);
+        const uint32_t n = pages_for(q->n_cores) + end - q->exact_lo / SC_PAGE_ENTRIES;
+        const uint32_t pages = sc_cuda_split_pages(n), splits = (n + pages - 1) / pages;
+        first = i == 0 ? splits : first;
+        most = splits > most ? splits : most;
+        n_rows = q->n_rows > n_rows ? q->n_rows : n_rows;
+    }
+    n_rows = n_rows * s->sh->group < 16 ? n_rows * s->sh->group : 16;
+    *ret_apart = sc_cuda_adds_apart(most, n_rows, s->sh->head_dim);
+    return first;
+}
+
+/* The first sequence, of whose parts the last block adds up all, and company with which a kernel of
+ * its own does. Rows of which each thread of a block has columns, that leave threads for the splits
+ * in groups, for which these find no memory, and that take several rounds; most splits and few. */
+static void who_adds_parts_up_changes_no_bit(void **state)
+{
+    static const struct {
+        struct shape sh;
+        uint32_t n_splits;
+    } cases[] = {
+        {{128, 1, 1, 2, {{1, 32767, 0, 0, 0}, {16, 9, 0, 0, 0}}}, 128},
+        {{128, 2, 1, 2, {{1, 31000, 40, 3, 0}, {8, 9, 0, 0, 0}}}, 122},
+        {{128, 4, 2, 2, {{1, 16383, 0, 0, 0}, {20, 3, 0, 0, 0}}}, 64},
+        {{128, 3, 1, 2, {{1, 8200, 1000, 777, 0}, {20, 3, 0, 0, 0}}}, 34},
+        {{128, 16, 1, 2, {{1, 2047, 0, 0, 0}, {1, 4100, 0, 0, 0}}}, 16},
+        {{128, 7, 1, 2, {{2, 1500, 90, 60, 0}, {1, 4700, 0, 0, 0}}}, 13},
+        {{64, 2, 1, 2, {{1, 32767, 0, 0, 0}, {20, 3, 0, 0, 0}}}, 128},
+        {{64, 4, 1, 2, {{1, 32767, 0, 0, 0}, {20, 3, 0, 0, 0}}}, 128},
+        {{32, 16, 1, 2, {{1, 16383, 0, 0, 0}, {1, 16500, 0, 0, 0}}}, 64},
+        {{32, 8, 1, 2, {{1, 33000, 0, 700, 0}, {2, 3, 0, 0, 0}}}, 127},
+        {{32, 4, 1, 2, {{1, 32767, 0, 0, 0}, {4, 3, 0, 0, 0}}}, 128},
+        {{32, 1, 1, 2, {{1, 32767, 0, 0, 0}, {16, 3, 0, 0, 0}}}, 128},
+    };
+    (void)state;
+    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(cases); i++) {
+        const struct shape *sh = &cases[i / 2].sh;
+        bool apart;
+        struct scene s;
+        scene_open(&s, sh, short_dtypes[i % 2], 0x4, 700 + i / 2);
+        assert_int_equal(splits_and_place(&s, 1, &apart), cases[i / 2].n_splits);
+        assert_false(apart);
+        (void)splits_and_place(&s, 2, &apart);
+        assert_true(apart);
+        float *here = attend(&s, 1, 0, s.seqs, 1, 1);
+        float *there = attend(&s, 1, 0, s.seqs, 2, 1);
+        assert_same_rows(&s, here, there, 0, sh->runs[0].n_rows, "added by the last block");
+        assert_close("added by a kernel of its own", there, twin_result(&s),
+                     (size_t)s.n_rows * s.width, TOLERANCE_BF16);
+        free(here);
+        free(there);
+        scene_close(&s);
+    }
+}
+
+/* Counts of parts are the same ones for all calls, whose sequences have 1 to 20 splits; with the
+ * longest in the call, others have blocks without pages. */
+static void each_call_counts_its_parts_anew(void **state)
+{
+    static const struct shape sh = {64,
+                                    4,
+                                    2,
+                                    5,
+                                    {{1, 4900, 0, 0, 0},
+                                     {1, 90, 0, 0, 0},
+                                     {3, 700, 33, 100, 0},
+                                     {1, 2000, 0, 0, 200},
+                                     {4, 1500, 0, 3, 0}}};
+    /* First sequence of a call, and how many. */
+    static const uint32_t calls[][2] = {{0, 1}, {2, 1}, {0, 5}, {3, 2}, {1, 1}, {4, 1},
+                                        {0, 2}, {0, 1}, {1, 4}, {2, 1}, {3, 1}, {0, 5}};
+    (void)state;
+    for (size_t i = 0; i < SC_ARRAY_LEN(short_dtypes); i++) {
+        struct scene s;
+        scene_open(&s, &sh, short_dtypes[i], 0x4, 800);
+        const float *want = twin_result(&s);
+        for (size_t c = 0; c < SC_ARRAY_LEN(calls); c++) {
+            const struct sc_attn_seq *seqs = s.seqs + calls[c][0];
+            float *got = attend(&s, 1, 0, seqs, calls[c][1], 1);
+            for (uint32_t j = 0; j < calls[c][1]; j++) {
+                const size_t at = (size_t)seqs[j].row0 * s.width;
+                const double error =
+                    relative_error(got + at, want + at, (size_t)seqs[j].n_rows * s.width);
+                if (!(error < TOLERANCE_BF16))
+                    fail_msg("call %zu, sequence %u of it: differs by %g", c, j, error);
+            }
+            free(got);
+        }
+        scene_close(&s);
+    }
+}
+
 /* Groups of equal keys, each against one core with bias ln n and the mean value. */
 static void check_equal_keys(int math, enum sc_dtype dtype, double tolerance)
 {
@@ -343,6 +444,8 @@ int main(void)
         cmocka_unit_test(how_a_block_is_cut_changes_nothing),
         cmocka_unit_test(strict_decode_gives_the_bits_of_a_block),
         cmocka_unit_test(other_sequences_of_the_call_change_nothing),
+        cmocka_unit_test(who_adds_parts_up_changes_no_bit),
+        cmocka_unit_test(each_call_counts_its_parts_anew),
         cmocka_unit_test(a_core_of_equal_keys_weighs_as_much_as_its_members),
         cmocka_unit_test(large_scores_neither_overflow_nor_vanish),
         cmocka_unit_test(bad_arguments_are_refused),

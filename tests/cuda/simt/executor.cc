@@ -445,13 +445,12 @@ void run(const launch &l, void (*body)(const void *arg), const void *arg)
     blockDim = l.block;
     gridDim = l.grid;
     (void)take_shared(l.shared_bytes, 1);
-    for (unsigned z = 0; z < l.grid.z; z++) {
-        for (unsigned y = 0; y < l.grid.y; y++) {
-            for (unsigned at = 0; at < l.grid.x; at++) {
-                blockIdx = {at, y, z};
-                run_block();
-            }
-        }
+    const uint64_t n = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
+    for (uint64_t i = 0; i < n; i++) {
+        const uint64_t at = x->backward ? n - 1 - i : i;
+        blockIdx = {(unsigned)(at % l.grid.x), (unsigned)(at / l.grid.x % l.grid.y),
+                    (unsigned)(at / l.grid.x / l.grid.y)};
+        run_block();
     }
     x = NULL;
 }

@@ -7,9 +7,9 @@
  * asked for, misaligned or foreign shared addresses. Shared memory is NaN when a block begins. A
  * copy into shared memory arrives when it is waited for, and not before.
  *
- * SC_SIMT_ORDER=backward turns around whatever is free: the last thread runs first, and copies
- * arrive at once. A barrier that is missing shows where what a thread reads or overwrites depends
- * on whose turn it is. Blocks run in rising order in both.
+ * SC_SIMT_ORDER=backward turns around whatever is free: the last block runs first, and of a block
+ * the last thread, and copies arrive at once. A barrier that is missing shows where what a thread
+ * reads or overwrites depends on whose turn it is.
  *
  * Threads: one launch at a time, under the lock of the runtime.
  */

@@ -267,18 +267,23 @@ extern "C" cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
     return cudaSuccess;
 }
 
-/* Between devices' pieces, as the plugin uses it. */
+/* To the device, as the plugin uses it: from there or from pinned memory. */
 extern "C" cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from,
                                          size_t from_pitch, size_t width, size_t height,
-                                         enum cudaMemcpyKind, cudaStream_t s)
+                                         enum cudaMemcpyKind kind, cudaStream_t s)
 {
     locked hold(lock);
+    const bool from_device = kind != cudaMemcpyHostToDevice;
     if (width > to_pitch || width > from_pitch)
         return keep(cudaErrorInvalidValue);
     if (width == 0 || height == 0)
         return cudaSuccess;
     (void)look(to, (height - 1) * to_pitch + width, true, "a 2D copy's destination");
-    (void)look(from, (height - 1) * from_pitch + width, true, "a 2D copy's source");
+    if (look(from, (height - 1) * from_pitch + width, from_device, "a 2D copy's source") ==
+        place::none)
+        fail("a 2D copy from memory that is not pinned: %p", from);
+    if (s->recording != NULL && !from_device)
+        fail("a 2D copy from the host is recorded");
     simt::enqueue(s, [=] {
         for (size_t i = 0; i < height; i++)
             memmove((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);

@@ -98,14 +98,9 @@ template <class T> static inline T atomicAdd(T *at, std::common_type_t<T> value)
     return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
 }
 
-/* Nothing comes in another order here, and there are no caches. */
+/* Nothing comes in another order here. */
 static inline void __threadfence(void)
 {
-}
-
-template <class T> static inline T __ldcg(const T *from)
-{
-    return *from;
 }
 
 static inline int32_t atomicMax(int32_t *at, int32_t value)
@@ -113,6 +108,14 @@ static inline int32_t atomicMax(int32_t *at, int32_t value)
     const int32_t old = __atomic_load_n(at, __ATOMIC_RELAXED);
     __atomic_store_n(at, old > value ? old : value, __ATOMIC_RELAXED);
     return old;
+}
+
+/* Past the first cache, which is not there; aligned, as any load must be. */
+template <class T> static inline T __ldcg(const T *at)
+{
+    if ((uintptr_t)at % sizeof(T) != 0)
+        simt::fail("%zu bytes from %p", sizeof(T), (const void *)at);
+    return *at;
 }
 
 #endif

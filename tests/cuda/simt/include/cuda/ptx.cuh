@@ -51,6 +51,14 @@ static inline void barrier_of(int id, int n_threads)
     simt::barrier_of((unsigned)id, (unsigned)n_threads);
 }
 
+/* Blocks run one after the other, and see at once what others wrote. */
+static inline uint32_t count_up(uint32_t *at, uint32_t most)
+{
+    const uint32_t old = *at;
+    *at = old >= most ? 0 : old + 1;
+    return old;
+}
+
 static inline uint32_t again(uint32_t x)
 {
     return x;
