@@ -132,7 +132,8 @@ static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaSt
 
     l.part_rows = smaller(l.seqs.max_rows * l.group, SC_CUDA_ATTN_SMALL);
     l.n_splits = most_splits(l.seqs.max_pages);
-    l.apart = !tensor_cores || sc_cuda_adds_apart(l.n_splits, l.part_rows, l.head_dim);
+    l.apart =
+        !tensor_cores || sc_cuda_adds_apart(l.n_splits, l.part_rows, l.head_dim, n_seqs * n_kv);
     share_out(&l, tensor_cores, &seqs_step, &heads_step);
     for (l.seq0 = 0; l.seq0 < n_seqs; l.seq0 += l.n_seqs) {
         l.n_seqs = smaller(n_seqs - l.seq0, seqs_step);

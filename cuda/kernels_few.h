@@ -7,10 +7,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* So many rows go here, fewer to kernels_gemv.h, more to cuBLASLt. FROM may be 1 or 2 as well, TO
- * at most 8: a tensor core's tile; FROM beyond TO: none. */
-#define SC_CUDA_FEW_FROM 3u
-#define SC_CUDA_FEW_TO   8u
+/* So many rows go here, fewer to kernels_gemv.h, more to cuBLASLt. FROM may be 1 as well, TO at
+ * most 16; FROM beyond TO: none. */
+#define SC_CUDA_FEW_FROM 2u
+#define SC_CUDA_FEW_TO   16u
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,11 +24,11 @@ struct sc_cuda_few {
     const float *bias; /* [n_out] or NULL */
     float *y;
     uint16_t *image;
-    uint32_t ld, n_out, y_stride, n; /* n in 1..8 */
+    uint32_t ld, n_out, y_stride, n; /* n in 1..16 */
     bool fused, add;
 };
-/* Has a block of this device enough shared memory? */
-bool sc_cuda_few_fits(void);
+/* Rows that a block of this device has shared memory for: 16, 8 or 0. */
+uint32_t sc_cuda_few_most(void);
 cudaError_t sc_cuda_launch_few(const struct sc_cuda_few *args, uint32_t n_sms, cudaStream_t stream);
 /* Once a device, before the first launch: lets the kernels have the shared memory they need. */
 cudaError_t sc_cuda_few_init(void);

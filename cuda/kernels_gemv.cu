@@ -6,9 +6,8 @@
  * each warp takes an equal, unbroken part of the line and keeps STAGES - 1 steps on their way into
  * a ring in shared memory, over the ends of rows: 48 KiB a multiprocessor. A lane reads only pieces
  * that it has copied itself, so warps need no barrier. Pairs that two or more warps share are added
- * up at the end, in order. Two blocks fit on a multiprocessor up to 12288 columns of one row, so
- * that the product that comes next can fill its rings before this one ends. Fetching more than that
- * into the L2 ahead of time made decoding 6 % slower, other ring depths changed nothing (H200).
+ * up at the end, in order. Fetching weights into the L2 ahead of time made decoding 6 % slower
+ * (H200).
  *
  * Sums are f32: a lane's products in rising order, a tree over the lanes, then the warps of a pair.
  * Their order depends on the shape of W and on the number of multiprocessors, nothing else.
@@ -307,7 +306,13 @@ static cudaError_t launch(const sc_cuda_gemv *a, size_t x_bytes, uint32_t n_sms,
                       (N == 1 || a->x_stride % 4 == 0) && (uintptr_t)a->norm % 16 == 0;
     const uint32_t n_pairs = (a->n_out + 1) / 2;
     const dim3 blocks(n_pairs < n_sms ? n_pairs : n_sms);
-    const size_t bytes = RING_BYTES + (STAGED ? x_bytes : 0);
+    size_t bytes = RING_BYTES + (STAGED ? x_bytes : 0), alone = 0;
+    const cudaError_t rc = sc_alone_bytes(&alone);
+
+    if (rc != cudaSuccess)
+        return rc;
+    alone -= sizeof(kept<N>);
+    bytes = bytes < alone ? alone : bytes;
     if (a->fused)
         return sc_overlap_launch(gemv_kernel<W, N, true, STAGED>, blocks, dim3(THREADS), bytes,
                                  stream, *a, wide);

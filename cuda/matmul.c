@@ -41,7 +41,7 @@ bool sc_cuda_by_gemv(const struct sc_cuda_device *dev, const struct sc_matrix *w
 static bool by_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
     return dev->bf16 && !dev->strict && w->store == SC_DTYPE_BF16 && n >= SC_CUDA_FEW_FROM &&
-           n <= SC_CUDA_FEW_TO && sc_cuda_few_fits();
+           n <= SC_CUDA_FEW_TO && n <= sc_cuda_few_most();
 }
 
 /* Is the norm of these rows left to this product? */

@@ -30,6 +30,14 @@ __device__ __forceinline__ void copy_async(uint32_t shared, const void *global)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
 
+/* The same of memory that is read on: the second cache asks for the whole of 128 bytes at once. */
+__device__ __forceinline__ void copy_async_line(uint32_t shared, const void *global, int n)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared),
+                 "l"(global), "r"(n)
+                 : "memory");
+}
+
 /* 4, 8 or 16 bytes, also through the first cache. */
 template <int BYTES>
 __device__ __forceinline__ void copy_async_cached(uint32_t shared, const void *global)

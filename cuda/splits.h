@@ -8,10 +8,12 @@
 #define SC_CUDA_ATTN_SPLIT_PAGES 8u   /* at least, of one split; half as many .. */
 #define SC_CUDA_ATTN_FEW_PAGES   64u  /* .. of a sequence of no more than these */
 #define SC_CUDA_ATTN_SPLITS_MAX  128u /* of one sequence */
-/* Parts of a (sequence, KV head) that one block adds up by itself, in columns (not measured): a
- * round through the second cache brings it 8192 of them and takes 0.7 us or so, and after four a
- * kernel more, of many blocks, costs no more than they do. 64 splits of 4 rows of 128. */
+/* Parts of a (sequence, KV head) that one block adds up by itself, in columns: 64 splits of 4 rows
+ * of 128. Of more the second cache brings too few at a time for one block, and a kernel of many
+ * blocks is faster, by 7 % of one context of 32K; unless there are so many (sequence, KV head) that
+ * some are added up while others are still read (2 % the other way; H200). */
 #define SC_CUDA_ATTN_ADD_COLUMNS 32768u
+#define SC_CUDA_ATTN_ADD_UNITS   128u
 
 #ifdef __CUDACC__
 #define SC_CUDA_BOTH_SIDES __host__ __device__
@@ -19,12 +21,13 @@
 #define SC_CUDA_BOTH_SIDES
 #endif
 
-/* Of a launch whose sequences have no more splits and rows than these: parts are added up by a
- * kernel of their own. */
+/* Of sequences that have no more splits and rows than these: parts are added up by a kernel of
+ * their own. n_units: (sequence, KV head). */
 static inline SC_CUDA_BOTH_SIDES int sc_cuda_adds_apart(uint32_t n_splits, uint32_t n_rows,
-                                                        uint32_t head_dim)
+                                                        uint32_t head_dim, uint32_t n_units)
 {
-    return n_splits * n_rows * head_dim > SC_CUDA_ATTN_ADD_COLUMNS;
+    return n_units < SC_CUDA_ATTN_ADD_UNITS &&
+           n_splits * n_rows * head_dim > SC_CUDA_ATTN_ADD_COLUMNS;
 }
 
 /* Pages of one split of a sequence of n_pages. */

@@ -232,7 +232,7 @@ static uint32_t splits_and_place(const struct scene *s, uint32_t n_seqs, bool *r
         n_rows = q->n_rows > n_rows ? q->n_rows : n_rows;
     }
     n_rows = n_rows * s->sh->group < 16 ? n_rows * s->sh->group : 16;
-    *ret_apart = sc_cuda_adds_apart(most, n_rows, s->sh->head_dim);
+    *ret_apart = sc_cuda_adds_apart(most, n_rows, s->sh->head_dim, n_seqs * s->sh->n_kv_heads);
     return first;
 }
 

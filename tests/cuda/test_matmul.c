@@ -14,7 +14,7 @@
 
 #define N_MAX  130u
 #define FEW    4u /* rows that are read straight from the weights ... */
-#define FEW_BF 2u /* ... where activations may be rounded and weights are bf16 */
+#define FEW_BF 1u /* ... where activations may be rounded and weights are bf16 */
 
 /* x rows at a stride, NaN between them. */
 static void fill(struct problem *p, struct rng *r, bool bias)
@@ -277,10 +277,10 @@ static void check_added(struct sc_backend *be, struct sc_matrix *m, const struct
     bool added = false;
     assert_ok(be->ops->matmul_add(be, m, p->x_device + (size_t)row0 * p->x_stride, delta, resid, n,
                                   &added, err));
-    assert_true(added);
+    assert_true(added || (p->b != NULL && n > 8)); /* 16 rows want 200 KiB of shared memory */
     float *sum = from_device(be, resid, size * 4 + 4);
     for (size_t i = 0; i <= size; i++) {
-        const volatile float want = p->want[i] + (i < size ? got[i] : 0.0f);
+        const volatile float want = p->want[i] + (i < size && added ? got[i] : 0.0f);
         if (sum[i] != want)
             fail_msg("[%u, %u] x %u: %g + %g is %g at %zu", p->n_out, p->n_in, n, p->want[i],
                      got[i], sum[i], i);
@@ -295,7 +295,8 @@ static void check_added(struct sc_backend *be, struct sc_matrix *m, const struct
  * a step, and steps that end within a row's last piece. */
 static void a_few_rows_have_the_same_bits_in_any_company(void **state)
 {
-    enum { ROWS = 11 };
+    enum { ROWS = 19 };
+    static const uint32_t counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16};
     static const uint32_t shapes[][2] = {{1, 1},     {8, 16},    {30, 9},    {64, 34},
                                          {72, 65},   {200, 95},  {520, 144}, {1000, 190},
                                          {513, 300}, {4104, 98}, {40, 2000}, {14336, 22}};
@@ -319,8 +320,9 @@ static void a_few_rows_have_the_same_bits_in_any_company(void **state)
         memset(gated, 0xff, size * 4);
         struct sc_matrix *m = open_matrix(&p, be);
         p.x_device = on_device(be, p.x, (size_t)N_MAX * n_in * 4);
-        for (uint32_t n = 1; n <= 8; n++) {
-            for (uint32_t row0 = 0; row0 + n <= ROWS; row0 += 3) {
+        for (uint32_t c = 0; c < SC_ARRAY_LEN(counts); c++) {
+            const uint32_t n = counts[c];
+            for (uint32_t row0 = 0; row0 + n <= ROWS; row0 += n > 8 ? 3 : 5) {
                 float *got = multiply(be, &p, m, row0, n, n_out + row0);
                 check_few(&p, "alone", got, bits, row0, n, n_out, p.want, sqrt(n_in));
                 check_added(be, m, &p, row0, n, got);

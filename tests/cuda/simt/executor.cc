@@ -13,6 +13,13 @@ dim3 blockDim, gridDim;
 namespace simt
 {
 
+size_t shared_limit(void)
+{
+    static const char *kib = getenv("SC_SIMT_SHARED");
+    static const size_t limit = (kib != NULL ? (size_t)atoi(kib) : 163) * 1024;
+    return limit < SHARED_MAX ? limit : SHARED_MAX;
+}
+
 namespace
 {
 
@@ -55,8 +62,8 @@ size_t take_shared(size_t bytes, size_t alignment)
     const size_t at = (x->shared_used + alignment - 1) / alignment * alignment;
     const size_t end = at + bytes;
     x->shared_wanted += bytes;
-    if (x->shared_wanted > SHARED_MAX || end + GAP > sizeof(x->shared))
-        fail("%zu bytes of shared memory, limit %zu", x->shared_wanted, SHARED_MAX);
+    if (x->shared_wanted > shared_limit() || end + GAP > sizeof(x->shared))
+        fail("%zu bytes of shared memory, limit %zu", x->shared_wanted, shared_limit());
     fill(x->shared + at, JUNK, bytes);
     fill(x->shared + end, GAP_BYTE, GAP);
     x->gaps.push_back(end);

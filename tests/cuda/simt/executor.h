@@ -29,9 +29,12 @@ namespace simt
 {
 
 constexpr unsigned WARP = 32, BLOCK_MAX = 1024;
-constexpr size_t SHARED_MAX = 163 * 1024;    /* of a block, all together: that of 8.0 */
+constexpr size_t SHARED_MAX = 227 * 1024;    /* of a block, all together: that of 9.0 */
 constexpr size_t SHARED_UNASKED = 48 * 1024; /* dynamic, without cudaFuncSetAttribute */
 constexpr uint32_t SHARED_ADDRESS = 1024;    /* where dynamic shared memory begins */
+
+/* What a block may have: that of 8.0, or SC_SIMT_SHARED KiB, at most SHARED_MAX. */
+size_t shared_limit(void);
 
 /* What a warp's lanes do together. */
 enum class op {

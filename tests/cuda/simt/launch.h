@@ -93,7 +93,7 @@ static cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel
 template <class Kernel>
 static cudaError_t cudaFuncSetAttribute(Kernel *kernel, cudaFuncAttribute, int bytes)
 {
-    if (bytes < 0 || (size_t)bytes > simt::SHARED_MAX)
+    if (bytes < 0 || (size_t)bytes > simt::shared_limit())
         return simt::keep(cudaErrorInvalidValue);
     simt::allow_shared((const void *)kernel, (size_t)bytes);
     return cudaSuccess;

@@ -434,7 +434,7 @@ extern "C" cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int 
 
 extern "C" cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int)
 {
-    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : (int)simt::SHARED_MAX;
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : (int)simt::shared_limit();
     return cudaSuccess;
 }
 

@@ -48,6 +48,7 @@ typedef enum cudaFuncAttribute {
 enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMajor,
     cudaDevAttrMaxSharedMemoryPerBlockOptin,
+    cudaDevAttrMaxSharedMemoryPerMultiprocessor,
 };
 
 #define cudaStreamNonBlocking    1u

@@ -21,6 +21,11 @@ static inline void copy_async(uint32_t shared, const void *global)
     copy_async(shared, global, 16);
 }
 
+static inline void copy_async_line(uint32_t shared, const void *global, int n)
+{
+    copy_async(shared, global, n);
+}
+
 template <int BYTES> static inline void copy_async_cached(uint32_t shared, const void *global)
 {
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "what cp.async.ca takes");
