@@ -1,11 +1,11 @@
 /* bench/cuda_matmul.c - how fast the dense products of a backend plugin are.
  *
- *   bench-cuda-matmul <plugin.so> [bf16 | int8 | f32] [strict]
+ *   bench-cuda-matmul <plugin.so> [bf16 | int8 | f32] [strict] [ROWS]
  *
- * The matrices of an 8B model with 1 to 2048 rows: microseconds a call, weight bytes a second (as
- * they are kept) and operations a second; last the bandwidth of copies in the same run. Calls are
- * queued and waited for together; the median of several such batches. Small matrices take turns
- * with copies of themselves, so that none is read from a cache.
+ * The matrices of an 8B model with 1 to 2048 rows, or with ROWS alone: microseconds a call, weight
+ * bytes a second (as they are kept) and operations a second; last the bandwidth of copies in the
+ * same run. Calls are queued and waited for together; the median of several such batches. Small
+ * matrices take turns with copies of themselves, so that none is read from a cache.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -128,7 +128,9 @@ static uint16_t *random_weights(size_t n)
     return w;
 }
 
-static void bench_shape(struct bench *b, const uint16_t *weights, enum sc_dtype store)
+/* only: a number of rows; 0: all. */
+static void bench_shape(struct bench *b, const uint16_t *weights, enum sc_dtype store,
+                        uint32_t only)
 {
     static const uint32_t rows[] = {1, 2, 4, 8, 16, 64, 256, 512, 1024, ROWS_MAX};
     struct sc_backend *be = b->be;
@@ -147,8 +149,8 @@ static void bench_shape(struct bench *b, const uint16_t *weights, enum sc_dtype 
     if (s->swiglu)
         must(be->ops->matrix_open(be, &down, 1, s->n_out / 2, NULL, store, &b->next, &err), &err);
     b->scratch = s->swiglu ? take(be, (size_t)ROWS_MAX * s->n_out * sizeof(float)) : NULL;
-    for (size_t i = 0; i < SC_ARRAY_LEN(rows); i++) {
-        b->n = rows[i];
+    for (size_t i = 0; i < (only == 0 ? SC_ARRAY_LEN(rows) : 1); i++) {
+        b->n = only == 0 ? rows[i] : only;
         double t = measure(b, product);
         printf("%-15s [%6u, %5u] x %4u  %9.1f us  %7.1f GB/s  %7.1f TFLOP/s\n", s->name, s->n_out,
                s->n_in, b->n, t * 1e6, (double)bytes / t * 1e-9,
@@ -188,15 +190,23 @@ int main(int argc, char **argv)
     struct sc_err err = SC_ERR_INIT;
     char text[128];
     bool strict = false;
+    uint32_t only = 0;
 
     if (argc < 2) {
-        fprintf(stderr, "usage: bench-cuda-matmul <plugin.so> [bf16 | int8 | f32] [strict]\n");
+        fprintf(stderr,
+                "usage: bench-cuda-matmul <plugin.so> [bf16 | int8 | f32] [strict] [ROWS]\n");
         return 2;
     }
     for (int i = 2; i < argc; i++) {
         strict |= strcmp(argv[i], "strict") == 0;
+        if (argv[i][0] >= '1' && argv[i][0] <= '9')
+            only = (uint32_t)strtoul(argv[i], NULL, 10);
         for (enum sc_dtype d = SC_DTYPE_F32; d <= SC_DTYPE_I8; d++)
             store = strcmp(argv[i], sc_dtype_name(d)) == 0 ? d : store;
+    }
+    if (only > ROWS_MAX) {
+        fprintf(stderr, "bench-cuda-matmul: %u rows, limit %u\n", only, ROWS_MAX);
+        return 2;
     }
     b.be = open_plugin(argv[1], strict);
     b.be->ops->describe(b.be, text, sizeof(text));
@@ -211,7 +221,7 @@ int main(int argc, char **argv)
     must(b.be->ops->upload(b.be, b.x, ones, (size_t)ROWS_MAX * 14336 * sizeof(float), &err), &err);
     for (size_t i = 0; i < SC_ARRAY_LEN(shapes); i++) {
         b.shape = &shapes[i];
-        bench_shape(&b, weights, store);
+        bench_shape(&b, weights, store, only);
     }
     b.from = take(b.be, COPY_BYTES);
     b.to = take(b.be, COPY_BYTES);

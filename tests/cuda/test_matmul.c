@@ -290,12 +290,55 @@ static void check_added(struct sc_backend *be, struct sc_matrix *m, const struct
     free(sum);
 }
 
-/* Rows that bf16 holds, so that nothing but the order of sums is between the two. Shapes: a tile
- * and parts of one; groups of one, two and three tiles, one a block or several; fewer columns than
- * a step, and steps that end within a row's last piece. */
-static void a_few_rows_have_the_same_bits_in_any_company(void **state)
+/* Rows that bf16 holds, so that nothing but the order of sums is between the two: counts of rows,
+ * from several on. */
+static void check_few_of(struct sc_backend *be, struct sc_backend *cpu, struct rng *r,
+                         uint32_t n_in, uint32_t n_out, bool bias, const uint32_t *counts,
+                         size_t n_counts)
 {
     enum { ROWS = 19 };
+    struct problem p = {n_in, n_out, n_in, SC_DTYPE_BF16, SC_DTYPE_BF16,
+                        NULL, NULL,  NULL, NULL,          NULL};
+    const uint32_t ffn = n_out / 2;
+    const size_t size = (size_t)(ROWS + 1) * n_out;
+    float *bits = malloc(size * 4), *gated = malloc(size * 4), *want = malloc(size * 4);
+
+    fill(&p, r, bias);
+    for (size_t i = 0; i < (size_t)N_MAX * n_in; i++)
+        p.x[i] = sc_bf16_to_f32(sc_f32_to_bf16(p.x[i]));
+    expect(&p);
+    if (n_out % 2 == 0)
+        assert_ok(cpu->ops->swiglu(cpu, p.want, want, ROWS, ffn, err));
+    memset(bits, 0xff, size * 4);
+    memset(gated, 0xff, size * 4);
+    struct sc_matrix *m = open_matrix(&p, be);
+    p.x_device = on_device(be, p.x, (size_t)N_MAX * n_in * 4);
+    for (size_t c = 0; c < n_counts; c++) {
+        const uint32_t n = counts[c];
+        for (uint32_t row0 = 0; row0 + n <= ROWS; row0 += n > 8 ? 3 : 5) {
+            float *got = multiply(be, &p, m, row0, n, n_out + row0);
+            check_few(&p, "alone", got, bits, row0, n, n_out, p.want, sqrt(n_in));
+            check_added(be, m, &p, row0, n, got);
+            free(got);
+            if (n_out % 2 != 0)
+                continue;
+            got = run_swiglu(be, m, p.x + (size_t)row0 * n_in, n_in, n, ffn);
+            check_few(&p, "swiglu", got, gated, row0, n, ffn, want, 0.7 * n_in);
+            free(got);
+        }
+    }
+    be->ops->matrix_close(be, m);
+    be->ops->free(be, p.x_device);
+    drop(&p);
+    free(bits);
+    free(gated);
+    free(want);
+}
+
+/* Shapes: a tile and parts of one; groups of one, two and three tiles, one a block or several;
+ * fewer columns than a step, and steps that end within a row's last piece. */
+static void a_few_rows_have_the_same_bits_in_any_company(void **state)
+{
     static const uint32_t counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16};
     static const uint32_t shapes[][2] = {{1, 1},     {8, 16},    {30, 9},    {64, 34},
                                          {72, 65},   {200, 95},  {520, 144}, {1000, 190},
@@ -304,43 +347,22 @@ static void a_few_rows_have_the_same_bits_in_any_company(void **state)
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false),
                       *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
     (void)state;
-    for (size_t s = 0; s < 2 * SC_ARRAY_LEN(shapes); s++) {
-        const uint32_t n_in = shapes[s / 2][0], n_out = shapes[s / 2][1], ffn = n_out / 2;
-        struct problem p = {n_in, n_out, n_in, SC_DTYPE_BF16, SC_DTYPE_BF16,
-                            NULL, NULL,  NULL, NULL,          NULL};
-        const size_t size = (size_t)(ROWS + 1) * n_out;
-        float *bits = malloc(size * 4), *gated = malloc(size * 4), *want = malloc(size * 4);
-        fill(&p, &r, s % 2);
-        for (size_t i = 0; i < (size_t)N_MAX * n_in; i++)
-            p.x[i] = sc_bf16_to_f32(sc_f32_to_bf16(p.x[i]));
-        expect(&p);
-        if (n_out % 2 == 0)
-            assert_ok(cpu->ops->swiglu(cpu, p.want, want, ROWS, ffn, err));
-        memset(bits, 0xff, size * 4);
-        memset(gated, 0xff, size * 4);
-        struct sc_matrix *m = open_matrix(&p, be);
-        p.x_device = on_device(be, p.x, (size_t)N_MAX * n_in * 4);
-        for (uint32_t c = 0; c < SC_ARRAY_LEN(counts); c++) {
-            const uint32_t n = counts[c];
-            for (uint32_t row0 = 0; row0 + n <= ROWS; row0 += n > 8 ? 3 : 5) {
-                float *got = multiply(be, &p, m, row0, n, n_out + row0);
-                check_few(&p, "alone", got, bits, row0, n, n_out, p.want, sqrt(n_in));
-                check_added(be, m, &p, row0, n, got);
-                free(got);
-                if (n_out % 2 != 0)
-                    continue;
-                got = run_swiglu(be, m, p.x + (size_t)row0 * n_in, n_in, n, ffn);
-                check_few(&p, "swiglu", got, gated, row0, n, ffn, want, 0.7 * n_in);
-                free(got);
-            }
-        }
-        be->ops->matrix_close(be, m);
-        be->ops->free(be, p.x_device);
-        drop(&p);
-        free(bits);
-        free(gated);
-        free(want);
-    }
+    for (size_t s = 0; s < 2 * SC_ARRAY_LEN(shapes); s++)
+        check_few_of(be, cpu, &r, shapes[s / 2][0], shapes[s / 2][1], s % 2, counts,
+                     SC_ARRAY_LEN(counts));
+    cpu->ops->close(cpu);
+    be->ops->close(be);
+}
+
+/* Short, for those that watch the order of what is read and written. */
+static void groups_of_a_block_follow_each_other(void **state)
+{
+    static const uint32_t counts[] = {4, 12};
+    struct rng r = {11};
+    struct sc_backend *be = open_cuda(SC_MATH_BF16, false),
+                      *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
+    (void)state;
+    check_few_of(be, cpu, &r, 1040, 450, true, counts, SC_ARRAY_LEN(counts));
     cpu->ops->close(cpu);
     be->ops->close(be);
 }
@@ -353,6 +375,7 @@ int main(void)
         cmocka_unit_test(long_prompts_go_in_pieces),
         cmocka_unit_test(a_product_with_swiglu_is_the_two_in_turn),
         cmocka_unit_test(a_few_rows_have_the_same_bits_in_any_company),
+        cmocka_unit_test(groups_of_a_block_follow_each_other),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

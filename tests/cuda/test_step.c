@@ -2,6 +2,7 @@
  * recorded, replayed and forgotten. The CUDA runtime is this file. */
 #include "tests/cpu/support.h"
 
+#include "base/hash.h"
 #include "cuda/device.h"
 #include "cuda/seqs.h"
 #include "cuda/tables.h"
@@ -247,10 +248,11 @@ static void check_lists(struct rig *r, const struct sc_step *step)
 {
     for (uint32_t l = 0; l < N_LAYERS; l++) {
         struct sc_cuda_seqs seqs;
-        assert_true(sc_cuda_step_seqs(&r->dev, r->seqs + l * step->n_seqs, step->n_seqs, &seqs));
+        const struct sc_attn_seq *told = step->seqs + (size_t)l * step->n_seqs;
+        assert_true(sc_cuda_step_seqs(&r->dev, told, step->n_seqs, &seqs));
         for (uint32_t i = 0; i < step->n_seqs; i++) {
             const struct sc_cuda_seq *s = &seqs.seqs[i];
-            const struct sc_attn_seq *want = &r->seqs[l * step->n_seqs + i];
+            const struct sc_attn_seq *want = &told[i];
             assert_int_equal(s->exact_page0, want->exact_lo / 32);
             assert_int_equal(s->n_pages, s->n_core_pages + (want->pos0 + want->n_rows - 1) / 32 +
                                              1 - s->exact_page0);
@@ -332,6 +334,18 @@ static void page_tables_stay_on_the_device(void **state)
     step = named_step(r, N_SEQS - 1, others, 9002);
     assert_true(run_checked(r, &step) < none);
 
+    /* One alone, over what lay there; then three in the places of before. */
+    const uint64_t fresh[] = {51, 21, 32}, alone[] = {63};
+    step = named_step(r, N_SEQS, fresh, 2000);
+    (void)run_checked(r, &step);
+    step = named_step(r, 1, alone, 9003);
+    (void)run_checked(r, &step);
+    const uint64_t back[] = {74, 21, 32};
+    step = named_step(r, N_SEQS, back, 2001);
+    (void)run_checked(r, &step);
+    step = named_step(r, N_SEQS - 1, others, 9002);
+    (void)run_checked(r, &step);
+
     step = named_step(r, N_SEQS - 1, others, 9003); /* other cores, though the name is the same */
     r->seqs[2].n_cores = 100;
     (void)run_checked(r, &step);
@@ -353,6 +367,68 @@ static void page_tables_stay_on_the_device(void **state)
     step = named_step(r, N_SEQS - 1, others, 9026);
     (void)run_checked(r, &step);
     rig_close(r);
+    free(r);
+}
+
+/* Sequences come and go, grow by a token or by a block, get other cores, and change places. */
+static void tables_are_right_whoever_comes_and_goes(void **state)
+{
+    enum { MOST = 12, LISTS = 64, EACH = 600 };
+    struct live {
+        uint64_t name;
+        uint32_t list, pos, cores;
+    } live[MOST];
+    struct rig *r = malloc(sizeof(*r));
+    struct sc_attn_seq seqs[N_LAYERS * MOST];
+    uint32_t *ids = malloc(2 * LISTS * EACH * sizeof(*ids)), n = 0, next = 1;
+    uint64_t x = 5;
+    (void)state;
+    rig_open(r);
+    for (uint32_t i = 0; i < 2 * LISTS * EACH; i++)
+        ids[i] = (uint32_t)sc_mix64(i);
+    for (uint32_t round = 0; round < 4000; round++) {
+        x = sc_mix64(x + round);
+        if (n > 0 && x % 7 == 0) { /* one goes */
+            const uint32_t at = (uint32_t)(x >> 8) % n;
+            memmove(live + at, live + at + 1, (--n - at) * sizeof(*live));
+        }
+        if (n < MOST && (n == 0 || x % 5 == 0)) { /* one comes, anywhere */
+            const uint32_t at = (uint32_t)(x >> 16) % (n + 1);
+            memmove(live + at + 1, live + at, (n++ - at) * sizeof(*live));
+            live[at] = (struct live){next, next % LISTS, (uint32_t)(x >> 24) % 9000, 0};
+            next++;
+        }
+        if (x % 11 == 0) { /* all but one wait */
+            live[0] = live[(x >> 4) % n];
+            n = 1;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            live[i].pos += (x >> i) % 9 == 0 ? 100 : 1;
+            if (live[i].pos > 18000)
+                live[i].pos = 10, live[i].cores = 0, live[i].name = next++;
+            if (live[i].pos > 2000 && (x >> (i + 20)) % 37 == 0) {
+                live[i].cores = live[i].pos / 3;
+                live[i].name = next++;
+            }
+            for (uint32_t l = 0; l < N_LAYERS; l++)
+                seqs[l * n + i] = (struct sc_attn_seq){
+                    .row0 = i,
+                    .n_rows = 1,
+                    .pos0 = live[i].pos,
+                    .n_cores = l == 1 ? live[i].cores : 0,
+                    .exact_lo = l == 1 ? live[i].cores + live[i].cores / 2 : 0,
+                    .core_pages = ids + (live[i].name % LISTS) * EACH,
+                    .exact_pages = ids + (LISTS + live[i].list) * EACH,
+                    .tables = live[i].name,
+                };
+        }
+        struct sc_step step = step_of(r, 1, 1, 10, false);
+        step.n_rows = step.n_seqs = n;
+        step.seqs = seqs;
+        (void)run_checked(r, &step);
+    }
+    rig_close(r);
+    free(ids);
     free(r);
 }
 
@@ -659,6 +735,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(page_tables_stay_on_the_device),
+        cmocka_unit_test(tables_are_right_whoever_comes_and_goes),
         cmocka_unit_test(cohorts_last_as_long_as_the_tables),
         cmocka_unit_test(a_step_is_waited_for_once_it_ended),
         cmocka_unit_test(arrays_and_tables_are_found_on_the_device),
