@@ -8,7 +8,7 @@
  * A tile is 16 rows of W and eight rows of x. M tiles that lie together are a group, for which x is
  * read once; a step is 64 columns of a group. A block works through its share of groups one after
  * the other, and its warps take the steps of each in turns, so that what is asked for at a time are
- * long pieces of rows (a part of the columns for each warp: decoding took 1.05 times as long, and
+ * long pieces of rows (a part of the columns for each warp: decoding took 1.02 times as long, and
  * 1.08 times where only half of each 128 bytes is asked for at once; H200). Their sums are added up
  * in order. A warp keeps STAGES - 1 tiles of a step on their way into a ring in shared memory, also
  * of the group that comes next: 80 KiB a multiprocessor (with 48, 1.03 times; with 112 the same). x
