@@ -3,6 +3,7 @@
 #include "cuda/cuda.h"
 
 #include "cuda/kernels_best.h"
+#include "cuda/kernels_gemv.h"
 #include "cuda/nccl.h"
 
 #include <stdio.h>
@@ -189,8 +190,8 @@ static void cuda_pin(struct sc_backend *be, void *host, size_t bytes)
 
 static void cuda_unpin(struct sc_backend *be, void *host)
 {
-    (void)be;
-    if (host != NULL && cudaHostUnregister(host) != cudaSuccess)
+    if (host != NULL && sc_cuda_use(sc_cuda_device(be), NULL) == SC_OK &&
+        cudaHostUnregister(host) != cudaSuccess)
         (void)cudaGetLastError();
 }
 
@@ -403,6 +404,8 @@ enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct s
         REVISION << 16 | (0x100u + 4u * (uint32_t)dev->cc + (dev->bf16 ? 2u : 0) + dev->strict);
     if (st == SC_OK)
         st = sc_cuda_use(dev, err);
+    dev->few_rows = st == SC_OK ? sc_cuda_few_most() : 0;
+    dev->gemv_rows = dev->few_rows == 0 ? SC_CUDA_GEMV_ROWS_ALONE : SC_CUDA_GEMV_ROWS;
     if (st == SC_OK)
         st = open_peers(dev, err);
     if (st == SC_OK)

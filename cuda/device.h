@@ -62,6 +62,8 @@ struct sc_cuda_normed {
 struct sc_cuda_device {
     struct sc_backend base;
     int ordinal, n_sms, cc; /* cc: compute capability, 90 for 9.0 */
+    uint32_t few_rows;      /* most that kernels_few.h has room for */
+    uint32_t gemv_rows;     /* most by bf16 weights that kernels_gemv.h takes, with math bf16 */
     bool bf16;              /* math: activations are rounded to bf16 */
     bool strict;
     bool cascade; /* decoding reads what sequences share once for several of them */

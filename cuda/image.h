@@ -19,7 +19,7 @@ static inline uint16_t *sc_cuda_image_take(struct sc_cuda_device *dev, const flo
 
     sc_cuda_forget(dev);
     if (!dev->bf16 || y == NULL || dim % 8 != 0 || n_rows > SC_CUDA_ROUND_ROWS ||
-        (n_rows <= SC_CUDA_GEMV_ROWS && !dev->strict) ||
+        (n_rows <= dev->gemv_rows && !dev->strict) ||
         (size_t)n_rows * dim * sizeof(*at) > (read != NULL ? half : dev->rounded_bytes))
         return NULL;
     dev->image = (struct sc_cuda_rounded){y, at, n_rows, dim};

@@ -34,14 +34,14 @@ static const uint16_t *image_of(const struct sc_cuda_device *dev, const struct s
 bool sc_cuda_by_gemv(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
     const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16;
-    return !dev->strict && n <= (one_pass ? SC_CUDA_GEMV_ROWS : SC_CUDA_GEMV_ROWS_MAX);
+    return !dev->strict && n <= (one_pass ? dev->gemv_rows : SC_CUDA_GEMV_ROWS_MAX);
 }
 
 /* By the kernel of kernels_few.h? Like cuBLASLt it reads the image of x. */
 static bool by_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
     return dev->bf16 && !dev->strict && w->store == SC_DTYPE_BF16 && n >= SC_CUDA_FEW_FROM &&
-           n <= SC_CUDA_FEW_TO && n <= sc_cuda_few_most();
+           n <= SC_CUDA_FEW_TO && n <= dev->few_rows;
 }
 
 /* Is the norm of these rows left to this product? */

@@ -4,7 +4,8 @@
  * A shape that comes again is recorded the second time (the first has loaded the kernels) and
  * replayed from the third on. Kernels read lengths and page tables from the step's device memory,
  * which lies at the same addresses for every step of one shape; only the size of attention's grid
- * is recorded, so a shape includes the longest sequence and the largest cohort, rounded up.
+ * is recorded, so a shape includes the longest sequence and the largest cohort, rounded up, and in
+ * which of two places page tables lie.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 #define GRAPH_ROWS_MAX 256u
 
 struct shape {
-    uint32_t n_rows, n_layers, n_logit_rows, max_pages;
+    uint32_t n_rows, n_layers, n_logit_rows, max_pages, there;
     struct sc_cuda_cohort_bounds bounds;
 };
 
@@ -199,8 +200,8 @@ static enum sc_status replay_or_record(struct sc_cuda_device *dev, bool *ret_rep
                                        struct sc_err *err)
 {
     struct sc_cuda_step *s = dev->step;
-    const struct shape shape = {s->told.n_rows, s->told.n_layers, s->told.n_logit_rows,
-                                s->seqs.max_pages, s->seqs.bounds};
+    const struct shape shape = {s->told.n_rows,    s->told.n_layers, s->told.n_logit_rows,
+                                s->seqs.max_pages, s->there,         s->seqs.bounds};
     struct graph *g = find_graph(s, &shape);
     bool seen = g->last_used != 0;
 

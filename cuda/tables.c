@@ -81,7 +81,7 @@ static bool place(struct sc_cuda_tables *t, const struct sc_step *step,
             return false;
     }
     /* Those of an earlier step, behind: what lies there may be written over before they return. */
-    for (uint32_t i = step->n_seqs; i < SC_CUDA_TABLES_SEQS && t->regions[i].tables != 0; i++)
+    for (uint32_t i = step->n_seqs; i < SC_CUDA_TABLES_SEQS; i++)
         t->regions[i].tables = 0;
     return true;
 }

@@ -167,8 +167,8 @@ static void report_chunks(const struct sc_rank *rank, const struct sc_seq *seq)
     }
 }
 
-/* Distances wait on the device behind the step before, if that had no logits to wait for: what was
- * done here meanwhile took nobody's time, and the clock starts now. */
+/* Distances wait on the device behind the step before, if that was not waited for: what was done
+ * here meanwhile took nobody's time, and the clock starts now. */
 static enum sc_status start_clock(struct sc_rank *rank, struct sc_err *err)
 {
     bool waited = false;

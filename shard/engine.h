@@ -3,10 +3,10 @@
  * The engine owns one thread (a lone rank that is not pinned: the caller's) and one backend per
  * rank, the weights, the pages and the sequences' page tables. It decides nothing: sc_engine_step
  * executes exactly the plan it is given, on all ranks, and returns when all have finished; a lone
- * rank's device may still be at work on a step without logits. Purity: entries and logits of a
- * sequence depend on its tokens, its recipe, prompt_len and the model alone (base/backend.h).
- * Memory: everything is taken at open; a step allocates nothing. Threads: every call comes from one
- * owner (the scheduler thread), except sc_engine_progress.
+ * rank's device may still be at work within a prompt that the next step compresses. Purity: entries
+ * and logits of a sequence depend on its tokens, its recipe, prompt_len and the model alone
+ * (base/backend.h). Memory: everything is taken at open; a step allocates nothing. Threads: every
+ * call comes from one owner (the scheduler thread), except sc_engine_progress.
  */
 #ifndef SC_SHARD_ENGINE_H
 #define SC_SHARD_ENGINE_H
@@ -168,8 +168,8 @@ struct sc_run_result {
 
 /* results [plan->n_runs]. SC_EFULL: not enough free pages, nothing was executed: normal
  * back-pressure. SC_EINVAL: the plan is wrong, nothing was executed. Anything else: the group
- * failed, all sequences are lost, call sc_engine_reset; what failed may be a step before, if that
- * had no logits. */
+ * failed, all sequences are lost, call sc_engine_reset; what failed may be the step before, if its
+ * runs were all within prompts that this one compressed. */
 enum sc_status sc_engine_step(struct sc_engine *engine, const struct sc_plan *plan,
                               struct sc_run_result *results, struct sc_err *err) SC_MUST_CHECK;
 

@@ -412,6 +412,24 @@ static enum sc_status execute_snaps(struct sc_rank *rank, const struct sc_plan *
     return st;
 }
 
+/* Within a prompt the next step begins by compressing what this one has read, and waits for the
+ * clusters: until then the device need not wait for the host. Nobody is told of such a step, and
+ * what fails in it is told by the next. One step ahead and no more: what arrives meanwhile is in no
+ * plan yet. Several ranks end each step together, as its collectives have deadlines. */
+static bool next_step_waits(const struct sc_rank *rank, const struct sc_plan *plan)
+{
+    if (rank->n_ranks > 1 || rank->rows.n_logits > 0)
+        return false;
+    for (uint32_t i = 0; i < plan->n_runs; i++) {
+        const struct sc_seq *seq = &rank->seqs[plan->runs[i].slot];
+        if (seq->n_logical >= seq->prompt_len ||
+            sc_recipe_compressed_limit(&seq->recipe, seq->prompt_len, seq->n_logical) <=
+                seq->epoch_done)
+            return false;
+    }
+    return true;
+}
+
 enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan, uint64_t step,
                                uint64_t generation, struct sc_run_result *results,
                                struct sc_err *err)
@@ -435,10 +453,7 @@ enum sc_status sc_rank_execute(struct sc_rank *rank, const struct sc_plan *plan,
                       plan->runs[i].n_tokens);
     if (plan->n_runs > 0) {
         st = sc_rank_forward(rank, plan, err);
-        /* A step without logits is nobody's to wait for: the next is planned while the device works,
-         * and what fails is told by the call that waits. Several ranks end a step together, as its
-         * collectives have deadlines. */
-        if (st == SC_OK && (rank->n_ranks > 1 || rank->rows.n_logits > 0))
+        if (st == SC_OK && !next_step_waits(rank, plan))
             st = rank->be->ops->sync(rank->be, err);
     }
     if (st != SC_OK)

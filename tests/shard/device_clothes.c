@@ -189,6 +189,7 @@ static enum sc_status device_step_wait(struct sc_backend *be, bool *ret_waited, 
 {
     (void)be;
     (void)err;
+    count(&seen.waits);
     *ret_waited = seen.wait_ms != 0;
     (void)usleep(seen.wait_ms * 1000);
     return SC_OK;

@@ -11,7 +11,7 @@
 /* What was called, and what the device shall do. */
 struct device_seen {
     pthread_mutex_t mu;
-    unsigned sums, copies, puts, steps, maxima, fused, syncs, enters, names;
+    unsigned sums, copies, puts, steps, maxima, fused, syncs, enters, names, waits;
     unsigned wait_ms; /* that each step_wait takes */
     uint64_t memory;
     bool wrong_max, network, second_cannot_join, lose_gather;

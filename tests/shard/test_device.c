@@ -28,21 +28,26 @@ static void a_device_gives_what_the_host_gives(void **state)
         }
 }
 
-static void only_who_wants_logits_waits(void **state)
+/* A step is not waited for only where the next compresses what it read, and waits for that. */
+static void a_step_within_a_compressed_prompt_is_not_waited_for(void **state)
 {
     static float logits[1 << 18];
     int32_t output[N_OUTPUT];
     (void)state;
-    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++) {
-        seen.steps = seen.syncs = seen.enters = 0;
-        (void)run(on_device, n_ranks, SC_KV_COMPRESSED, output, logits);
-        assert_true(seen.steps > n_ranks * N_OUTPUT);
-        assert_true(seen.enters >= seen.steps); /* also of steps without rows */
-        if (n_ranks == 1)
-            assert_int_equal(seen.syncs, N_OUTPUT);
-        else
-            assert_true(seen.syncs >= seen.steps);
-    }
+    for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++)
+        for (int mode = SC_KV_EXACT; mode <= SC_KV_COMPRESSED; mode++) {
+            seen.steps = seen.syncs = seen.enters = seen.waits = 0;
+            (void)run(on_device, n_ranks, (enum sc_kv_mode)mode, output, logits);
+            assert_true(seen.steps > n_ranks * N_OUTPUT);
+            assert_true(seen.enters >= seen.steps); /* also of steps without rows */
+            if (n_ranks > 1)
+                assert_true(seen.syncs >= seen.steps);
+            else if (mode == SC_KV_EXACT)
+                assert_int_equal(seen.syncs, seen.steps);
+            else
+                assert_true(seen.syncs < seen.steps && seen.syncs > N_OUTPUT &&
+                            seen.steps - seen.syncs <= seen.waits);
+        }
 }
 
 /* Else a device would be sent all of them with every token. */
@@ -156,7 +161,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_gives_what_the_host_gives),
-        cmocka_unit_test(only_who_wants_logits_waits),
+        cmocka_unit_test(a_step_within_a_compressed_prompt_is_not_waited_for),
         cmocka_unit_test(page_tables_keep_their_name),
         cmocka_unit_test(compression_is_timed_from_where_it_begins),
         cmocka_unit_test(drawn_tokens_are_those_of_the_host),
