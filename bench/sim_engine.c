@@ -351,7 +351,7 @@ void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_sna
     }
 }
 
-uint32_t sc_engine_snap_idle_pages(struct sc_engine *e, uint32_t snap, bool first)
+uint32_t sc_engine_snap_pages(struct sc_engine *e, uint32_t snap, bool idle, bool first)
 {
     SC_ASSERT(snap < e->opts.max_snaps && e->snaps[snap].used);
     const struct snap *s = &e->snaps[snap];
@@ -359,7 +359,8 @@ uint32_t sc_engine_snap_idle_pages(struct sc_engine *e, uint32_t snap, bool firs
     if (first)
         sc_pages_unmark_all(&e->pages);
     for (uint32_t i = 0; i < s->n_pages; i++)
-        n += e->pages.seq_refs[s->pages[i]] == 0 && sc_pages_mark(&e->pages, s->pages[i]);
+        n +=
+            (!idle || e->pages.seq_refs[s->pages[i]] == 0) && sc_pages_mark(&e->pages, s->pages[i]);
     return n;
 }
 

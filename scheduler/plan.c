@@ -122,7 +122,7 @@ uint64_t sc_plan_pages_evictable(const struct sc_sched *s)
     for (uint32_t node = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); node != SC_NODE_NONE;
          node = sc_prefix_next_pinned(s->prefix, node)) {
         uint32_t snap = sc_prefix_node(s->prefix, node).snap;
-        pinned += sc_engine_snap_idle_pages(s->engine, snap, first);
+        pinned += sc_engine_snap_pages(s->engine, snap, true, first);
         first = false;
     }
     return info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;

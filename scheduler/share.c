@@ -169,12 +169,24 @@ uint32_t sc_share_pages_in_use(const struct sc_sched *s, const struct sc_request
 
 /* ---- what is kept ---- */
 
+/* Pages of a node and of all that are pinned, shared ones once. */
+static uint64_t pages_pinned_with(const struct sc_sched *s, uint32_t node)
+{
+    uint64_t n = sc_engine_snap_pages(s->engine, sc_prefix_node(s->prefix, node).snap, false, true);
+    for (uint32_t i = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); i != SC_NODE_NONE;
+         i = sc_prefix_next_pinned(s->prefix, i))
+        n += sc_engine_snap_pages(s->engine, sc_prefix_node(s->prefix, i).snap, false, false);
+    return n;
+}
+
+/* Of pins that share pages the limit is of what they hold together; that is only counted where
+ * their sum is over it. */
 enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us)
 {
     struct sc_prefix_node_info info = sc_prefix_node(s->prefix, node);
     uint64_t most = (uint64_t)s->n_pages * SC_PINNED_PERCENT_MAX / 100;
     uint64_t now = sc_prefix_pinned_pages(s->prefix) - (info.pin_until_us != 0 ? info.n_pages : 0);
-    if (now + info.n_pages > most)
+    if (now + info.n_pages > most && pages_pinned_with(s, node) > most)
         return SC_EFULL;
     sc_prefix_retain(s->prefix, node, true, until_us);
     /* Less is seen from now on by all its pages, those that another pin or a sequence has, too. */

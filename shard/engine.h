@@ -210,9 +210,9 @@ struct sc_snap_info {
 };
 void sc_engine_snap_info(const struct sc_engine *engine, uint32_t snap,
                          struct sc_snap_info *ret_info);
-/* Pages of several snapshots that no sequence holds, each counted once: those of this one that no
- * call has counted since the one for the first. */
-uint32_t sc_engine_snap_idle_pages(struct sc_engine *engine, uint32_t snap, bool first);
+/* Pages of several snapshots, each counted once: those of this one that no call has counted since
+ * the one for the first. idle: only those that no sequence holds. */
+uint32_t sc_engine_snap_pages(struct sc_engine *engine, uint32_t snap, bool idle, bool first);
 /* Pages that closing the sequence would free: held by nobody else. */
 uint32_t sc_engine_seq_private_pages(const struct sc_engine *engine, uint32_t slot);
 /* Page tables of snapshots come from a store of fixed size: what is left of it, and what the

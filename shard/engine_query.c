@@ -46,28 +46,29 @@ void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_sna
                                       .n_in_use = counts.n_in_use};
 }
 
-struct idle_count {
+struct once_count {
     struct sc_pages *pages;
+    bool idle;
     uint32_t n;
 };
 
-static void count_idle(void *ctx, uint32_t layer, bool core, uint32_t index, uint32_t page)
+static void count_once(void *ctx, uint32_t layer, bool core, uint32_t index, uint32_t page)
 {
-    struct idle_count *c = ctx;
+    struct once_count *c = ctx;
     (void)layer;
     (void)core;
     (void)index;
-    c->n += c->pages->seq_refs[page] == 0 && sc_pages_mark(c->pages, page);
+    c->n += (!c->idle || c->pages->seq_refs[page] == 0) && sc_pages_mark(c->pages, page);
 }
 
-uint32_t sc_engine_snap_idle_pages(struct sc_engine *e, uint32_t snap, bool first)
+uint32_t sc_engine_snap_pages(struct sc_engine *e, uint32_t snap, bool idle, bool first)
 {
     struct sc_rank *r0 = &e->workers[0].rank;
-    struct idle_count count = {.pages = &r0->pages};
+    struct once_count count = {.pages = &r0->pages, .idle = idle};
     SC_ASSERT(snap < r0->snaps.n_snaps && r0->snaps.snaps[snap].used);
     if (first)
         sc_pages_unmark_all(&r0->pages);
-    sc_snap_each_page(r0, &r0->snaps.snaps[snap], count_idle, &count);
+    sc_snap_each_page(r0, &r0->snaps.snaps[snap], count_once, &count);
     return count.n;
 }
 

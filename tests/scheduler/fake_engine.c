@@ -366,11 +366,11 @@ void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_sna
     SC_ASSERT(snap == UINT32_MAX);
 }
 
-uint32_t sc_engine_snap_idle_pages(struct sc_engine *e, uint32_t snap, bool first)
+uint32_t sc_engine_snap_pages(struct sc_engine *e, uint32_t snap, bool idle, bool first)
 {
     (void)e;
     SC_ASSERT(snap == UINT32_MAX);
-    return first;
+    return idle && first;
 }
 
 uint64_t sc_engine_snap_words_free(const struct sc_engine *e)

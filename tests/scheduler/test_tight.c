@@ -227,9 +227,41 @@ static void what_two_pins_share_is_counted_once(void **state)
     server_close(&s);
 }
 
+/* Documents that begin alike: 56 pages together, 40 each; a pool of 125, of which 100 may be
+ * pinned. */
+static void pins_that_share_pages_are_counted_once(void **state)
+{
+    static int32_t docs[3][1280];
+    struct sc_hash keys[3];
+    struct server s;
+    (void)state;
+    open_tight(&s, 125, NULL);
+    uint32_t vocab = s.rig.model->config.vocab;
+    prompt_of(docs[0], 1280, vocab, 1, 1024, 2);
+    prompt_of(docs[1], 1280, vocab, 1, 1024, 3);
+    prompt_of(docs[2], 1280, vocab, 1, 1024, 4);
+    for (uint32_t i = 0; i < 3; i++) {
+        keys[i] = put_as(&s, docs[i], 1280, 0, SC_KV_CHOICE_EXACT);
+        assert_int_equal(order(&s, SC_PREFIX_PIN, &keys[i]).status, SC_OK);
+    }
+    static int32_t other[1600];
+    prompt_of(other, 1600, vocab, 9, 1600, 0); /* 50 pages beside 56 */
+    struct sc_hash key = put_as(&s, other, 1600, 0, SC_KV_CHOICE_EXACT);
+    assert_int_equal(order(&s, SC_PREFIX_PIN, &key).status, SC_EFULL);
+    assert_int_equal(order(&s, SC_PREFIX_UNPIN, &keys[2]).status, SC_OK);
+    assert_int_equal(order(&s, SC_PREFIX_PIN, &key).status, SC_OK); /* 98 */
+    assert_int_equal(order(&s, SC_PREFIX_PIN, &keys[2]).status, SC_EFULL);
+    assert_int_equal(order(&s, SC_PREFIX_PIN, &key).status, SC_OK); /* again */
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(order(&s, SC_PREFIX_UNPIN, &keys[i]).status, SC_OK);
+    assert_int_equal(order(&s, SC_PREFIX_UNPIN, &key).status, SC_OK);
+    server_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pins_that_share_pages_are_counted_once),
         cmocka_unit_test(a_load_that_pins_leave_no_room_for_is_not_begun),
         cmocka_unit_test(a_load_finds_room_beside_a_pin_that_is_in_use),
         cmocka_unit_test(what_is_idle_beside_a_pin_in_use_lets_others_in),

@@ -111,7 +111,7 @@ static void check_forks(const char *model, uint32_t n_ranks, const struct sc_rec
     struct sc_snap_info info;
     sc_engine_snap_info(rig.engine, 3, &info);
     assert_int_equal(info.n_logical, kept);
-    assert_int_equal(sc_engine_snap_idle_pages(rig.engine, 3, true), info.n_pages - info.n_in_use);
+    assert_int_equal(sc_engine_snap_pages(rig.engine, 3, true, true), info.n_pages - info.n_in_use);
     const uint32_t places[] = {info.n_logical, info.min_logical,
                                (info.n_logical + info.min_logical) / 2, info.n_logical - 1};
     for (size_t i = 0; i < SC_ARRAY_LEN(places); i++) {
@@ -136,8 +136,8 @@ static void check_forks(const char *model, uint32_t n_ranks, const struct sc_rec
     sc_engine_snap_info(rig.engine, 3, &info);
     assert_int_equal(info.n_private, info.n_pages);
     assert_int_equal(info.n_pages, now.n_pages_cached);
-    assert_int_equal(sc_engine_snap_idle_pages(rig.engine, 3, true), info.n_pages);
-    assert_int_equal(sc_engine_snap_idle_pages(rig.engine, 3, false), 0);
+    assert_int_equal(sc_engine_snap_pages(rig.engine, 3, true, true), info.n_pages);
+    assert_int_equal(sc_engine_snap_pages(rig.engine, 3, true, false), 0);
     drop(&rig, 3);
     assert_int_equal(n_free(&rig), all);
     free(want);
