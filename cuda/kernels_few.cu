@@ -298,17 +298,6 @@ static size_t shared_bytes(uint32_t m, uint32_t n, bool add)
     return 16 * (size_t)WARPS * (W_RING + x_ring(x_stages, n) + (add ? 3 : 2) * tiles * 32);
 }
 
-/* What a block may have. */
-static cudaError_t most_shared(size_t *ret_bytes)
-{
-    int device = 0, bytes = 0;
-    cudaError_t rc = cudaGetDevice(&device);
-    if (rc == cudaSuccess)
-        rc = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    *ret_bytes = (size_t)bytes;
-    return rc;
-}
-
 static bool fits(uint32_t n, size_t most)
 {
     for (uint32_t m = 1; m <= TILES_MAX; m++) {
@@ -321,7 +310,7 @@ static bool fits(uint32_t n, size_t most)
 extern "C" uint32_t sc_cuda_few_most(void)
 {
     size_t most = 0;
-    if (most_shared(&most) != cudaSuccess)
+    if (sc_most_bytes(&most) != cudaSuccess)
         return 0;
     return fits(16, most) ? 16 : fits(8, most) ? 8 : 0;
 }
@@ -389,7 +378,7 @@ template <int M, int X> static cudaError_t allow_shared(void)
 {
     const cudaFuncAttribute attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
     size_t most = 0;
-    cudaError_t rc = most_shared(&most);
+    cudaError_t rc = sc_most_bytes(&most);
     if (rc == cudaSuccess)
         rc = cudaFuncSetAttribute(few_kernel<M, X, false>, attribute, (int)most);
     return rc == cudaSuccess ? cudaFuncSetAttribute(few_kernel<M, X, true>, attribute, (int)most)

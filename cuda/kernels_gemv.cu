@@ -271,11 +271,8 @@ static __global__ void __maxnreg__((REGISTERS<W, N>))
 /* The shared memory that a block can have; x gets what the rings leave. */
 static cudaError_t most_shared(size_t *ret_bytes)
 {
-    int device = 0, bytes = 0;
-    cudaError_t rc = cudaGetDevice(&device);
-    if (rc == cudaSuccess)
-        rc = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    *ret_bytes = (size_t)bytes - sizeof(kept<4>);
+    const cudaError_t rc = sc_most_bytes(ret_bytes);
+    *ret_bytes -= sizeof(kept<4>);
     return rc;
 }
 

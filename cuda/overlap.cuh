@@ -46,17 +46,30 @@ static __device__ __forceinline__ void sc_next_may_start(void)
 #endif
 }
 
+static inline cudaError_t sc_device_bytes(enum cudaDeviceAttr what, size_t *ret_bytes)
+{
+    int device = 0, bytes = 0;
+    cudaError_t rc = cudaGetDevice(&device);
+    if (rc == cudaSuccess)
+        rc = cudaDeviceGetAttribute(&bytes, what, device);
+    *ret_bytes = (size_t)bytes;
+    return rc;
+}
+
+/* Shared memory that a block may have. */
+static inline cudaError_t sc_most_bytes(size_t *ret_bytes)
+{
+    return sc_device_bytes(cudaDevAttrMaxSharedMemoryPerBlockOptin, ret_bytes);
+}
+
 /* Shared memory of a block beside which another one of as much finds no room. */
 static inline cudaError_t sc_alone_bytes(size_t *ret_bytes)
 {
-    int device = 0, most = 0, bytes = 0;
-    cudaError_t rc = cudaGetDevice(&device);
-
+    size_t most = 0, all = 0;
+    cudaError_t rc = sc_most_bytes(&most);
     if (rc == cudaSuccess)
-        rc = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (rc == cudaSuccess)
-        rc = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-    *ret_bytes = (size_t)(bytes / 2 < most ? bytes / 2 : most);
+        rc = sc_device_bytes(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &all);
+    *ret_bytes = all / 2 < most ? all / 2 : most;
     return rc;
 }
 
