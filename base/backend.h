@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  12u
+#define SC_BACKEND_ABI  13u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -211,6 +211,7 @@ struct sc_merge_args {
  * l * n_seqs and l * n_rows. They stay as they are until step_end. */
 struct sc_step {
     uint32_t n_rows, n_seqs, n_layers, n_logit_rows;
+    uint32_t n_kv_heads;               /* of this rank */
     const int32_t *tokens;             /* [n_rows] */
     const uint32_t *positions, *slots; /* [n_rows] */
     const uint32_t *logit_rows;        /* [n_logit_rows] */

@@ -223,6 +223,7 @@ static double time_calls(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint
                                  .n_seqs = n_seqs,
                                  .n_layers = LAYERS,
                                  .n_logit_rows = 1,
+                                 .n_kv_heads = KV_HEADS,
                                  .tokens = tokens,
                                  .positions = positions,
                                  .slots = slots,

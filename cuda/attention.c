@@ -46,7 +46,8 @@ static enum sc_status find_seqs(struct sc_cuda_device *dev, const struct sc_attn
     st = sc_cuda_stage_take(dev, at.bytes, "attention", &host, &device, err);
     if (st != SC_OK)
         return st;
-    const struct sc_cuda_seqs_pack args = {.seqs = a->seqs, .n_layers = 1, .cascade = dev->cascade};
+    const struct sc_cuda_seqs_pack args = {
+        .seqs = a->seqs, .n_layers = 1, .n_kv_heads = a->n_kv_heads, .cascade = dev->cascade};
     packed = sc_cuda_seqs_pack(&args, &at, host);
     *ret = sc_cuda_seqs_of_layer(&packed, &at, device, 0);
     return sc_cuda_stage_send(dev, host, device, at.bytes, err);
@@ -74,15 +75,6 @@ static bool takes_tensor_cores(const struct sc_cuda_device *dev, const struct sc
            (a->head_dim == 32 || a->head_dim == 64 || a->head_dim == 128) && a->scale > 0.0f &&
            isfinite(a->scale) && a->q_stride % 4 == 0 && (uintptr_t)a->q % 16 == 0 &&
            (uintptr_t)a->out % 16 == 0;
-}
-
-/* Of any sequence of up to max_pages; those of few pages have smaller splits. */
-static uint32_t most_splits(uint32_t max_pages)
-{
-    const uint32_t least = SC_CUDA_ATTN_SPLIT_PAGES;
-    uint32_t few = smaller(max_pages, SC_CUDA_ATTN_FEW_PAGES);
-    uint32_t n = (max_pages + least - 1) / least, n_few = (few + least / 2 - 1) / (least / 2);
-    return smaller(n > n_few ? n : n_few, SC_CUDA_ATTN_SPLITS_MAX);
 }
 
 /* How many (sequence, KV head) at a time parts and their counts have room for. Those of a cohort
@@ -131,7 +123,7 @@ static cudaError_t attend_small(struct sc_cuda_attn l, bool tensor_cores, cudaSt
     cudaError_t rc = cudaSuccess;
 
     l.part_rows = smaller(l.seqs.max_rows * l.group, SC_CUDA_ATTN_SMALL);
-    l.n_splits = most_splits(l.seqs.max_pages);
+    l.n_splits = sc_cuda_splits_bound(l.seqs.max_pages, l.seqs.n_kv_heads);
     l.apart =
         !tensor_cores || sc_cuda_adds_apart(l.n_splits, l.part_rows, l.head_dim, n_seqs * n_kv);
     share_out(&l, tensor_cores, &seqs_step, &heads_step);
@@ -213,7 +205,8 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
                              .group = a->n_heads / a->n_kv_heads,
                              .scale = a->scale,
                              .dtype = a->pool->spec.dtype,
-                             .split = !dev->strict};
+                             .split = !dev->strict,
+                             .settled = sc_cuda_pages_settled(dev)};
     cudaError_t rc = cudaSuccess;
     if (l.split)
         rc = attend_small(l, tensor_cores, dev->stream);

@@ -31,8 +31,7 @@ static bool may_share(const struct sc_cuda_seq *seq)
 
 static uint32_t n_splits(const struct sc_cuda_seq *seq)
 {
-    const uint32_t pages = sc_cuda_split_pages(seq->n_pages);
-    return (seq->n_pages + pages - 1) / pages;
+    return (seq->n_pages + seq->split_pages - 1) / seq->split_pages;
 }
 
 static bool same_pages(const uint32_t *a, const uint32_t *b, uint32_t n)
@@ -55,11 +54,11 @@ static uint32_t alike_pages(const struct sc_cuda_seq *a, const struct sc_cuda_se
 static uint32_t common_splits(const struct sc_cuda_seq *a, const struct sc_cuda_seq *b,
                               const uint32_t *tables, uint32_t most)
 {
-    const uint32_t pages = sc_cuda_split_pages(a->n_pages);
+    const uint32_t pages = a->split_pages;
     const uint32_t *x = tables + a->table, *y = tables + b->table;
     uint32_t n = 0;
 
-    if (!may_share(a) || !may_share(b) || pages != sc_cuda_split_pages(b->n_pages))
+    if (!may_share(a) || !may_share(b) || pages != b->split_pages)
         return 0;
     most = smaller(most, alike_pages(a, b) / pages);
     if (same_pages(x, y, most * pages))
@@ -74,7 +73,7 @@ static uint32_t common_splits(const struct sc_cuda_seq *a, const struct sc_cuda_
 static bool comes_before(const struct sorted *s, uint32_t i, uint32_t j)
 {
     const struct sc_cuda_seq *a = &s->seqs[i], *b = &s->seqs[j];
-    const uint32_t x = sc_cuda_split_pages(a->n_pages), y = sc_cuda_split_pages(b->n_pages);
+    const uint32_t x = a->split_pages, y = b->split_pages;
     int order;
 
     if (x != y)
@@ -129,7 +128,7 @@ static void make_cohorts(const struct sorted *s, const uint32_t *common, uint32_
         }
         if (best < SC_CUDA_COHORT_PAGES)
             return;
-        const uint32_t pages = sc_cuda_split_pages(s->seqs[s->order[best_first]].n_pages);
+        const uint32_t pages = s->seqs[s->order[best_first]].split_pages;
         ret->cohorts[ret->n_cohorts++] = (struct sc_cuda_cohort){
             .first = ret->n_members, .n = best_n, .n_shared = best_pages / pages};
         memcpy(ret->members + ret->n_members, s->order + best_first, best_n * sizeof(*s->order));
@@ -149,8 +148,7 @@ static void find(const struct sc_cuda_seq *seqs, const uint32_t *tables, uint32_
     sort(&s, n_seqs);
     for (uint32_t i = 0; i + 1 < s.n; i++) {
         const struct sc_cuda_seq *a = &seqs[s.order[i]];
-        common[i] = sc_cuda_split_pages(a->n_pages) *
-                    common_splits(a, &seqs[s.order[i + 1]], tables, UINT32_MAX);
+        common[i] = a->split_pages * common_splits(a, &seqs[s.order[i + 1]], tables, UINT32_MAX);
     }
     make_cohorts(&s, common, 0, s.n, ret);
 }

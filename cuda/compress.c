@@ -384,5 +384,6 @@ enum sc_status sc_cuda_merge(struct sc_backend *be, const struct sc_merge_args *
         .n_kv_heads = a->n_kv_heads,
         .pick = (enum sc_cuda_pick)a->representative,
     };
+    sc_cuda_pages_write(dev, false);
     return sc_cuda_check(sc_cuda_launch_merge(&launch, dev->stream), "merge", err);
 }

@@ -171,9 +171,13 @@ static cudaError_t query_stream(void *ctx)
 enum sc_status sc_cuda_sync(struct sc_backend *be, struct sc_err *err)
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
-    if (sc_nccl_joined(dev->nccl)) /* a lost peer must not hang this rank */
-        return sc_nccl_wait(dev->nccl, query_stream, dev, err);
-    return sc_cuda_check(cudaStreamSynchronize(sc_cuda_device(be)->stream), "device", err);
+    enum sc_status st =
+        sc_nccl_joined(dev->nccl) /* a lost peer must not hang this rank */
+            ? sc_nccl_wait(dev->nccl, query_stream, dev, err)
+            : sc_cuda_check(cudaStreamSynchronize(sc_cuda_device(be)->stream), "device", err);
+    if (st == SC_OK)
+        sc_cuda_pages_wait(dev);
+    return st;
 }
 
 static void cuda_enter(struct sc_backend *be)

@@ -78,6 +78,7 @@ struct sc_cuda_device {
     size_t rounded_bytes;
     struct sc_cuda_rounded image;
     struct sc_cuda_normed normed;
+    uint32_t n_page_writes; /* since the last product, at most 2: see sc_cuda_pages_settled */
     const float *unwritten; /* rows that only the product that follows can make or read, or NULL */
     void *best_scratch;     /* SC_CUDA_BEST_BYTES, see kernels_best.h */
     float *inv_freq; /* device [SC_CUDA_HEAD_DIM_MAX / 2]: those of the last rope_angles ... */
@@ -146,6 +147,25 @@ static inline void sc_cuda_is_written(struct sc_cuda_device *dev, const void *ro
 {
     if (rows == dev->unwritten)
         dev->unwritten = NULL;
+}
+/* ---- pages that are read before the kernels before have ended (overlap.cuh) ----
+ *
+ * Whatever is launched next starts after all that was before the last product has ended: a product
+ * lets the next kernel in only once it has waited itself, or not at all. So of the kernels that may
+ * still run then, those write to pages that were launched since. One is, in a layer: it writes the
+ * entries of the step's own rows. */
+static inline void sc_cuda_pages_wait(struct sc_cuda_device *dev)
+{
+    dev->n_page_writes = 0;
+}
+/* rows_alone: entries of rows that the attention that follows is of. */
+static inline void sc_cuda_pages_write(struct sc_cuda_device *dev, bool rows_alone)
+{
+    dev->n_page_writes = rows_alone && dev->n_page_writes == 0 ? 1 : 2;
+}
+static inline bool sc_cuda_pages_settled(const struct sc_cuda_device *dev)
+{
+    return dev->n_page_writes < 2;
 }
 enum sc_status sc_cuda_alloc(struct sc_backend *be, size_t bytes, void **ret_mem,
                              struct sc_err *err);

@@ -22,7 +22,8 @@
 
 struct view {
     int n_cores, n_core_pages, n_pages, lead;
-    int shift; /* entry number - position, both as far as int holds them */
+    int split_pages; /* of one split of a small sequence */
+    int shift;       /* entry number - position, both as far as int holds them */
     uint32_t row0, n_rows, pos0, exact_lo, window;
     const uint32_t *table;
 };
@@ -35,6 +36,7 @@ __device__ __forceinline__ view view_of(const sc_cuda_attn &a, uint32_t seq, int
     v.n_cores = (int)s.n_cores;
     v.n_core_pages = (int)s.n_core_pages;
     v.n_pages = (int)s.n_pages;
+    v.split_pages = (int)s.split_pages;
     v.lead = s.window != 0 ? (int)s.exact_page0 & (tile_pages - 1) : 0;
     v.shift = ENTRIES * (v.n_core_pages + v.lead) - (int)(s.exact_page0 * ENTRIES);
     v.row0 = s.row0;
@@ -86,15 +88,9 @@ __device__ __forceinline__ bool all_slots(slots s)
     return s.lo <= 0 && s.hi >= ENTRIES;
 }
 
-__device__ __forceinline__ int split_pages(int n_pages)
+__device__ __forceinline__ int splits_of(const view &v)
 {
-    return (int)sc_cuda_split_pages((uint32_t)n_pages);
-}
-
-__device__ __forceinline__ int splits_of(int n_pages)
-{
-    int pages = split_pages(n_pages);
-    return (n_pages + pages - 1) / pages;
+    return (v.n_pages + v.split_pages - 1) / v.split_pages;
 }
 
 __device__ __forceinline__ bool is_small(const sc_cuda_attn &a, uint32_t n_rows)

@@ -37,6 +37,11 @@ struct sc_cuda_attn {
     float scale;
     enum sc_dtype dtype; /* of the pool: F32, BF16 or I8 */
     bool split;          /* small sequences go by splits, in launches of their own */
+    /* Of the kernels that may still run when one of these starts, none writes to other entries than
+     * the rows' own: the first pages are asked for before sc_inputs_ready. See
+     * sc_cuda_pages_settled.
+     */
+    bool settled;
     /* Launches by splits: sequences seq0 .., KV heads head0 .. of this launch. */
     uint32_t seq0, n_seqs, head0, n_heads_now;
     uint32_t n_splits, part_rows; /* bounds; also the strides of parts */

@@ -64,6 +64,10 @@ template <int D> struct rows_of_team {
             }
         }
     }
+    __device__ __forceinline__ bool settled(int) const
+    {
+        return a.settled; /* nobody's last page is shared */
+    }
     __device__ __forceinline__ uint4 chunk(int tile, int row, int i) const
     {
         const uint32_t place = (uint32_t)row / a.group, x = (uint32_t)row % a.group;
@@ -121,7 +125,7 @@ __global__ void __launch_bounds__(TILES *WARPS * 32, BLOCKS)
         who.own = own_entry(v, 0);
     }
     __syncthreads();
-    const int per_split = split_pages(who.v.n_pages), begin = (int)blockIdx.y * per_split;
+    const int per_split = who.v.split_pages, begin = (int)blockIdx.y * per_split;
     const rows_of_team<D> rows = {a, who, a.head0 + head};
     float o[D / 8][4] = {};
     attend_split<D, I8, TILES>(a, who.v, a.head0 + head, begin, begin + per_split, rows, shared, o,

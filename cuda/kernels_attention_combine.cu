@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(WARPS * 32) combine_kernel(const __grid_consta
     sc_next_may_start();
     /* Descriptors are copied before a step's first kernel; no kernel writes them. */
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
-    const int n_splits = splits_of(v.n_pages);
+    const int n_splits = splits_of(v);
     sc_inputs_ready();
     if (n_splits < 2 || !is_small(a, v.n_rows) || blockIdx.x >= v.n_rows * a.group)
         return;

@@ -44,6 +44,11 @@ template <int D> struct rows_of_one {
     {
         return slots_of(v, page, low_all, own_all);
     }
+    /* Rows' own entries are the last ones. */
+    __device__ __forceinline__ bool settled(int page) const
+    {
+        return a.settled && (page + 1) * ENTRIES <= own_all - (int)(v.n_rows - 1);
+    }
     __device__ __forceinline__ void hide(float (&s)[4][4], int page) const
     {
         const int lane = (int)threadIdx.x % 32;
@@ -75,7 +80,7 @@ struct whole {
 __device__ __forceinline__ whole whole_of(const sc_cuda_attn &a)
 {
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
-    return {(int)(v.n_rows * a.group), splits_of(v.n_pages), n_shared_of(a), v.row0};
+    return {(int)(v.n_rows * a.group), splits_of(v), n_shared_of(a), v.row0};
 }
 
 /* Where row r of the sequence and of the block's head begins in the result. */
@@ -262,7 +267,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     /* Descriptors and page tables are copied before a step's first kernel; no kernel writes them.
      */
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
-    const int per_split = split_pages(v.n_pages), begin = split_of(a) * per_split;
+    const int per_split = v.split_pages, begin = split_of(a) * per_split;
     const uint32_t head = a.head0 + blockIdx.y;
 
     if (begin >= v.n_pages || !is_small(a, v.n_rows)) {

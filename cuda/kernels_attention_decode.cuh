@@ -270,6 +270,7 @@ struct found {
 /* All threads of a block: pages begin .. end - 1 of v's list, for TILES tiles of a KV head. Of
  * rows: busy(tile)      the tile has any; pages are copied by the warps of those without too
  *   seen(page)      which entries all of them together see
+ *   settled(page)   no kernel that may still run writes to it: see sc_cuda_attn.settled
  *   hide(s, page)   puts -inf where the lane's score is of an entry that its row does not see
  *   chunk(tile, row, i), 0 <= row < 16: see put_queries
  * Results: o, still to be added up over the tile's warps, and *ret of the tile, both without a
@@ -331,13 +332,17 @@ __device__ __forceinline__ void attend_split(const sc_cuda_attn &a, const view &
     const uint8_t *block = base;
     if (n_mine > 0)
         block = block_of(0);
-    sc_inputs_ready();
+    const bool early = n_mine > 0 && rows.settled(first);
+    if (!early)
+        sc_inputs_ready();
     if (n_mine > 0)
         load_k(block, 0);
     copy_commit();
     if (n_mine > 0)
         load_v(block, 0);
     copy_commit();
+    if (early)
+        sc_inputs_ready();
 
     put_queries<D, I8>(shared + at::q + tile * at::q_tile, (int)threadIdx.x % (WARPS * 32),
                        WARPS * 32, [&](int r, int i) { return rows.chunk(tile, r, i); });

@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 {
     const view v = view_of(a, a.seq0 + blockIdx.z, 1);
     const uint32_t split = blockIdx.x / SMALL_TILES, x0 = blockIdx.x % SMALL_TILES * WARPS;
-    const int per_split = split_pages(v.n_pages), begin = (int)split * per_split;
+    const int per_split = v.split_pages, begin = (int)split * per_split;
 
     if (begin >= v.n_pages || !is_small(a, v.n_rows) || x0 >= v.n_rows * a.group)
         return;

@@ -350,6 +350,7 @@ enum sc_status sc_cuda_kv_unpack(struct sc_backend *be, struct sc_kv_pool *pool,
     const size_t row = sc_kv_row_bytes(pool->spec.dtype, pool->spec.head_dim);
     enum sc_status st = sc_check_span(&pool->spec, pool->n_pages, pages, first, n, head, err);
 
+    sc_cuda_pages_write(dev, false);
     for (uint32_t i = 0, some; st == SC_OK && i < n; i += some) {
         const uint32_t slot = (first + i) % SC_PAGE_ENTRIES;
         const uint32_t *page = pages + (first + i) / SC_PAGE_ENTRIES;
@@ -376,6 +377,7 @@ enum sc_status sc_cuda_kv_copy(struct sc_backend *be, struct sc_kv_pool *pool, u
                        pool->n_pages);
     if (dst_page == src_page)
         return SC_OK;
+    sc_cuda_pages_write(sc_cuda_device(be), false);
     return sc_cuda_check(cudaMemcpyAsync(block_at(pool, dst_page, 0), block_at(pool, src_page, 0),
                                          pool->page_bytes, cudaMemcpyDeviceToDevice,
                                          sc_cuda_device(be)->stream),

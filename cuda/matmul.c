@@ -254,6 +254,7 @@ static enum sc_status multiply_all(struct sc_cuda_device *dev, const struct sc_m
     if (st != SC_OK)
         return st;
     sc_cuda_is_written(dev, r->y);
+    sc_cuda_pages_wait(dev);
     if (sc_cuda_by_gemv(dev, w, r->n))
         return multiply_gemv(dev, w, r, false, err);
     sc_cuda_forget(dev);
@@ -341,6 +342,7 @@ enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matr
     st = check_written(dev, w, &rows, err);
     if (st != SC_OK)
         return st;
+    sc_cuda_pages_wait(dev);
     if (sc_cuda_by_gemv(dev, w, n)) {
         sc_cuda_is_written(dev, y);
         return multiply_gemv(dev, w, &rows, true, err);

@@ -98,5 +98,6 @@ enum sc_status sc_cuda_qkv(struct sc_backend *be, const struct sc_qkv_args *a, s
         .eps = a->eps,
         .dtype = a->pool->spec.dtype,
     };
+    sc_cuda_pages_write(dev, true);
     return sc_cuda_check(sc_cuda_launch_qkv(&split, dev->stream), "qkv", err);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cuda/device.h"
+#include "cuda/splits.h"
 #include "cuda/tables.h"
 
 static uint32_t pages_of(uint32_t n_entries)
@@ -136,7 +137,7 @@ struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_cuda_seqs_pack *a,
     uint8_t *bytes = to;
     struct sc_cuda_seq *packed = (struct sc_cuda_seq *)(void *)(bytes + at->seqs);
     uint32_t *here = (uint32_t *)(void *)(bytes + at->tables), words = 0;
-    struct sc_cuda_seqs ret = {.n_seqs = at->n_seqs};
+    struct sc_cuda_seqs ret = {.n_seqs = at->n_seqs, .n_kv_heads = a->n_kv_heads};
 
     for (size_t i = 0; i < (size_t)at->n_seqs * a->n_layers; i++) {
         packed[i] = sc_cuda_seq_of(&a->seqs[i], words);
@@ -148,6 +149,7 @@ struct sc_cuda_seqs sc_cuda_seqs_pack(const struct sc_cuda_seqs_pack *a,
             copy_pages(&a->seqs[i], &packed[i], here + words);
             words += packed[i].n_pages;
         }
+        packed[i].split_pages = sc_cuda_split_pages(packed[i].n_pages, a->n_kv_heads);
         if (packed[i].n_rows > ret.max_rows)
             ret.max_rows = packed[i].n_rows;
         if (packed[i].n_pages > ret.max_pages)

@@ -17,6 +17,7 @@ struct sc_cuda_seq {
     uint32_t n_core_pages; /* ceil(n_cores / 32) */
     uint32_t exact_page0;  /* exact_lo / 32 (window > 0: of the first position any row sees) */
     uint32_t n_pages;      /* in all, to the page of position pos0 + n_rows - 1; 0: no rows */
+    uint32_t split_pages;  /* of one split, see splits.h */
     uint32_t n_shared;     /* splits, from the first on, that its cohort reads; 0: in none */
 };
 
@@ -25,6 +26,7 @@ struct sc_cuda_seqs {
     const uint32_t *tables;         /* device */
     /* What the grid is sized by; host. In a recorded step they bound what later steps may bring. */
     uint32_t n_seqs, max_rows, max_pages;
+    uint32_t n_kv_heads;                  /* that splits were made for */
     const struct sc_cuda_cohort *cohorts; /* device [n_cohorts], of this layer */
     const uint32_t *members;              /* device: sequences */
     struct sc_cuda_cohort_bounds bounds;  /* n_cohorts 0: n_shared does not count */
@@ -40,7 +42,7 @@ struct sc_attn_seq;
 struct sc_kv_pool;
 struct sc_cuda_tables;
 
-/* Its list of pages from word `table` on. */
+/* Its list of pages from word `table` on; not cut yet. */
 struct sc_cuda_seq sc_cuda_seq_of(const struct sc_attn_seq *seq, uint32_t table);
 
 /* Everything about the sequences but their pages, against limits and the pool. */
@@ -63,7 +65,7 @@ struct sc_cuda_seqs_layout sc_cuda_seqs_lay_out(const struct sc_attn_seq *seqs, 
 
 struct sc_cuda_seqs_pack {
     const struct sc_attn_seq *seqs;
-    uint32_t n_layers;
+    uint32_t n_layers, n_kv_heads;
     bool cascade;                       /* cohorts are looked for */
     const struct sc_cuda_tables *there; /* where page ids are; NULL: they are packed */
     /* What was packed into the same layout for the same sequences with the same pages, and its

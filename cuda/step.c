@@ -140,6 +140,7 @@ static void fill(struct sc_cuda_step *s, bool cascade, uint8_t *to)
                        memcmp(&s->before_at, &s->seqs_at, sizeof(s->seqs_at)) == 0;
     const struct sc_cuda_seqs_pack args = {.seqs = t->seqs,
                                            .n_layers = t->n_layers,
+                                           .n_kv_heads = t->n_kv_heads,
                                            .cascade = cascade,
                                            .there = s->there ? &s->tables : NULL,
                                            .before = again ? s->before : NULL,

@@ -226,7 +226,8 @@ static uint32_t splits_and_place(const struct scene *s, uint32_t n_seqs, bool *r
         const struct sc_attn_seq *q = &s->seqs[i];
         const uint32_t end = pages_for(q->pos0 + q->n_rows);
         const uint32_t n = pages_for(q->n_cores) + end - q->exact_lo / SC_PAGE_ENTRIES;
-        const uint32_t pages = sc_cuda_split_pages(n), splits = (n + pages - 1) / pages;
+        const uint32_t pages = sc_cuda_split_pages(n, s->sh->n_kv_heads),
+                       splits = (n + pages - 1) / pages;
         first = i == 0 ? splits : first;
         most = splits > most ? splits : most;
         n_rows = q->n_rows > n_rows ? q->n_rows : n_rows;

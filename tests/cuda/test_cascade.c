@@ -282,10 +282,10 @@ static void a_cascade_gives_the_bits_of_each_alone(void **state)
     }
 }
 
-/* Splits of sixteen pages: each warp has four. */
+/* Splits of ten pages: warps have three or two. */
 static void long_documents_are_read_once(void **state)
 {
-    static const struct reading sh = {32, 8, 1, 1, 3, {{0, 0, 1056 * 32}}, {{0}}, {{3, 1056}}};
+    static const struct reading sh = {32, 8, 1, 1, 3, {{0, 0, 1056 * 32}}, {{0}}, {{3, 1050}}};
     (void)state;
     compare(&sh, SC_DTYPE_BF16, 50);
     compare(&sh, SC_DTYPE_I8, 51);
@@ -386,6 +386,7 @@ static void steps_that_are_replayed_follow_the_cohorts(void **state)
                                      .n_seqs = N,
                                      .n_layers = LAYERS,
                                      .n_logit_rows = 1,
+                                     .n_kv_heads = s.sh->n_kv_heads,
                                      .tokens = tokens,
                                      .positions = rows,
                                      .slots = rows,

@@ -34,7 +34,8 @@ static struct sc_cuda_seq *put(struct rig *r, uint32_t layer, uint32_t i, uint32
                                 .n_rows = 1,
                                 .pos0 = n_pages * SC_PAGE_ENTRIES - 1,
                                 .table = (layer * SEQS + i) * PAGES,
-                                .n_pages = n_pages};
+                                .n_pages = n_pages,
+                                .split_pages = sc_cuda_split_pages(n_pages, 1)};
     for (uint32_t p = 0; p < n_pages; p++)
         r->tables[seq->table + p] =
             p < n_common ? 1000 * layer + 100 * doc + p : 1000000 + seq->table + p;
@@ -216,6 +217,24 @@ static void rounded_bounds_are_few_and_no_less(void **state)
     assert_true(distinct[0] <= 8 && distinct[1] <= 16);
 }
 
+static void no_sequence_has_more_splits_than_its_grid(void **state)
+{
+    (void)state;
+    for (uint32_t heads = 1; heads <= 130; heads += heads < 20 ? 1 : 11) {
+        uint32_t most = 0;
+        for (uint32_t n = 1; n <= 5000; n++) {
+            const uint32_t pages = sc_cuda_split_pages(n, heads), splits = (n + pages - 1) / pages;
+            const uint32_t bound = sc_cuda_splits_bound(n, heads);
+            most = splits > most ? splits : most;
+            assert_true(most <= bound && bound <= sc_cuda_most_splits(heads));
+            assert_true(bound <= SC_CUDA_ATTN_SPLITS_MAX && pages % 2 == 0);
+            /* A long one has about as many blocks as run at once. */
+            if (n > 2000 && heads > 2 && heads < 25)
+                assert_in_range(splits * heads, SC_CUDA_ATTN_BLOCKS * 7 / 8, SC_CUDA_ATTN_BLOCKS);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +246,7 @@ int main(void)
         cmocka_unit_test(layers_share_what_they_can),
         cmocka_unit_test(more_sequences_than_may_be_members_read_alone),
         cmocka_unit_test(rounded_bounds_are_few_and_no_less),
+        cmocka_unit_test(no_sequence_has_more_splits_than_its_grid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

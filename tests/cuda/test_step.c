@@ -226,6 +226,7 @@ static struct sc_step step_of(struct rig *r, uint32_t n_seqs, uint32_t rows, uin
                             .n_seqs = n_seqs,
                             .n_layers = N_LAYERS,
                             .n_logit_rows = n_seqs,
+                            .n_kv_heads = 2,
                             .tokens = r->tokens,
                             .positions = r->positions,
                             .slots = r->slots,
