@@ -142,25 +142,55 @@ extern "C" cudaError_t sc_cuda_launch_norm(const struct sc_cuda_norm *a, cudaStr
 
 /* ---- swiglu: blocks of (row, columns) ---- */
 
-static __device__ inline float4 load4(const float *p)
+/* A thread's columns, in 16-byte accesses but for single ones: with half as long ones too little is
+ * on its way. */
+static __device__ inline void load(const float *p, float (&x)[4])
 {
-    return *(const float4 *)p;
+    const float4 v = *(const float4 *)p;
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
 }
 
-static __device__ inline float4 load4(const uint16_t *p)
+static __device__ inline void load(const uint16_t *p, float (&x)[8])
 {
-    const uint2 v = *(const uint2 *)p;
-    return make_float4(sc_low_bf16(v.x), sc_high_bf16(v.x), sc_low_bf16(v.y), sc_high_bf16(v.y));
+    const uint4 v = *(const uint4 *)p;
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = sc_low_bf16(words[i]);
+        x[2 * i + 1] = sc_high_bf16(words[i]);
+    }
 }
 
-static __device__ inline float load1(const float *p)
+static __device__ inline void load(const float *p, float (&x)[1])
 {
-    return *p;
+    x[0] = *p;
 }
 
-static __device__ inline float load1(const uint16_t *p)
+static __device__ inline void load(const uint16_t *p, float (&x)[1])
 {
-    return sc_low_bf16(*p);
+    x[0] = sc_low_bf16(*p);
+}
+
+template <int WIDTH> static __device__ inline void store(float *y, const float (&v)[WIDTH])
+{
+    if constexpr (WIDTH == 1) {
+        *y = v[0];
+    } else {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i += 4)
+            *(float4 *)(y + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    }
+}
+
+template <int WIDTH> static __device__ inline void store(uint16_t *image, const float (&v)[WIDTH])
+{
+    if constexpr (WIDTH == 1)
+        *image = __bfloat16_as_ushort(__float2bfloat16_rn(v[0]));
+    else if constexpr (WIDTH == 4)
+        *(uint2 *)image = make_uint2(sc_pack_bf16(v[0], v[1]), sc_pack_bf16(v[2], v[3]));
+    else
+        *(uint4 *)image = make_uint4(sc_pack_bf16(v[0], v[1]), sc_pack_bf16(v[2], v[3]),
+                                     sc_pack_bf16(v[4], v[5]), sc_pack_bf16(v[6], v[7]));
 }
 
 template <typename T, int WIDTH>
@@ -169,39 +199,34 @@ static __global__ void __launch_bounds__(ROW_THREADS)
 {
     const size_t row = blockIdx.x;
     const uint32_t i = (blockIdx.y * ROW_THREADS + threadIdx.x) * WIDTH;
-    const T *gate = gate_up + row * 2 * ffn + i, *up = gate + ffn;
+    const T *gate = gate_up + row * 2 * ffn + i;
+    float g[WIDTH], u[WIDTH];
 
     sc_next_may_start();
     sc_inputs_ready();
     if (i >= ffn)
         return;
-    if (WIDTH == 4) {
-        const float4 g = load4(gate), u = load4(up);
-        const float4 v = make_float4(sc_silu(g.x) * u.x, sc_silu(g.y) * u.y, sc_silu(g.z) * u.z,
-                                     sc_silu(g.w) * u.w);
-        if (y != NULL)
-            *(float4 *)(y + row * ffn + i) = v;
-        if (image != NULL)
-            *(uint2 *)(image + row * ffn + i) =
-                make_uint2(sc_pack_bf16(v.x, v.y), sc_pack_bf16(v.z, v.w));
-    } else {
-        const float v = sc_silu(load1(gate)) * load1(up);
-        if (y != NULL)
-            y[row * ffn + i] = v;
-        if (image != NULL)
-            image[row * ffn + i] = __bfloat16_as_ushort(__float2bfloat16_rn(v));
-    }
+    load(gate, g);
+    load(gate + ffn, u);
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++)
+        g[k] = sc_silu(g[k]) * u[k];
+    if (y != NULL)
+        store<WIDTH>(y + row * ffn + i, g);
+    if (image != NULL)
+        store<WIDTH>(image + row * ffn + i, g);
 }
 
 template <typename T>
 static cudaError_t launch_swiglu(const T *gate_up, float *y, uint16_t *image, uint32_t n,
                                  uint32_t ffn, cudaStream_t stream)
 {
-    const bool wide = ffn % 4 == 0 && aligned16(gate_up) && aligned16(y);
-    const uint32_t columns = wide ? ffn / 4 : ffn;
+    constexpr int WIDE = 16 / sizeof(T);
+    const bool wide = ffn % WIDE == 0 && aligned16(gate_up) && aligned16(y) && aligned16(image);
+    const uint32_t columns = wide ? ffn / WIDE : ffn;
     const dim3 grid(n, (columns + ROW_THREADS - 1) / ROW_THREADS);
     if (wide)
-        return sc_overlap_launch(swiglu_kernel<T, 4>, grid, ROW_THREADS, 0, stream, gate_up, y,
+        return sc_overlap_launch(swiglu_kernel<T, WIDE>, grid, ROW_THREADS, 0, stream, gate_up, y,
                                  image, ffn);
     return sc_overlap_launch(swiglu_kernel<T, 1>, grid, ROW_THREADS, 0, stream, gate_up, y, image,
                              ffn);
