@@ -179,7 +179,8 @@ struct sc_dist_args {
 /* Greedy Seed Clustering on the integers. labels: host, job j at offset n_planes * (sum of earlier
  * m); labels[i] = cluster of token i; clusters are numbered by their lowest member. counts: host
  * [n_jobs * n_planes]. seeds: host, at the labels' offsets: seeds[c] = the seed's token of cluster
- * c. */
+ * c. keep: nobody but merge will read labels and seeds, so they may stay with the backend instead;
+ * counts come to the host always. */
 struct sc_cluster_args {
     const struct sc_chunk_job *jobs; /* host */
     uint32_t n_jobs, n_planes;
@@ -188,13 +189,16 @@ struct sc_cluster_args {
     uint8_t *labels;
     uint8_t *seeds;
     uint32_t *counts;
+    bool keep;
 };
 
 /* Writes the cores of each job: K = mean of the members' stored keys, V = mean of values (f32 sums
  * in member order, then the cache dtype), bias = ln(n) (0 when !log_bias); or one member's K and V
  * for SEED / LAST. n_planes > 1: labels per head; a job then has n_cores[j] entries in every head,
  * those beyond a head's own count with bias -inf and zero K and V. Core pages must not overlap
- * exact pages. */
+ * exact pages. kept: the last call but sync was cluster with keep, of the same jobs and with the
+ * same arrays, of which nothing was written since; what of them did not come to the host is with
+ * the backend. */
 struct sc_merge_args {
     struct sc_kv_pool *pool;
     const struct sc_chunk_job *jobs; /* host */
@@ -204,6 +208,7 @@ struct sc_merge_args {
     const uint8_t *labels, *seeds; /* host, as from cluster */
     const uint32_t *counts;        /* host [n_jobs * n_planes] */
     const uint32_t *n_cores;       /* host [n_jobs]: entries of the job */
+    bool kept;
 };
 
 /* All that a step's calls will be given as host arrays, told before the first of them. A call

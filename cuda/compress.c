@@ -209,7 +209,8 @@ static void fill_cluster_jobs(const struct sc_cluster_args *a, struct sc_cuda_cl
     }
 }
 
-/* What the kernel finds comes back through the staging area, which is pinned. */
+/* What the kernel finds comes back through the staging area, which is pinned: the counts, and
+ * unless they are kept, labels and seeds, which lie before them. */
 enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_args *a,
                                struct sc_err *err)
 {
@@ -220,6 +221,7 @@ enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_ar
     void *host, *device;
     enum sc_status st = check_cluster(a, err);
 
+    dev->kept.labels = NULL;
     if (st != SC_OK || a->n_jobs == 0)
         return st;
     for (uint32_t i = 0; i < a->n_jobs; i++) {
@@ -247,18 +249,29 @@ enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_ar
     launch.n_jobs = a->n_jobs;
     launch.n_planes = a->n_planes;
     launch.scan = a->seed_order == SC_SEED_SCAN;
+    const size_t back_at = a->keep ? counts_at : labels_at;
     st = sc_cuda_check(sc_cuda_launch_cluster(&launch, dev->stream), "cluster", err);
     if (st == SC_OK)
-        st = sc_cuda_check(cudaMemcpyAsync(h + labels_at, d + labels_at, bytes - labels_at,
+        st = sc_cuda_check(cudaMemcpyAsync(h + back_at, d + back_at, bytes - back_at,
                                            cudaMemcpyDeviceToHost, dev->stream),
                            "cluster", err);
     if (st == SC_OK)
         st = sc_cuda_sync(be, err);
     if (st != SC_OK)
         return st;
+    memcpy(a->counts, h + counts_at, n_counts * sizeof(*a->counts));
+    if (a->keep) {
+        dev->kept = (struct sc_cuda_kept){.labels = launch.labels,
+                                          .seeds = launch.seeds,
+                                          .counts = launch.counts,
+                                          .n_labels = n_labels,
+                                          .n_jobs = a->n_jobs,
+                                          .n_planes = a->n_planes,
+                                          .turn = dev->stage.turn};
+        return SC_OK;
+    }
     memcpy(a->labels, h + labels_at, n_labels);
     memcpy(a->seeds, h + seeds_at, n_labels);
-    memcpy(a->counts, h + counts_at, n_counts * sizeof(*a->counts));
     return SC_OK;
 }
 
@@ -283,7 +296,8 @@ static uint32_t first_not_below(const uint8_t *x, uint32_t n, uint32_t limit)
     return i;
 }
 
-/* Labels and seeds come from the host: what they index is checked here, once. */
+/* Labels and seeds come from the host, unless they are kept: what they index is checked here, once.
+ */
 static enum sc_status check_labels(const struct sc_merge_args *a, uint32_t index, size_t at,
                                    struct sc_err *err)
 {
@@ -295,6 +309,8 @@ static enum sc_status check_labels(const struct sc_merge_args *a, uint32_t index
         if (count == 0 || count > m || count > a->n_cores[index])
             return sc_fail(err, SC_EINVAL, "merge: job %u: %u clusters of %u tokens, %u entries",
                            index, count, m, a->n_cores[index]);
+        if (a->kept)
+            continue;
         uint32_t i = first_not_below(labels, m, count);
         if (i < m)
             return sc_fail(err, SC_EINVAL, "merge: job %u: token %u: label %u of %u", index, i,
@@ -308,7 +324,8 @@ static enum sc_status check_labels(const struct sc_merge_args *a, uint32_t index
 }
 
 /* *ret_n: labels of all jobs. */
-static enum sc_status check_merge(const struct sc_merge_args *a, size_t *ret_n, struct sc_err *err)
+static enum sc_status check_merge(const struct sc_merge_args *a, const struct sc_cuda_kept *kept,
+                                  size_t *ret_n, struct sc_err *err)
 {
     enum sc_status st =
         sc_check_merge(a, a->pool != NULL ? &a->pool->spec : NULL,
@@ -319,6 +336,11 @@ static enum sc_status check_merge(const struct sc_merge_args *a, size_t *ret_n, 
         st = check_labels(a, i, at, err);
         at += (size_t)a->n_planes * a->jobs[i].m;
     }
+    if (st == SC_OK && a->kept && a->n_jobs > 0 &&
+        (kept->labels == NULL || kept->n_jobs != a->n_jobs || kept->n_planes != a->n_planes ||
+         kept->n_labels != at))
+        st = sc_fail(err, SC_EINVAL, "merge: %u jobs, %u planes, %zu labels, kept are %u, %u, %zu",
+                     a->n_jobs, a->n_planes, at, kept->n_jobs, kept->n_planes, kept->n_labels);
     *ret_n = at;
     return st;
 }
@@ -339,46 +361,75 @@ static void fill_merge_jobs(const struct sc_merge_args *a, struct sc_cuda_merge_
     }
 }
 
+/* The host's logarithms: the device's own differ from the twin's in their last bits. */
+enum sc_status sc_cuda_merge_open(struct sc_cuda_device *dev, struct sc_err *err)
+{
+    float biases[2][SC_CHUNK_MAX + 1] = {{0}};
+    void *mem = NULL;
+
+    for (uint32_t n = 1; n <= SC_CHUNK_MAX; n++)
+        biases[1][n] = logf((float)n);
+    enum sc_status st = sc_cuda_alloc(&dev->base, sizeof(biases), &mem, err);
+    if (st != SC_OK)
+        return st;
+    dev->biases = mem;
+    return sc_cuda_upload(&dev->base, mem, biases, sizeof(biases), err);
+}
+
+/* Where in what is staged for a merge its parts are; jobs are first. */
+struct staged {
+    size_t labels, seeds, counts, bytes;
+};
+
+static struct staged lay_out(const struct sc_merge_args *a, size_t n_labels)
+{
+    const size_t n_seeds = a->representative == SC_REP_SEED ? n_labels : 0;
+    struct staged at = {0};
+
+    (void)part(&at.bytes, a->n_jobs, sizeof(struct sc_cuda_merge_job));
+    if (a->kept)
+        return at;
+    at.labels = part(&at.bytes, n_labels, 1);
+    at.seeds = part(&at.bytes, n_seeds, 1);
+    at.counts = part(&at.bytes, (size_t)a->n_jobs * a->n_planes, sizeof(*a->counts));
+    return at;
+}
+
 enum sc_status sc_cuda_merge(struct sc_backend *be, const struct sc_merge_args *a,
                              struct sc_err *err)
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
-    size_t bytes = 0, n_labels = 0, labels_at, seeds_at, counts_at, bias_at;
-    const size_t n_counts = (size_t)a->n_jobs * a->n_planes;
+    const struct sc_cuda_kept *kept = &dev->kept;
+    size_t n_labels = 0;
     void *host, *device;
-    enum sc_status st = check_merge(a, &n_labels, err);
+    enum sc_status st = check_merge(a, kept, &n_labels, err);
 
     if (st != SC_OK || a->n_jobs == 0)
         return st;
-    const size_t n_seeds = a->representative == SC_REP_SEED ? n_labels : 0;
-    (void)part(&bytes, a->n_jobs, sizeof(struct sc_cuda_merge_job));
-    labels_at = part(&bytes, n_labels, 1);
-    seeds_at = part(&bytes, n_seeds, 1);
-    counts_at = part(&bytes, n_counts, sizeof(*a->counts));
-    bias_at = part(&bytes, SC_CHUNK_MAX + 1, sizeof(float));
-    st = sc_cuda_stage_take(dev, bytes, "merge", &host, &device, err);
+    const struct staged at = lay_out(a, n_labels);
+    st = sc_cuda_stage_take(dev, at.bytes, "merge", &host, &device, err);
+    if (st == SC_OK && a->kept && dev->stage.turn - kept->turn > 1)
+        st = sc_fail(err, SC_EINVAL, "merge: what cluster kept was written over");
     if (st != SC_OK)
         return st;
     uint8_t *h = host, *d = device;
     fill_merge_jobs(a, host);
-    memcpy(h + labels_at, a->labels, n_labels);
-    memcpy(h + seeds_at, a->seeds, n_seeds);
-    memcpy(h + counts_at, a->counts, n_counts * sizeof(*a->counts));
-    /* The host's logarithms: the device's own differ from the twin's in their last bits. */
-    float *bias = (float *)(void *)(h + bias_at);
-    bias[0] = 0.0f;
-    for (uint32_t n = 1; n <= SC_CHUNK_MAX; n++)
-        bias[n] = a->log_bias ? logf((float)n) : 0.0f;
-    st = sc_cuda_stage_send(dev, host, device, bytes, err);
+    if (!a->kept) {
+        memcpy(h + at.labels, a->labels, n_labels);
+        if (a->representative == SC_REP_SEED)
+            memcpy(h + at.seeds, a->seeds, n_labels);
+        memcpy(h + at.counts, a->counts, (size_t)a->n_jobs * a->n_planes * sizeof(*a->counts));
+    }
+    st = sc_cuda_stage_send(dev, host, device, at.bytes, err);
     if (st != SC_OK)
         return st;
     const struct sc_cuda_merge_launch launch = {
         .kv = view(a->pool),
         .jobs = device,
-        .labels = d + labels_at,
-        .seeds = d + seeds_at,
-        .counts = (const uint32_t *)(const void *)(d + counts_at),
-        .bias = (const float *)(const void *)(d + bias_at),
+        .labels = a->kept ? kept->labels : d + at.labels,
+        .seeds = a->kept ? kept->seeds : d + at.seeds,
+        .counts = a->kept ? kept->counts : (const uint32_t *)(const void *)(d + at.counts),
+        .bias = dev->biases + (a->log_bias ? SC_CHUNK_MAX + 1 : 0),
         .n_jobs = a->n_jobs,
         .n_planes = a->n_planes,
         .n_kv_heads = a->n_kv_heads,

@@ -59,13 +59,13 @@ enum sc_status sc_cuda_stage_take(struct sc_cuda_device *dev, size_t bytes, cons
         return sc_fail(err, SC_EINVAL, "%s: %zu bytes of host arrays, limit %zu", what, bytes,
                        SC_CUDA_STAGE_BYTES);
     if (s->used + bytes > SC_CUDA_STAGE_BYTES) {
-        st = sc_cuda_check(cudaEventRecord(s->read[s->half], dev->stream), what, err);
-        s->half ^= 1;
+        st = sc_cuda_check(cudaEventRecord(s->read[s->turn % 2], dev->stream), what, err);
+        s->turn++;
         s->used = 0;
         if (st == SC_OK)
-            st = sc_cuda_check(cudaEventSynchronize(s->read[s->half]), what, err);
+            st = sc_cuda_check(cudaEventSynchronize(s->read[s->turn % 2]), what, err);
     }
-    size_t at = s->half * SC_CUDA_STAGE_BYTES + s->used;
+    size_t at = s->turn % 2 * SC_CUDA_STAGE_BYTES + s->used;
     *ret_host = s->host + at;
     *ret_device = s->device + at;
     s->used += bytes;
@@ -243,6 +243,7 @@ static void cuda_close(struct sc_backend *be)
     (void)cudaFree(dev->n_put);
     (void)cudaFree(dev->rounded);
     (void)cudaFree(dev->best_scratch);
+    (void)cudaFree(dev->biases);
     (void)cudaFree(dev->inv_freq);
     free(dev->tuned);
     if (dev->stream != NULL)
@@ -417,6 +418,8 @@ enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct s
                            "CUDA stream", err);
     if (st == SC_OK)
         st = take_memory(dev, err);
+    if (st == SC_OK)
+        st = sc_cuda_merge_open(dev, err);
     if (st == SC_OK)
         st = sc_cuda_check_blas(cublasLtCreate(&dev->lt), "cuBLASLt", err);
     if (st == SC_OK)

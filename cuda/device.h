@@ -33,8 +33,17 @@
 struct sc_cuda_stage {
     uint8_t *host, *device; /* [2, SC_CUDA_STAGE_BYTES], host pinned */
     cudaEvent_t read[2];    /* the device is past what was in this half */
-    unsigned half;
+    uint32_t turn;          /* in half turn % 2; the other has what the turn before put there */
     size_t used;
+};
+
+/* What the last call of cluster left on the device for the merge that follows. It lies in the
+ * stage, so it is there during this turn and the next. */
+struct sc_cuda_kept {
+    const uint8_t *labels, *seeds; /* labels NULL: nothing */
+    const uint32_t *counts;
+    size_t n_labels;
+    uint32_t n_jobs, n_planes, turn;
 };
 
 /* The step that step_begin told, on the device; see step.c. */
@@ -69,6 +78,8 @@ struct sc_cuda_device {
     bool cascade; /* decoding reads what sequences share once for several of them */
     cudaStream_t stream;
     struct sc_cuda_stage stage;
+    struct sc_cuda_kept kept;
+    float *biases; /* device [2, SC_CHUNK_MAX + 1]: of a core of n members, 0 and ln(n) */
     struct sc_cuda_step *step;
     cublasLtHandle_t lt;
     void *workspace;   /* SC_CUDA_WORKSPACE */
@@ -274,6 +285,7 @@ enum sc_status sc_cuda_draw(struct sc_backend *be, const float *x, uint32_t n_ro
 enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_args *args,
                                  struct sc_err *err);
 /* compress.c */
+enum sc_status sc_cuda_merge_open(struct sc_cuda_device *dev, struct sc_err *err); /* dev->biases */
 enum sc_status sc_cuda_distances(struct sc_backend *be, const struct sc_dist_args *args,
                                  struct sc_err *err);
 enum sc_status sc_cuda_cluster(struct sc_backend *be, const struct sc_cluster_args *args,

@@ -89,11 +89,15 @@ static uint64_t mix_bytes(uint64_t h, const uint8_t *x, size_t n)
 }
 
 /* All ranks must have made the same clusters before anything takes its shape from them. Where
- * labels are per head only the counts can be compared. */
+ * labels are per head only the counts can be compared. A lone rank has nobody to differ from, and
+ * perhaps no labels here (keeps_labels). */
 static enum sc_status check_agreement(struct sc_rank *rank, const struct sc_seq *seq,
                                       struct sc_err *err)
 {
     uint64_t h = sc_mix64(seq->slot + 1ull), both[2];
+
+    if (rank->n_ranks == 1)
+        return SC_OK;
 
     for (uint32_t j = 0; j < rank->n_jobs; j++)
         h = sc_mix64(h ^ rank->job_cores[j]);
@@ -180,6 +184,13 @@ static enum sc_status start_clock(struct sc_rank *rank, struct sc_err *err)
     return st;
 }
 
+/* Nobody here reads the labels: other ranks to compare them with there are none, and no listener. A
+ * device need not send them then, nor be sent them again, while it waits for the merge. */
+static bool keeps_labels(const struct sc_rank *rank, const struct sc_seq *seq)
+{
+    return rank->n_ranks == 1 && seq->on_chunk == NULL;
+}
+
 /* Runs the batch of jobs collected so far. */
 static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struct sc_err *err)
 {
@@ -218,6 +229,7 @@ static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struc
         .labels = rank->labels,
         .seeds = rank->seeds,
         .counts = rank->counts,
+        .keep = keeps_labels(rank, seq),
     };
     st = ops->cluster(rank->be, &cluster, err);
     if (st == SC_OK)
@@ -240,6 +252,7 @@ static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struc
         .seeds = rank->seeds,
         .counts = rank->counts,
         .n_cores = rank->job_cores,
+        .kept = cluster.keep,
     };
     st = ops->merge(rank->be, &merge, err);
     if (st == SC_OK)

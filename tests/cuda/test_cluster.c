@@ -208,8 +208,8 @@ static void epoch_open(struct epoch *e)
     free(random);
 }
 
-/* In calls of n jobs. */
-static void run_epoch(struct epoch *e, uint32_t n, struct result *to)
+/* In calls of n jobs; keep: labels and seeds stay on the device. */
+static void run_epoch(struct epoch *e, uint32_t n, bool keep, struct result *to)
 {
     for (uint32_t j = 0; j < LAYERS * CHUNKS; j += n) {
         const struct sc_dist_args d = {.pool = e->pool,
@@ -229,7 +229,8 @@ static void run_epoch(struct epoch *e, uint32_t n, struct result *to)
                                           .dist = d.dist,
                                           .labels = to->labels + j * M,
                                           .seeds = to->seeds + j * M,
-                                          .counts = to->counts + j};
+                                          .counts = to->counts + j,
+                                          .keep = keep};
         const struct sc_merge_args m = {.pool = e->pool,
                                         .jobs = d.jobs,
                                         .n_jobs = n,
@@ -240,7 +241,8 @@ static void run_epoch(struct epoch *e, uint32_t n, struct result *to)
                                         .labels = g.labels,
                                         .seeds = g.seeds,
                                         .counts = g.counts,
-                                        .n_cores = g.counts};
+                                        .n_cores = g.counts,
+                                        .kept = keep};
         assert_ok(cuda->ops->distances(cuda, &d, err));
         assert_ok(cuda->ops->cluster(cuda, &g, err));
         assert_ok(cuda->ops->merge(cuda, &m, err));
@@ -264,14 +266,23 @@ static void an_epoch_has_the_same_bits_however_it_is_cut(void **state)
     static struct result first, again;
     (void)state;
     epoch_open(&e);
-    run_epoch(&e, LAYERS * CHUNKS, &first);
+    run_epoch(&e, LAYERS * CHUNKS, false, &first);
     for (uint32_t j = 0; j < LAYERS * CHUNKS; j++)
         assert_in_range(first.counts[j], 2, 16);
     for (size_t i = 0; i < SC_ARRAY_LEN(sizes); i++) {
-        run_epoch(&e, sizes[i], &again);
+        run_epoch(&e, sizes[i], false, &again);
         assert_memory_equal(again.dist, first.dist, EPOCH_DIST * sizeof(int32_t));
         assert_memory_equal(again.labels, first.labels, sizeof(first.labels));
         assert_memory_equal(again.seeds, first.seeds, sizeof(first.seeds));
+        assert_memory_equal(again.counts, first.counts, sizeof(first.counts));
+        assert_memory_equal(again.cores, first.cores, sizeof(first.cores));
+        assert_memory_equal(again.bias, first.bias, sizeof(first.bias));
+        free(again.dist);
+    }
+    for (size_t i = 1; i < SC_ARRAY_LEN(sizes); i++) { /* nothing of use is in the host's arrays */
+        memset(again.labels, 0xff, sizeof(again.labels));
+        memset(again.seeds, 0xff, sizeof(again.seeds));
+        run_epoch(&e, sizes[i], true, &again);
         assert_memory_equal(again.counts, first.counts, sizeof(first.counts));
         assert_memory_equal(again.cores, first.cores, sizeof(first.cores));
         assert_memory_equal(again.bias, first.bias, sizeof(first.bias));
@@ -282,12 +293,137 @@ static void an_epoch_has_the_same_bits_however_it_is_cut(void **state)
     cuda->ops->kv_close(cuda, e.pool);
 }
 
+/* ---- what a merge finds on the device ---- */
+
+enum { STAGE = 16 << 20, KEPT_JOBS = 5 }; /* STAGE: SC_CUDA_STAGE_BYTES */
+
+/* A few jobs with clusters of them, whose seeds become the cores, so that all three arrays count.
+ */
+struct kept {
+    struct epoch e;
+    struct result r;
+    struct sc_cluster_args cluster;
+    struct sc_merge_args merge;
+};
+
+static void kept_open(struct kept *k)
+{
+    epoch_open(&k->e);
+    run_epoch(&k->e, LAYERS * CHUNKS, false, &k->r); /* for the distances */
+    k->cluster = (struct sc_cluster_args){.jobs = k->e.jobs,
+                                          .n_jobs = KEPT_JOBS,
+                                          .n_planes = 1,
+                                          .dist = k->e.dist,
+                                          .labels = k->r.labels,
+                                          .seeds = k->r.seeds,
+                                          .counts = k->r.counts,
+                                          .keep = true};
+    k->merge = (struct sc_merge_args){.pool = k->e.pool,
+                                      .jobs = k->e.jobs,
+                                      .n_jobs = KEPT_JOBS,
+                                      .n_planes = 1,
+                                      .n_kv_heads = HEADS,
+                                      .head_dim = HEAD_DIM,
+                                      .representative = SC_REP_SEED,
+                                      .log_bias = true,
+                                      .labels = k->r.labels,
+                                      .seeds = k->r.seeds,
+                                      .counts = k->r.counts,
+                                      .n_cores = k->r.counts,
+                                      .kept = true};
+}
+
+static void kept_close(struct kept *k)
+{
+    free(k->r.dist);
+    cuda->ops->free(cuda, k->e.dist);
+    cuda->ops->kv_close(cuda, k->e.pool);
+}
+
+/* Takes so much of the stage, a half or less: what does not fit in this half turns to the other. */
+static void use_stage(uint32_t bytes)
+{
+    struct sc_embedding *emb = NULL;
+    void *rows = calloc(1, bytes);
+    assert_ok(cuda->ops->embedding_open(cuda, rows, SC_DTYPE_F32, 0, bytes / 32, 8, &emb, err));
+    cuda->ops->embedding_close(cuda, emb);
+    free(rows);
+}
+
+static void read_cores(const struct kept *k, uint8_t cores[KEPT_JOBS][2][16][ROW], float *bias)
+{
+    for (uint32_t j = 0; j < KEPT_JOBS; j++)
+        assert_ok(cuda->ops->kv_pack(cuda, k->e.pool, k->e.cores[j / CHUNKS], k->e.jobs[j].core0,
+                                     k->r.counts[j], j % HEADS, cores[j][0], cores[j][1],
+                                     bias + j * 16, err));
+}
+
+/* Wherever in the stage they lie, and though the merge's own arrays begin another half of it: there
+ * is room for both calls in the one that is begun, for none of them, or for the first alone. */
+static void kept_labels_are_there_whatever_the_stage_does(void **state)
+{
+    static struct kept k;
+    static uint8_t want[KEPT_JOBS][2][16][ROW], got[KEPT_JOBS][2][16][ROW];
+    float want_bias[KEPT_JOBS * 16] = {0}, got_bias[KEPT_JOBS * 16] = {0};
+    (void)state;
+    kept_open(&k);
+    k.merge.kept = false;
+    assert_ok(cuda->ops->merge(cuda, &k.merge, err));
+    read_cores(&k, want, want_bias);
+    k.merge.kept = true;
+    for (uint32_t room = 0; room < 2048; room += 128) {
+        memset(k.r.labels, 0xff, sizeof(k.r.labels));
+        memset(k.r.seeds, 0xff, sizeof(k.r.seeds));
+        k.merge.representative = SC_REP_LAST; /* other cores first */
+        use_stage(STAGE - 4096);
+        assert_ok(cuda->ops->cluster(cuda, &k.cluster, err));
+        assert_ok(cuda->ops->merge(cuda, &k.merge, err));
+        k.merge.representative = SC_REP_SEED;
+        use_stage(STAGE - room);
+        assert_ok(cuda->ops->cluster(cuda, &k.cluster, err));
+        assert_ok(cuda->ops->merge(cuda, &k.merge, err));
+        read_cores(&k, got, got_bias);
+        assert_memory_equal(got, want, sizeof(want));
+        assert_memory_equal(got_bias, want_bias, sizeof(want_bias));
+    }
+    kept_close(&k);
+}
+
+static void what_is_not_kept_is_refused(void **state)
+{
+    static struct kept k;
+    (void)state;
+    kept_open(&k);
+    assert_fails(SC_EINVAL, cuda->ops->merge(cuda, &k.merge, err)); /* nothing was */
+    assert_ok(cuda->ops->cluster(cuda, &k.cluster, err));
+    k.merge.n_jobs--;
+    assert_fails(SC_EINVAL, cuda->ops->merge(cuda, &k.merge, err));
+    k.merge.n_jobs++;
+    k.merge.n_cores = (const uint32_t[]){16, 16, 16, 16, 16};
+    k.r.counts[1] = 17;
+    assert_fails(SC_EINVAL, cuda->ops->merge(cuda, &k.merge, err));
+    assert_ok(cuda->ops->cluster(cuda, &k.cluster, err));
+    use_stage(STAGE - 4096); /* the next turn, with room for the merge */
+    assert_ok(cuda->ops->merge(cuda, &k.merge, err));
+    assert_ok(cuda->ops->cluster(cuda, &k.cluster, err));
+    use_stage(STAGE - 4096);
+    use_stage(STAGE - 4096);
+    assert_fails(SC_EINVAL, cuda->ops->merge(cuda, &k.merge, err));
+    assert_ok(cuda->ops->cluster(cuda, &k.cluster, err));
+    k.cluster.keep = false;
+    assert_ok(cuda->ops->cluster(cuda, &k.cluster, err));
+    assert_fails(SC_EINVAL, cuda->ops->merge(cuda, &k.merge, err));
+    kept_close(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(labels_are_the_twins_for_any_integers),
         cmocka_unit_test(all_alone_all_forced_and_all_together),
         cmocka_unit_test(an_epoch_has_the_same_bits_however_it_is_cut),
+        cmocka_unit_test(kept_labels_are_there_whatever_the_stage_does),
+        cmocka_unit_test(what_is_not_kept_is_refused),
     };
     skip_without_device();
     cuda = open_cuda(SC_MATH_AUTO, false);

@@ -203,6 +203,59 @@ static enum sc_status device_sync(struct sc_backend *be, struct sc_err *err)
     return SC_OK;
 }
 
+/* Labels and seeds that clusters may keep, this device keeps, and leaves nothing in their place. */
+static const struct sc_backend_ops *plain;
+static _Thread_local struct {
+    const struct sc_chunk_job *jobs; /* NULL: none are kept */
+    uint32_t n_jobs;
+    uint8_t labels[1 << 16], seeds[1 << 16];
+} kept;
+
+static enum sc_status device_distances(struct sc_backend *be, const struct sc_dist_args *args,
+                                       struct sc_err *err)
+{
+    kept.jobs = NULL;
+    return plain->distances(be, args, err);
+}
+
+static enum sc_status device_cluster(struct sc_backend *be, const struct sc_cluster_args *args,
+                                     struct sc_err *err)
+{
+    size_t n = 0;
+    enum sc_status st = plain->cluster(be, args, err);
+    kept.jobs = NULL;
+    if (st != SC_OK || !args->keep)
+        return st;
+    count(&seen.keeps);
+    for (uint32_t i = 0; i < args->n_jobs; i++)
+        n += (size_t)args->n_planes * args->jobs[i].m;
+    if (n > sizeof(kept.labels))
+        return sc_fail(err, SC_EINTERNAL, "%zu labels, room for %zu", n, sizeof(kept.labels));
+    kept.jobs = args->jobs;
+    kept.n_jobs = args->n_jobs;
+    memcpy(kept.labels, args->labels, n);
+    memcpy(kept.seeds, args->seeds, n);
+    memset(args->labels, 0xff, n);
+    memset(args->seeds, 0xff, n);
+    return SC_OK;
+}
+
+static enum sc_status device_merge(struct sc_backend *be, const struct sc_merge_args *args,
+                                   struct sc_err *err)
+{
+    struct sc_merge_args a = *args;
+    if (seen.lose_merge)
+        return sc_fail(err, SC_EDEVICE, "no merge");
+    if (a.kept && (kept.jobs != a.jobs || kept.n_jobs != a.n_jobs))
+        return sc_fail(err, SC_EINTERNAL, "%u jobs, kept are %u", a.n_jobs, kept.n_jobs);
+    if (a.kept) {
+        a.labels = kept.labels;
+        a.seeds = kept.seeds;
+    }
+    kept.jobs = NULL;
+    return plain->merge(be, &a, err);
+}
+
 static void device_enter(struct sc_backend *be)
 {
     (void)be;
@@ -303,7 +356,8 @@ enum sc_status open_device(const struct sc_backend_opts *opts, struct sc_backend
         return st;
     pthread_mutex_lock(&seen.mu);
     if (ops.name == NULL) {
-        ops = *(*ret_be)->ops;
+        plain = (*ret_be)->ops;
+        ops = *plain;
         ops.name = "device";
         ops.memory = device_memory;
         ops.step_begin = device_step_begin;
@@ -313,6 +367,9 @@ enum sc_status open_device(const struct sc_backend_opts *opts, struct sc_backend
         ops.enter = device_enter;
         ops.matmul_swiglu = device_matmul_swiglu;
         ops.row_max = device_row_max;
+        ops.distances = device_distances;
+        ops.cluster = device_cluster;
+        ops.merge = device_merge;
         ops.peer_sum = device_peer_sum;
         ops.put_cols = device_put_cols;
         ops.copy = device_copy;

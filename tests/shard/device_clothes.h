@@ -11,10 +11,10 @@
 /* What was called, and what the device shall do. */
 struct device_seen {
     pthread_mutex_t mu;
-    unsigned sums, copies, puts, steps, maxima, fused, syncs, enters, names, waits;
+    unsigned sums, copies, puts, steps, maxima, fused, syncs, enters, names, waits, keeps;
     unsigned wait_ms; /* that each step_wait takes */
     uint64_t memory;
-    bool wrong_max, network, second_cannot_join, lose_gather;
+    bool wrong_max, network, second_cannot_join, lose_gather, lose_merge;
     unsigned joins, leaves, network_sums, bf16_sums;
     pthread_barrier_t both; /* of the network's two ranks */
     void *data[2];
