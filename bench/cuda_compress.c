@@ -6,7 +6,9 @@
  * epoch of 512 tokens, 64K behind the beginning, is 256 chunks of 64 or 128 of 128. Keys are at
  * random, which gives seeds and members in numbers that real keys give too. Distances are measured
  * without and with those to the mean key, which find outliers. Median of the runs, from the call
- * until the device is done.
+ * until the device is done. Then all three behind each other, labels kept on the device or sent
+ * forth and back, without the pages that the engine gives out in between; and what it would cost to
+ * hide that wait by working on two halves: distances in two calls, the clusters of one half.
  */
 #include <dlfcn.h>
 #include <math.h>
@@ -64,14 +66,49 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-enum op { DISTANCES, CLUSTER, MERGE };
+enum op { DISTANCES, CLUSTER, MERGE, ALL, DISTANCES_HALVES, CLUSTER_HALF };
+
+static enum sc_status call_all(struct bench *b, struct sc_err *err)
+{
+    const struct sc_backend_ops *ops = b->be->ops;
+    enum sc_status st = ops->distances(b->be, &b->dist, err);
+    if (st == SC_OK)
+        st = ops->cluster(b->be, &b->cluster, err);
+    return st == SC_OK ? ops->merge(b->be, &b->merge, err) : st;
+}
+
+/* Jobs are all of one length. */
+static enum sc_status call_halves(struct bench *b, struct sc_err *err)
+{
+    struct sc_dist_args half = b->dist;
+    const uint32_t n = b->dist.n_jobs / 2, m = b->jobs[0].m;
+    half.n_jobs = n;
+    enum sc_status st = b->be->ops->distances(b->be, &half, err);
+    half.jobs += n;
+    half.dist += (size_t)n * m * m;
+    return st == SC_OK ? b->be->ops->distances(b->be, &half, err) : st;
+}
 
 static enum sc_status call(struct bench *b, enum op op, struct sc_err *err)
 {
     const struct sc_backend_ops *ops = b->be->ops;
-    return op == DISTANCES ? ops->distances(b->be, &b->dist, err)
-           : op == CLUSTER ? ops->cluster(b->be, &b->cluster, err)
-                           : ops->merge(b->be, &b->merge, err);
+    struct sc_cluster_args half = b->cluster;
+    half.n_jobs /= 2;
+    switch (op) {
+    case DISTANCES:
+        return ops->distances(b->be, &b->dist, err);
+    case CLUSTER:
+        return ops->cluster(b->be, &b->cluster, err);
+    case MERGE:
+        return ops->merge(b->be, &b->merge, err);
+    case ALL:
+        return call_all(b, err);
+    case DISTANCES_HALVES:
+        return call_halves(b, err);
+    case CLUSTER_HALF:
+        return ops->cluster(b->be, &half, err);
+    }
+    return sc_fail(err, SC_EINVAL, "operation %d", (int)op);
 }
 
 static double median_us(struct bench *b, enum op op)
@@ -143,7 +180,7 @@ static void prepare(struct bench *b, uint32_t m, uint32_t budget, int64_t tau, b
 static void run(struct bench *b, uint32_t m)
 {
     struct sc_err err = SC_ERR_INIT;
-    double budget_us, dist_us, means_us, merge_us, tau_us;
+    double budget_us, dist_us, means_us, merge_us, tau_us, half_us, halves_us, all_us[2];
     int32_t *dist = malloc((size_t)m * m * sizeof(*dist));
     if (dist == NULL)
         exit(1);
@@ -167,6 +204,20 @@ static void run(struct bench *b, uint32_t m)
            "(budget %7.1f us), merge %7.1f us, %u clusters in the first\n",
            b->dist.n_jobs, m, dist_us, means_us, tau_us, budget_us, merge_us, b->counts[0]);
     free(dist);
+    prepare(b, m, 0, b->jobs[0].tau, true);
+    for (int keep = 0; keep < 2; keep++) {
+        b->cluster.keep = b->merge.kept = keep == 1;
+        all_us[keep] = median_us(b, ALL);
+    }
+    half_us = median_us(b, CLUSTER_HALF);
+    tau_us = median_us(b, CLUSTER);
+    b->cluster.keep = b->merge.kept = false;
+    means_us = median_us(b, DISTANCES);
+    halves_us = median_us(b, DISTANCES_HALVES);
+    printf(
+        "     all three (with means, tau) %7.1f us, labels kept %7.1f us; distances %7.1f us, in "
+        "two halves %7.1f us; cluster, kept, %7.1f us, of one half %7.1f us\n",
+        all_us[0], all_us[1], means_us, halves_us, tau_us, half_us);
 }
 
 static struct sc_backend *open_plugin(const char *path, int device)
