@@ -183,6 +183,44 @@ static void pages_of_compressed_sequences_all_come_back(void **state)
     rig_close(&rig);
 }
 
+static void count_tokens(void *ctx, const struct sc_chunk_event *e)
+{
+    *(uint32_t *)ctx += e->n_tokens;
+}
+
+/* Who listens has labels come to the host; else a lone rank's device merges by those it kept. */
+static void a_listener_changes_no_entry(void **state)
+{
+    (void)state;
+    enum { SHORT = 200 }; /* one epoch */
+    struct rig rig;
+    int32_t ids[SHORT];
+    struct sc_err err = SC_ERR_INIT;
+    rig_open_golden(&rig, "llama31", 512, 1, NULL);
+    make_tokens(ids, SHORT, rig.model->config.vocab, 4);
+    struct sc_recipe recipe = small_recipe(&rig, SC_KV_COMPRESSED);
+    for (int scope = SC_LABELS_SHARED; scope <= SC_LABELS_PER_HEAD; scope++) {
+        uint64_t hash[2];
+        uint32_t n_tokens = 0;
+        recipe.label_scope = (enum sc_label_scope)scope;
+        recipe.representative = scope == SC_LABELS_SHARED ? SC_REP_SEED : SC_REP_MEAN;
+        for (int listen = 0; listen < 2; listen++) {
+            const struct sc_plan_open open = {.recipe = &recipe,
+                                              .prompt_len = SHORT,
+                                              .on_chunk = listen ? count_tokens : NULL,
+                                              .on_chunk_ctx = &n_tokens};
+            const struct sc_plan plan = {.opens = &open, .n_opens = 1};
+            must(sc_engine_step(rig.engine, &plan, NULL, &err), &err);
+            seq_run(&rig, 0, &recipe, SHORT, ids, 0, SHORT, 64, NULL);
+            hash[listen] = seq_entries_hash(&rig, 0);
+            seq_close(&rig, 0);
+        }
+        assert_true(n_tokens > 0);
+        assert_int_equal(hash[0], hash[1]);
+    }
+    rig_close(&rig);
+}
+
 /* A device that fails at a chosen call, on one rank. */
 static atomic_int calls_until_failure = -1;
 static struct sc_backend_ops failing_ops;
@@ -332,6 +370,7 @@ int main(void)
         cmocka_unit_test(wrong_plans_are_refused_and_change_nothing),
         cmocka_unit_test(a_full_pool_refuses_and_serves_again_when_pages_come_back),
         cmocka_unit_test(pages_of_compressed_sequences_all_come_back),
+        cmocka_unit_test(a_listener_changes_no_entry),
         cmocka_unit_test(a_device_error_at_any_call_stops_the_group_and_a_reset_mends_it),
         cmocka_unit_test(a_rank_whose_state_differs_is_found_before_the_step),
         cmocka_unit_test(sizes_that_do_not_divide_are_refused_by_name),
