@@ -145,7 +145,7 @@ static cudaError_t attend_blocks(const struct sc_cuda_device *dev, const struct 
     if (!tensor_cores)
         return sc_cuda_attn_plain_prefill(l, dev->stream);
     if (l->tensor_map != NULL)
-        return sc_cuda_attn_prefill_hopper(l, dev->stream);
+        return sc_cuda_attn_prefill_hopper(l, (uint32_t)dev->n_sms, dev->stream);
     return sc_cuda_attn_prefill(l, dev->stream);
 }
 

@@ -84,7 +84,7 @@ struct sc_cuda_device {
     cublasLtHandle_t lt;
     void *workspace;   /* SC_CUDA_WORKSPACE */
     float *parts;      /* SC_CUDA_PARTS_BYTES */
-    uint32_t *n_put;   /* [SC_CUDA_ATTN_UNITS]: parts counted; 0 but within a launch */
+    uint32_t *n_put;   /* [SC_CUDA_ATTN_UNITS]: parts or tasks counted; 0 but within a launch */
     uint16_t *rounded; /* bf16 activations, grown by matrix_open */
     size_t rounded_bytes;
     struct sc_cuda_rounded image;

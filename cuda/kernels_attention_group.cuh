@@ -75,24 +75,54 @@ __device__ __forceinline__ void rescale(float (&o)[D / 8][4], const float (&fact
     }
 }
 
+template <int D> __device__ __forceinline__ void clear(float (&o)[D / 8][4])
+{
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            o[n][i] = 0.0f;
+    }
+}
+
+/* Where rows go. */
+struct place {
+    uint32_t row0, n_rows, head, x0; /* n_rows: of the sequence, tokens x heads of the group */
+};
+
+/* Lanes in pairs change what they have of two neighbouring groups of eight columns for four columns
+ * of one: whole sectors are written, by half as many instructions. */
+__device__ __forceinline__ float4 four_columns(const float (&even)[4], const float (&odd)[4], int r,
+                                               float inverse)
+{
+    const bool is_odd = threadIdx.x % 2 != 0;
+    const float x0 = even[2 * r] * inverse, x1 = even[2 * r + 1] * inverse;
+    const float y0 = odd[2 * r] * inverse, y1 = odd[2 * r + 1] * inverse;
+    const float z0 = __shfl_xor_sync(0xffffffffu, is_odd ? x0 : y0, 1);
+    const float z1 = __shfl_xor_sync(0xffffffffu, is_odd ? x1 : y1, 1);
+    return is_odd ? make_float4(z0, z1, y0, y1) : make_float4(x0, x1, z0, z1);
+}
+
 template <int D>
-__device__ __forceinline__ void store(const sc_cuda_attn &a, const view &v, uint32_t head,
-                                      uint32_t x0, const float (&o)[D / 8][4], const float (&l)[2])
+__device__ __forceinline__ void store(const sc_cuda_attn &a, const place &to,
+                                      const float (&o)[D / 8][4], const float (&l)[2])
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float sum = quad_sum(l[r]), inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
-        uint32_t x = x0 + (uint32_t)row_of(r);
-        if (x >= v.n_rows * a.group)
-            continue;
-        size_t at = (size_t)(v.row0 + x / a.group) * a.n_heads * D +
-                    (size_t)(head * a.group + x % a.group) * D + threadIdx.x % 4 * 2;
+        const float sum = quad_sum(l[r]), inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
+        const uint32_t x = to.x0 + (uint32_t)row_of(r);
+        const size_t at = (size_t)(to.row0 + x / a.group) * a.n_heads * D +
+                          (size_t)(to.head * a.group + x % a.group) * D + threadIdx.x % 2 * 8 +
+                          threadIdx.x % 4 / 2 * 4;
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            float2 y = make_float2(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
-            *(float2 *)(a.out + at + 8 * n) = y;
+        for (int n = 0; n < D / 8; n += 2) {
+            const float4 y = four_columns(o[n], o[n + 1], r, inverse);
+            if (x >= to.n_rows)
+                continue;
+            *(float4 *)(a.out + at + 8 * n) = y;
             if (a.image != NULL)
-                *(uint32_t *)(a.image + at + 8 * n) = pack_bf16(y.x, y.y);
+                *(uint2 *)(a.image + at + 8 * n) =
+                    make_uint2(pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
         }
     }
 }

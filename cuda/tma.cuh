@@ -38,6 +38,14 @@ __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
                  : "memory");
 }
 
+/* Announces bytes, by a thread that will arrive later. */
+__device__ __forceinline__ void barrier_announce(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier),
+                 "r"(bytes)
+                 : "memory");
+}
+
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
 {
     asm volatile("{\n.reg .pred done;\n"
@@ -46,6 +54,12 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
                  "@!done bra again;\n}\n" ::"r"(barrier),
                  "r"(parity)
                  : "memory");
+}
+
+/* Before the first copy: the map is a parameter of the kernel, which no cache has yet. */
+__device__ __forceinline__ void prefetch_map(const tensor_map &map)
+{
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
 /* The box at (x, y, z) of the tensor, by one thread. */

@@ -13,9 +13,11 @@ cudaError_t sc_cuda_attn_prefill_hopper_init(void)
     return cudaErrorInvalidDeviceFunction;
 }
 
-cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream)
+cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, uint32_t n_sms,
+                                        cudaStream_t stream)
 {
     (void)a;
+    (void)n_sms;
     (void)stream;
     return cudaErrorInvalidDeviceFunction;
 }
