@@ -14,10 +14,11 @@ template <int D>
 __device__ __forceinline__ void begin_values(float (&o)[D / 8][4],
                                              const uint32_t (&p)[KEYS / 16][4], uint32_t v)
 {
+    const uint64_t values = matrix_at(v, KEYS * 128, 1024);
     group_fence();
 #pragma unroll
     for (int i = 0; i < KEYS / 16; i++)
-        group_add_rows(o, p[i], matrix_at(v + i * 16 * 128, KEYS * 128, 1024));
+        group_add_rows(o, p[i], matrix_behind(values, i * 16 * 128));
     group_commit();
 }
 

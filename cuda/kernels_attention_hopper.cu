@@ -21,12 +21,13 @@
 template <int D>
 __device__ __forceinline__ void begin_scores(float (&s)[KEYS / 8][4], uint32_t q, uint32_t k)
 {
+    const uint64_t rows0 = matrix_at(q, 16, 1024), keys0 = matrix_at(k, 16, 1024);
     group_fence();
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
         const uint32_t panel = i / 4, at = i % 4 * 32;
-        const uint64_t rows = matrix_at(q + panel * ROWS * 128 + at, 16, 1024);
-        const uint64_t keys = matrix_at(k + panel * KEYS * 128 + at, 16, 1024);
+        const uint64_t rows = matrix_behind(rows0, panel * ROWS * 128 + at);
+        const uint64_t keys = matrix_behind(keys0, panel * KEYS * 128 + at);
         if (i == 0)
             group_multiply_128<false>(s, rows, keys);
         else

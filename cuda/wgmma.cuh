@@ -25,6 +25,12 @@ __device__ __forceinline__ uint64_t matrix_at(uint32_t shared, uint32_t leading,
            (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* The matrix so many bytes behind: the upper half stays, and no address reaches the next field. */
+__device__ __forceinline__ uint64_t matrix_behind(uint64_t matrix, uint32_t bytes)
+{
+    return (matrix & ~(uint64_t)UINT32_MAX) | ((uint32_t)matrix + (bytes >> 4));
+}
+
 /* Before the first, and after registers of operands were written. */
 __device__ __forceinline__ void group_fence()
 {
