@@ -1,6 +1,6 @@
 /* bench/cuda_attention.c - how fast a backend plugin's attention is on this machine.
  *
- *   bench-cuda-attention PLUGIN [strict] [int8]
+ *   bench-cuda-attention PLUGIN [strict] [int8] [prefill]
  *
  * 32 query heads over 8 KV heads of 128, bf16 pages or int8 ones. Decode: one row per sequence, in
  * bytes of K, V, scales and biases read; prefill: 2048 rows of one sequence at several depths, in
@@ -8,7 +8,7 @@
  * them is in a cache. "one document": sequences that have all pages but the last TAIL in common;
  * with SC_CUDA_NO_CASCADE=1 each reads them alone. The calls of one repetition are the layers of
  * one step, as in the engine; medians of repetitions. The first line is a copy of device memory,
- * for comparison.
+ * for comparison. prefill: its lines alone.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -277,6 +277,18 @@ static void bench_document(struct bench *b, uint32_t n_seqs, uint32_t context)
            (double)n_seqs * n_pages * (double)b->page_bytes * 1e-9 / s);
 }
 
+static void bench_prefill(struct bench *b)
+{
+    static const uint32_t depths[] = {0, 2048, 4096, 8192, 32768};
+
+    for (size_t i = 0; i < SC_ARRAY_LEN(depths); i++) {
+        double s = time_calls(b, 1, ROWS, depths[i], 0);
+        double seen = (double)ROWS * depths[i] + 0.5 * ROWS * (ROWS + 1.0);
+        printf("prefill rows %u depth %6u %12.1f us %7.1f TFLOP/s\n", ROWS, depths[i], s * 1e6,
+               4e-12 * HEADS * HEAD_DIM * seen / s);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -285,21 +297,25 @@ int main(int argc, char **argv)
                    {8, 8192}, {8, 32768}, {32, 4096}, {32, 8192}, {32, 32768}, {64, 4096}};
     double quarter[65] = {
         0}; /* by sequences: seconds at 8192 entries, what r = 1/4 keeps of 32768 */
-    static const uint32_t depths[] = {0, 8192, 32768};
     struct bench b = {0};
 
-    bool strict = false;
+    bool strict = false, prefill = false;
     enum sc_dtype dtype = SC_DTYPE_BF16;
     for (int i = 2; i < argc; i++) {
         strict = strict || strcmp(argv[i], "strict") == 0;
+        prefill = prefill || strcmp(argv[i], "prefill") == 0;
         dtype = strcmp(argv[i], "int8") == 0 ? SC_DTYPE_I8 : dtype;
     }
     if (argc < 2) {
-        fprintf(stderr, "usage: bench-cuda-attention PLUGIN [strict] [int8]\n");
+        fprintf(stderr, "usage: bench-cuda-attention PLUGIN [strict] [int8] [prefill]\n");
         return 2;
     }
     open_all(&b, argv[1], strict, dtype);
     fill(&b, dtype);
+    if (prefill) { /* nothing else */
+        bench_prefill(&b);
+        return 0;
+    }
     bench_copy(&b);
     for (size_t i = 0; i < SC_ARRAY_LEN(decodes); i++) {
         uint32_t context = decodes[i].context;
@@ -319,11 +335,6 @@ int main(int argc, char **argv)
         bench_document(&b, n, 8192); /* of 32768 with r = 1/4 */
         bench_document(&b, n, 32768);
     }
-    for (size_t i = 0; i < SC_ARRAY_LEN(depths); i++) {
-        double s = time_calls(&b, 1, ROWS, depths[i], 0);
-        double seen = (double)ROWS * depths[i] + 0.5 * ROWS * (ROWS + 1.0);
-        printf("prefill rows %u depth %6u %12.1f us %7.1f TFLOP/s\n", ROWS, depths[i], s * 1e6,
-               4e-12 * HEADS * HEAD_DIM * seen / s);
-    }
+    bench_prefill(&b);
     return 0;
 }
