@@ -133,6 +133,7 @@ struct sc_attn_args {
     const struct sc_attn_seq *seqs; /* host */
     uint32_t n_seqs, q_stride, n_heads, n_kv_heads, head_dim;
     float scale;
+    const struct sc_matrix *next; /* the only reader of out, as of norm, or NULL */
 };
 
 enum sc_metric { SC_METRIC_L2_PRE, SC_METRIC_L2_POST, SC_METRIC_COS_PRE, SC_METRIC_COS_POST };

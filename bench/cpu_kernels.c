@@ -148,8 +148,8 @@ static void bench_attention(struct bench *b, enum sc_dtype dtype)
 
     must(b->be->ops->kv_open(b->be, &spec, N_PAGES * COPIES, &pool, &err), &err);
     fill_pool(b, pool, N_PAGES);
-    b->attn =
-        (struct sc_attn_args){b->x, b->y, pool, &b->seq, 1, DIM, HEADS, KV_HEADS, HEAD_DIM, 0.125f};
+    b->attn = (struct sc_attn_args){b->x,  b->y,     pool,     &b->seq, 1,   DIM,
+                                    HEADS, KV_HEADS, HEAD_DIM, 0.125f,  NULL};
     b->seq = (struct sc_attn_seq){.n_rows = 1, .pos0 = CONTEXT - 1};
     double s = best_of(call_attention, b);
     printf("%-11s decode attention %-4s %5d entries %7.2f ms %7.1f GB/s of K and V\n",

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <math.h>
 
+#include "cuda/image.h"
 #include "cuda/kernels_attention.h"
 #include "cuda/seqs.h"
 
@@ -53,7 +54,7 @@ static enum sc_status find_seqs(struct sc_cuda_device *dev, const struct sc_attn
     return sc_cuda_stage_send(dev, host, device, at.bytes, err);
 }
 
-/* Room for the bf16 copy of the result, which the product that follows would otherwise make. */
+/* Room for the bf16 image of the result, which the product that follows would otherwise make. */
 static uint16_t *image_of(const struct sc_cuda_device *dev, const struct sc_attn_args *a,
                           uint32_t *ret_rows)
 {
@@ -186,9 +187,12 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
         return SC_OK;
 
     const bool tensor_cores = takes_tensor_cores(dev, a);
+    const uint32_t width = a->n_heads * a->head_dim;
+    uint16_t *image = image_of(dev, a, &n_rows);
     struct sc_cuda_attn l = {.q = a->q,
-                             .out = a->out,
-                             .image = image_of(dev, a, &n_rows),
+                             .out =
+                                 sc_cuda_image_beside(dev, image, a->out, n_rows, width, a->next),
+                             .image = image,
                              .parts = dev->parts,
                              .n_put = dev->n_put,
                              .mem = a->pool->mem,
@@ -214,7 +218,7 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
         rc = attend_blocks(dev, &l, tensor_cores);
     st = sc_cuda_check(rc, "attention", err);
     if (st == SC_OK && l.image != NULL)
-        dev->image = (struct sc_cuda_rounded){
-            .of = a->out, .at = l.image, .n_rows = n_rows, .dim = a->n_heads * a->head_dim};
+        dev->image =
+            (struct sc_cuda_rounded){.of = a->out, .at = l.image, .n_rows = n_rows, .dim = width};
     return st;
 }

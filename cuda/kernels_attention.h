@@ -25,8 +25,8 @@
 
 struct sc_cuda_attn {
     const float *q;
-    float *out;
-    uint16_t *image; /* bf16 copy of out, or NULL */
+    float *out;      /* NULL: the image is all that is read */
+    uint16_t *image; /* bf16 of out, or NULL */
     float *parts;    /* [seq][head][n_splits][part_rows][head_dim + PART_PAD] */
     uint32_t *n_put; /* [seq][head]: parts that its own splits have left; 0 between launches. The
                         first also counts tasks of sc_cuda_attn_prefill_hopper */

@@ -61,7 +61,8 @@ __device__ __forceinline__ void combine(const sc_cuda_attn &a, const view &v, in
         size_t at = (size_t)(v.row0 + x / a.group) * a.n_heads * dim +
                     (size_t)(head * a.group + x % a.group) * dim + d;
         y = total == 0.0f ? 0.0f : y / total;
-        a.out[at] = y;
+        if (a.out != NULL)
+            a.out[at] = y;
         if (a.image != NULL)
             a.image[at] = (uint16_t)pack_bf16(y, 0.0f);
     }

@@ -104,7 +104,8 @@ __device__ __forceinline__ void put_rows(const sc_cuda_attn &a, const whole &all
         if (all.n_splits == 1) {
             float x = l == 0.0f ? 0.0f : o / l;
             size_t at = row_at<D>(a, all, (uint32_t)r) + d;
-            a.out[at] = x;
+            if (a.out != NULL)
+                a.out[at] = x;
             if (a.image != NULL)
                 a.image[at] = (uint16_t)pack_bf16(x, 0.0f);
         } else {
@@ -137,7 +138,8 @@ __device__ __forceinline__ void put_result(const sc_cuda_attn &a, const whole &a
     float4 y = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (total != 0.0f)
         y = make_float4(sum.x / total, sum.y / total, sum.z / total, sum.w / total);
-    *(float4 *)(a.out + at) = y;
+    if (a.out != NULL)
+        *(float4 *)(a.out + at) = y;
     if (a.image != NULL)
         *(uint2 *)(a.image + at) = make_uint2(pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
 }

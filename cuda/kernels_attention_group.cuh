@@ -120,7 +120,8 @@ __device__ __forceinline__ void store(const sc_cuda_attn &a, const place &to,
             const float4 y = four_columns(o[n], o[n + 1], r, inverse);
             if (x >= to.n_rows)
                 continue;
-            *(float4 *)(a.out + at + 8 * n) = y;
+            if (a.out != NULL)
+                *(float4 *)(a.out + at + 8 * n) = y;
             if (a.image != NULL)
                 *(uint2 *)(a.image + at + 8 * n) =
                     make_uint2(pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));

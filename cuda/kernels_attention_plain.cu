@@ -206,7 +206,8 @@ __device__ __forceinline__ void run(const sc_cuda_attn &a, const view &v, uint32
                 continue;
             }
             float y = l == 0.0f ? 0.0f : s.o[r][j] / l;
-            a.out[out + d] = y;
+            if (a.out != NULL)
+                a.out[out + d] = y;
             if (a.image != NULL)
                 a.image[out + d] = (uint16_t)pack_bf16(y, 0.0f);
         }

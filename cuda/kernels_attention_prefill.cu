@@ -253,7 +253,8 @@ __device__ __forceinline__ void store(const sc_cuda_attn &a, uint32_t seq, uint3
         for (int n = 0; n < D / 8; n++) {
             float2 y =
                 make_float2(o[r / 2][n][r % 2 * 2] * inverse, o[r / 2][n][r % 2 * 2 + 1] * inverse);
-            *(float2 *)(a.out + at + 8 * n) = y;
+            if (a.out != NULL)
+                *(float2 *)(a.out + at + 8 * n) = y;
             if (a.image != NULL)
                 *(uint32_t *)(a.image + at + 8 * n) = pack_bf16(y.x, y.y);
         }

@@ -111,6 +111,7 @@ static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan
         .n_kv_heads = s->n_kv_heads,
         .head_dim = c->head_dim,
         .scale = 1.0f / sqrtf((float)c->head_dim),
+        .next = w->o,
     };
     st = ops->attention(rank->be, &attn, err);
     return st == SC_OK ? project(rank, w->o, rank->attn, s->n_heads * c->head_dim, err) : st;

@@ -351,7 +351,7 @@ static void other_sequences_of_the_call_do_not_matter(void **state)
             seqs[j].core_pages = s.core_pages;
             seqs[j].exact_pages = s.exact_pages;
         }
-        struct sc_attn_args args = {q, both, s.pool, seqs, 2, width, 8, 2, 64, scale_of(&s)};
+        struct sc_attn_args args = {q, both, s.pool, seqs, 2, width, 8, 2, 64, scale_of(&s), NULL};
         assert_ok(s.be->ops->attention(s.be, &args, err));
         assert_memory_equal(both, alone + 49 * width, width * sizeof(float));
         assert_memory_equal(both + width, alone, 49 * width * sizeof(float));
@@ -460,7 +460,7 @@ static void bad_arguments_are_refused(void **state)
                               .n_cores = 5,
                               .core_pages = s.core_pages,
                               .exact_pages = s.exact_pages};
-    struct sc_attn_args good = {s.q, out, s.pool, &seq, 1, 64, 4, 2, 16, 1.0f}, bad = good;
+    struct sc_attn_args good = {s.q, out, s.pool, &seq, 1, 64, 4, 2, 16, 1.0f, NULL}, bad = good;
 
     bad.n_heads = 3;
     assert_fails(SC_EINVAL, s.be->ops->attention(s.be, &bad, err));

@@ -110,7 +110,7 @@ static void run_step(struct sc_backend *be, struct sc_matrix *w, struct sc_embed
     struct sc_qkv_args q = {qkv,   NULL, NULL,  angles, pool, pages,
                             slots, ROWS, HEADS, KV,     HD,   1e-5f};
     struct sc_attn_seq seq = {.n_rows = ROWS, .exact_pages = table};
-    struct sc_attn_args attn = {qkv, out, pool, &seq, 1, QKV, HEADS, KV, HD, 0.25f};
+    struct sc_attn_args attn = {qkv, out, pool, &seq, 1, QKV, HEADS, KV, HD, 0.25f, NULL};
 
     assert_ok(be->ops->embed(be, emb, ids, ROWS, x, err));
     assert_ok(be->ops->norm(be, &norm, err));

@@ -240,7 +240,7 @@ static void attend_to_three(struct sc_backend *be, struct sc_kv_pool *pool, cons
 {
     const uint32_t pages[1] = {0};
     const struct sc_attn_seq seq = {.n_rows = 3, .exact_pages = pages};
-    const struct sc_attn_args a = {q, out, pool, &seq, 1, 16, 1, 1, 16, 0.25f};
+    const struct sc_attn_args a = {q, out, pool, &seq, 1, 16, 1, 1, 16, 0.25f, NULL};
     assert_ok(be->ops->attention(be, &a, err));
 }
 

@@ -392,6 +392,63 @@ static void large_scores_neither_overflow_nor_vanish(void **state)
     }
 }
 
+/* The product of the result with w. */
+static float *attend_and_multiply(const struct scene *s, struct sc_backend *be, struct sc_matrix *w,
+                                  uint32_t n_out, bool told)
+{
+    const size_t bytes = (size_t)s->n_rows * s->width * 4, y_bytes = (size_t)s->n_rows * n_out * 4;
+    float *q = on_device(be, s->q, bytes), *out = on_device(be, NULL, bytes);
+    float *y = on_device(be, NULL, y_bytes);
+    struct sc_attn_args args = args_of(s, s->seqs, s->sh->n_seqs);
+
+    args.q = q;
+    args.out = out;
+    args.pool = s->pools[1][0];
+    args.next = told ? w : NULL;
+    assert_ok(be->ops->attention(be, &args, err));
+    assert_ok(be->ops->matmul(be, w, out, s->width, y, n_out, s->n_rows, err));
+    float *got = from_device(be, y, y_bytes);
+    be->ops->free(be, q);
+    be->ops->free(be, out);
+    be->ops->free(be, y);
+    return got;
+}
+
+/* Of one row and of several, by splits of one part, of several and of many, by blocks, by the plain
+ * kernels. */
+static void a_told_reader_gets_the_same(void **state)
+{
+    enum { OUT = 40 };
+    static const struct shape shapes[] = {
+        {64, 2, 1, 1, {{1, 40, 0, 0, 0}}},
+        {128, 4, 1, 2, {{1, 90, 0, 0, 0}, {1, 16383, 0, 0, 0}}},
+        {128, 4, 2, 2, {{1, 16390, 0, 0, 0}, {1, 30, 0, 0, 0}}},
+        {128, 2, 2, 3, {{130, 40, 0, 0, 0}, {1, 700, 250, 645, 0}, {8, 3, 0, 0, 0}}},
+        {32, 2, 1, 1, {{40, 10, 0, 0, 0}}},
+        {96, 1, 2, 3, {{1, 700, 20, 0, 0}, {50, 3, 0, 0, 0}, {16, 31, 0, 0, 0}}},
+    };
+    struct sc_backend *be = devices[1][0];
+    struct rng r = {9};
+    (void)state;
+    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(shapes); i++) {
+        struct scene s;
+        scene_open(&s, &shapes[i / 2], short_dtypes[i % 2], 0x4, 800 + i / 2);
+        float *w = random_floats(&r, (size_t)OUT * s.width);
+        struct sc_matrix_part part = {w, SC_DTYPE_F32, OUT, s.width, 0};
+        struct sc_matrix *m = NULL;
+        assert_ok(be->ops->matrix_open(be, &part, 1, s.width, NULL, SC_DTYPE_BF16, &m, err));
+        float *told = attend_and_multiply(&s, be, m, OUT, true);
+        float *not_told = attend_and_multiply(&s, be, m, OUT, false);
+        assert_memory_equal(told, not_told, (size_t)s.n_rows * OUT * 4);
+        assert_true(isfinite(told[0]));
+        be->ops->matrix_close(be, m);
+        free(told);
+        free(not_told);
+        free(w);
+        scene_close(&s);
+    }
+}
+
 static void bad_arguments_are_refused(void **state)
 {
     static const struct shape sh = {16, 2, 2, 1, {{1, 39, 5, 0, 0}}};
@@ -449,6 +506,7 @@ int main(void)
         cmocka_unit_test(each_call_counts_its_parts_anew),
         cmocka_unit_test(a_core_of_equal_keys_weighs_as_much_as_its_members),
         cmocka_unit_test(large_scores_neither_overflow_nor_vanish),
+        cmocka_unit_test(a_told_reader_gets_the_same),
         cmocka_unit_test(bad_arguments_are_refused),
     };
     skip_without_device();
