@@ -35,11 +35,20 @@ static inline const struct sc_backend_plugin *cuda_plugin(void)
     return plugin;
 }
 
+/* SC_TEST_SMALL in the environment: of their tables of shapes tests take the few smallest that
+ * still reach every kernel. For sanitizers, to which each call and each thread takes a hundred
+ * times as long. */
+static inline bool small_run(void)
+{
+    return getenv("SC_TEST_SMALL") != NULL;
+}
+
 static inline void skip_without_device(void)
 {
     struct sc_err err = SC_ERR_INIT;
     char text[256] = "";
-    if (getenv("SC_TEST_FILTER") != NULL) /* some of the tests: under a sanitizer all take long */
+    (void)setvbuf(stdout, NULL, _IOLBF, 0); /* a log shows how far a test came that was killed */
+    if (getenv("SC_TEST_FILTER") != NULL)   /* some of the tests: under a sanitizer all take long */
         cmocka_set_test_filter(getenv("SC_TEST_FILTER"));
     if (cuda_plugin()->probe(text, sizeof(text), &err) == SC_OK)
         return;

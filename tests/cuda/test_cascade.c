@@ -277,6 +277,8 @@ static void a_cascade_gives_the_bits_of_each_alone(void **state)
 {
     (void)state;
     for (size_t i = 0; i < SC_ARRAY_LEN(readings); i++) {
+        if (small_run() && i != 0 && i != 1 && i != 3)
+            continue; /* one tile of 128 and of 32, two of 64: steps_from_page_to_page has others */
         compare(&readings[i], SC_DTYPE_BF16, 10 + i);
         compare(&readings[i], SC_DTYPE_I8, 10 + i);
     }

@@ -82,17 +82,19 @@ static void compare(const struct sc_cluster_args *args, const int32_t *dist, siz
     }
 }
 
-/* 24 rounds of two orders, 96 jobs of one or two planes: 6912 matrices. */
+/* 24 rounds of two orders, 96 jobs of one or two planes: 6912 matrices. The first four have both
+ * orders, sizes and numbers of planes. */
 static void labels_are_the_twins_for_any_integers(void **state)
 {
     struct rng r = {1};
     static struct sc_chunk_job jobs[JOBS];
     int32_t *dist = malloc(DIST_INTS * sizeof(*dist));
+    const uint32_t n_rounds = small_run() ? 4 : 2 * N_ROUNDS, n_jobs = small_run() ? 24 : JOBS;
     (void)state;
-    for (uint32_t round = 0; round < 2 * N_ROUNDS; round++) {
+    for (uint32_t round = 0; round < n_rounds; round++) {
         const uint32_t n_planes = 1 + round / 2 % 2, most = round % 3 == 0 ? 64 : 128;
         size_t n_dist = 0;
-        for (uint32_t j = 0; j < JOBS; j++) {
+        for (uint32_t j = 0; j < n_jobs; j++) {
             const uint32_t m = random_length(&r, most), odds = 2 + rng_below(&r, 20);
             uint32_t n = 1;
             for (uint32_t p = 0; p < n_planes; p++, n_dist += (size_t)m * m)
@@ -110,7 +112,7 @@ static void labels_are_the_twins_for_any_integers(void **state)
             jobs[j].most_alone = j % 8 < 4 ? 0 : 1 + rng_below(&r, 8);
         }
         const struct sc_cluster_args a = {.jobs = jobs,
-                                          .n_jobs = JOBS,
+                                          .n_jobs = n_jobs,
                                           .n_planes = n_planes,
                                           .seed_order = round % 2 ? SC_SEED_SCAN : SC_SEED_DENSE};
         compare(&a, dist, n_dist);
@@ -158,6 +160,7 @@ enum {
 
 struct epoch {
     struct sc_kv_pool *pool;
+    uint32_t n_layers; /* LAYERS; in a small run 1 */
     uint32_t exact[LAYERS][EPOCH_PAGES], cores[LAYERS][EPOCH_PAGES];
     struct sc_chunk_job jobs[LAYERS * CHUNKS];
     float inv_freq[HEAD_DIM / 2], inv_var[HEADS];
@@ -179,6 +182,7 @@ static void epoch_open(struct epoch *e)
     uint16_t *random = malloc((n_random + 32 * HEAD_DIM) * sizeof(*random));
     float bias[32] = {0};
 
+    e->n_layers = small_run() ? 1 : LAYERS;
     for (uint32_t i = 0; i < n_random + 32 * HEAD_DIM; i++)
         random[i] = sc_f32_to_bf16(rng_normal(&r));
     assert_ok(cuda->ops->kv_open(cuda, &spec, 2 * LAYERS * EPOCH_PAGES, &e->pool, err));
@@ -186,7 +190,7 @@ static void epoch_open(struct epoch *e)
         e->inv_freq[d] = powf(500000.0f, -2.0f * (float)d / HEAD_DIM);
     for (uint32_t h = 0; h < HEADS; h++)
         e->inv_var[h] = 1.0f / (float)(HEAD_DIM + h);
-    for (uint32_t l = 0; l < LAYERS; l++) {
+    for (uint32_t l = 0; l < e->n_layers; l++) {
         for (uint32_t i = 0; i < EPOCH_PAGES; i++) {
             e->exact[l][i] = 2 * (i * LAYERS + l);
             e->cores[l][i] = e->exact[l][i] + 1;
@@ -208,10 +212,12 @@ static void epoch_open(struct epoch *e)
     free(random);
 }
 
-/* In calls of n jobs; keep: labels and seeds stay on the device. */
+/* In calls of n jobs, or of all that there are; keep: labels and seeds stay on the device. */
 static void run_epoch(struct epoch *e, uint32_t n, bool keep, struct result *to)
 {
-    for (uint32_t j = 0; j < LAYERS * CHUNKS; j += n) {
+    const uint32_t n_jobs = e->n_layers * CHUNKS;
+    n = n < n_jobs ? n : n_jobs;
+    for (uint32_t j = 0; j < n_jobs; j += n) {
         const struct sc_dist_args d = {.pool = e->pool,
                                        .jobs = e->jobs + j,
                                        .n_jobs = n,
@@ -249,8 +255,8 @@ static void run_epoch(struct epoch *e, uint32_t n, bool keep, struct result *to)
     }
     to->dist = from_device(cuda, e->dist, EPOCH_DIST * sizeof(int32_t));
     for (uint32_t i = 0; i < 4; i++) { /* the first page of cores of some layers and chunks */
-        const uint32_t page = e->cores[i * 10][i * 4];
-        const uint32_t filled = to->counts[i * 10 * CHUNKS + i * 2];
+        const uint32_t l = i * 10 % e->n_layers, page = e->cores[l][i * 4];
+        const uint32_t filled = to->counts[l * CHUNKS + i * 2];
         for (uint32_t h = 0; h < HEADS; h++)
             assert_ok(cuda->ops->kv_pack(cuda, e->pool, (const uint32_t[]){page}, 0, filled, h,
                                          to->cores[i][h], to->cores[i][h] + 32, to->bias[i][h],
@@ -266,8 +272,9 @@ static void an_epoch_has_the_same_bits_however_it_is_cut(void **state)
     static struct result first, again;
     (void)state;
     epoch_open(&e);
-    run_epoch(&e, LAYERS * CHUNKS, false, &first);
-    for (uint32_t j = 0; j < LAYERS * CHUNKS; j++)
+    const uint32_t n_jobs = e.n_layers * CHUNKS;
+    run_epoch(&e, n_jobs, false, &first);
+    for (uint32_t j = 0; j < n_jobs; j++)
         assert_in_range(first.counts[j], 2, 16);
     for (size_t i = 0; i < SC_ARRAY_LEN(sizes); i++) {
         run_epoch(&e, sizes[i], false, &again);

@@ -32,7 +32,9 @@ static void norm_is_that_of_the_cpu(void **state)
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
     (void)state;
     for (size_t i = 0; i < SC_ARRAY_LEN(dims) * 2; i++) {
-        const uint32_t dim = dims[i / 2], n = rows[i % SC_ARRAY_LEN(rows)];
+        if (small_run() && dims[i / 2] < 1000 && dims[i / 2] != 33)
+            continue; /* as many pieces a thread as 1000, or none as 33 */
+        const uint32_t dim = dims[i / 2], n = rows[i % (small_run() ? 2 : SC_ARRAY_LEN(rows))];
         const size_t size = (size_t)n * dim;
         float *resid = random_floats(&r, size), *delta = random_floats(&r, size);
         float *w = random_floats(&r, dim), *want = malloc(size * 4), *got_resid, *got;
@@ -115,18 +117,19 @@ static void swiglu_matches_double_precision_over_the_whole_range(void **state)
 static void rows_do_not_depend_on_their_neighbours(void **state)
 {
     static const uint32_t dims[] = {96, 531, 4096};
-    enum { N = 70, ROW = 12 };
+    enum { N_MAX = 70, ROW = 12 };
+    const uint32_t n_rows = small_run() ? 14 : N_MAX;
     struct rng r = {3};
     struct sc_backend *be = open_cuda(SC_MATH_BF16, true);
     (void)state;
     for (size_t s = 0; s < SC_ARRAY_LEN(dims); s++) {
         const uint32_t dim = dims[s];
-        float *x = random_floats(&r, (size_t)2 * N * dim), *w = random_floats(&r, dim);
-        float *in = on_device(be, x, (size_t)2 * N * dim * 4), *dw = on_device(be, w, dim * 4);
-        float *y = on_device(be, NULL, (size_t)N * dim * 4);
-        struct sc_norm_args a = {in, NULL, dw, y, N, dim, 1e-6f, NULL};
+        float *x = random_floats(&r, (size_t)2 * n_rows * dim), *w = random_floats(&r, dim);
+        float *in = on_device(be, x, (size_t)2 * n_rows * dim * 4), *dw = on_device(be, w, dim * 4);
+        float *y = on_device(be, NULL, (size_t)n_rows * dim * 4);
+        struct sc_norm_args a = {in, NULL, dw, y, n_rows, dim, 1e-6f, NULL};
         assert_ok(be->ops->norm(be, &a, err));
-        float *whole = from_device(be, y, (size_t)N * dim * 4);
+        float *whole = from_device(be, y, (size_t)n_rows * dim * 4);
         a.resid = in + (size_t)ROW * dim;
         a.n_rows = 1;
         assert_ok(be->ops->norm(be, &a, err));
@@ -134,8 +137,8 @@ static void rows_do_not_depend_on_their_neighbours(void **state)
         assert_memory_equal(part, whole + (size_t)ROW * dim, (size_t)dim * 4);
         free(whole);
         free(part);
-        assert_ok(be->ops->swiglu(be, in, y, N, dim, err));
-        whole = from_device(be, y, (size_t)N * dim * 4);
+        assert_ok(be->ops->swiglu(be, in, y, n_rows, dim, err));
+        whole = from_device(be, y, (size_t)n_rows * dim * 4);
         assert_ok(be->ops->swiglu(be, in + (size_t)2 * ROW * dim, y, 1, dim, err));
         part = from_device(be, y, (size_t)dim * 4);
         assert_memory_equal(part, whole + (size_t)ROW * dim, (size_t)dim * 4);
@@ -196,22 +199,25 @@ static void embedding_reads_its_slice_in_every_type_and_zeroes_the_rest(void **s
 
 static void a_table_larger_than_the_staging_arrives_whole(void **state)
 {
-    enum { ROWS = 5000, DIM = 1777 }; /* 34 MiB */
+    enum { ROWS_MAX = 5000, DIM = 1777 }; /* 34 MiB */
+    const int n_rows = small_run() ? 2500 : ROWS_MAX;
     struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
-    float *table = malloc((size_t)ROWS * DIM * 4), *got;
-    int32_t ids[ROWS];
+    float *table = malloc((size_t)n_rows * DIM * 4), *got;
+    int32_t ids[ROWS_MAX];
     struct sc_embedding *emb = NULL;
     (void)state;
-    for (size_t i = 0; i < (size_t)ROWS * DIM; i++)
+    for (size_t i = 0; i < (size_t)n_rows * DIM; i++)
         table[i] = (float)i;
-    for (int i = 0; i < ROWS; i++)
-        ids[i] = ROWS - 1 - i;
-    assert_ok(be->ops->embedding_open(be, table, SC_DTYPE_F32, 0, ROWS, DIM, &emb, err));
-    void *out = on_device(be, NULL, (size_t)ROWS * DIM * 4);
-    assert_ok(be->ops->embed(be, emb, ids, ROWS, out, err));
-    got = from_device(be, out, (size_t)ROWS * DIM * 4);
-    for (size_t i = 0; i < ROWS; i++)
-        assert_memory_equal(got + i * DIM, table + (size_t)ids[i] * DIM, DIM * sizeof(float));
+    for (int i = 0; i < n_rows; i++)
+        ids[i] = n_rows - 1 - i;
+    assert_ok(
+        be->ops->embedding_open(be, table, SC_DTYPE_F32, 0, (uint64_t)n_rows, DIM, &emb, err));
+    void *out = on_device(be, NULL, (size_t)n_rows * DIM * 4);
+    assert_ok(be->ops->embed(be, emb, ids, (uint32_t)n_rows, out, err));
+    got = from_device(be, out, (size_t)n_rows * DIM * 4);
+    for (int i = 0; i < n_rows; i++)
+        assert_memory_equal(got + (size_t)i * DIM, table + (size_t)ids[i] * DIM,
+                            DIM * sizeof(float));
     free(got);
     free(table);
     be->ops->free(be, out);
@@ -291,12 +297,12 @@ struct qkv_case {
 /* Every entry that was written, and that its neighbours were not. */
 static void compare_pools(struct sc_backend *be, struct sc_backend *cpu,
                           const struct sc_qkv_args *a, const struct sc_qkv_args *twin,
-                          enum sc_dtype dtype, bool same_keys)
+                          uint32_t n_pages, enum sc_dtype dtype, bool same_keys)
 {
     const uint32_t hd = a->head_dim;
     float k[2][256], v[2][256], bias[2];
     double diff = 0.0, norm = 0.0;
-    for (uint32_t page = 0; page < 6; page++) {
+    for (uint32_t page = 0; page < n_pages; page++) {
         for (uint32_t slot = 0; slot < SC_PAGE_ENTRIES; slot++) {
             for (uint32_t h = 0; h < a->n_kv_heads; h++) {
                 assert_ok(be->ops->kv_read(be, a->pool, page, slot, h, k[0], v[0], &bias[0], err));
@@ -330,6 +336,7 @@ static void check_qkv(const struct qkv_case *c, struct rng *r)
     struct sc_backend *be = open_cuda(SC_MATH_AUTO, false);
     const uint32_t width = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
     const size_t size = (size_t)c->n * width;
+    const uint32_t n_pages = small_run() ? (c->n + 31) / 32 : 6;
     /* Angles of 0: then keys have the twin's bits, too. */
     const bool still = !c->norms && c->dtype == SC_DTYPE_I8;
     uint32_t pages[130], slots[130];
@@ -338,7 +345,7 @@ static void check_qkv(const struct qkv_case *c, struct rng *r)
     struct sc_qkv_args twin = {.qkv = x, .angles = angles, .pages = pages, .slots = slots};
 
     for (uint32_t i = 0; i < c->n; i++) {
-        pages[i] = 5 - i / 32;
+        pages[i] = n_pages - 1 - i / 32;
         slots[i] = (i + 3) % 32;
         for (uint32_t d = 0; still && d < c->head_dim; d++) {
             /* as small as has a scale of few bits, and nothing */
@@ -360,8 +367,8 @@ static void check_qkv(const struct qkv_case *c, struct rng *r)
     a.angles = on_device(be, angles, (size_t)c->n * c->head_dim * 4);
     if (c->norms)
         a.q_norm = a.k_norm = on_device(be, norm, c->head_dim * 4);
-    twin.pool = open_garbage_pool(cpu, c->n_kv_heads, c->head_dim, c->dtype, 6);
-    a.pool = open_garbage_pool(be, c->n_kv_heads, c->head_dim, c->dtype, 6);
+    twin.pool = open_garbage_pool(cpu, c->n_kv_heads, c->head_dim, c->dtype, n_pages);
+    a.pool = open_garbage_pool(be, c->n_kv_heads, c->head_dim, c->dtype, n_pages);
     assert_ok(be->ops->qkv(be, &a, err));
     assert_ok(cpu->ops->qkv(cpu, &twin, err));
     q = from_device(be, a.qkv, size * 4);
@@ -372,11 +379,11 @@ static void check_qkv(const struct qkv_case *c, struct rng *r)
             q[(size_t)i * width + d] = want[(size_t)i * width + d] = 0.0f;
     }
     assert_close("queries", q, want, size, F32_LIMIT);
-    compare_pools(be, cpu, &a, &twin, c->dtype, still);
+    compare_pools(be, cpu, &a, &twin, n_pages, c->dtype, still);
     slots[0] = 32;
     assert_fails(SC_EINVAL, be->ops->qkv(be, &a, err));
     slots[0] = 0;
-    pages[0] = 6;
+    pages[0] = n_pages;
     assert_fails(SC_EINVAL, be->ops->qkv(be, &a, err));
     be->ops->kv_close(be, a.pool);
     cpu->ops->kv_close(cpu, twin.pool);
@@ -407,9 +414,19 @@ static void qkv_normalises_rotates_and_stores(void **state)
         {7, 2, 256, 70, true, SC_DTYPE_F32},   {5, 1, 128, 65, true, SC_DTYPE_I8},
         {6, 1, 24, 64, true, SC_DTYPE_BF16},
     };
+    /* Of each type: heads of whole pairs of pairs and not, many rows. */
+    static const struct qkv_case few[] = {
+        {3, 1, 18, 5, true, SC_DTYPE_F32},  {1, 1, 24, 5, false, SC_DTYPE_F32},
+        {7, 1, 24, 64, true, SC_DTYPE_F32}, {3, 1, 18, 5, true, SC_DTYPE_BF16},
+        {1, 1, 24, 5, true, SC_DTYPE_BF16}, {6, 1, 24, 64, false, SC_DTYPE_BF16},
+        {3, 1, 18, 5, true, SC_DTYPE_I8},   {1, 1, 256, 5, false, SC_DTYPE_I8},
+        {5, 1, 24, 64, true, SC_DTYPE_I8},
+    };
     struct rng r = {6};
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(cases); i++)
+    for (size_t i = 0; i < SC_ARRAY_LEN(few) && small_run(); i++)
+        check_qkv(&few[i], &r);
+    for (size_t i = 0; i < SC_ARRAY_LEN(cases) && !small_run(); i++)
         check_qkv(&cases[i], &r);
 }
 

@@ -107,6 +107,25 @@ class DeviceCheck(unittest.TestCase):
         tool = re.search(r"ENGINE_TESTS = \[([^\]]*)\]", TOOL.read_text(encoding="utf-8")).group(1)
         self.assertEqual(sorted(re.findall(r'"(\w+)"', tool)), sorted(ctest))
 
+    def test_a_sanitizer_has_small_runs_of_some_tests_each_with_a_log_of_its_own(self):
+        self.script(self.root / "path" / "compute-sanitizer", 'echo "$2"; for program; do :; done; exec "$program"')
+        self.program("test_cuda_attention", 'echo "small $SC_TEST_SMALL, $SC_TEST_FILTER"; sleep 0.2')
+        self.program("test_cuda_kv", 'echo "small $SC_TEST_SMALL, $SC_TEST_FILTER"; exec sleep 100')
+        r = subprocess.run(**self.command("--only", "sanitizer", "--timeout", "1", "--jobs", "4"), capture_output=True)
+        self.assertEqual(r.returncode, 1)
+        found, _ = self.results()
+        self.assertEqual(found["memcheck kv"], "timeout")
+        self.assertEqual(found["racecheck attention.each_call"], "passed")
+        self.assertEqual((self.out / "logs" / "memcheck.kv.log").read_text(encoding="utf-8"), "memcheck\nsmall 1, *\n")
+        for row in ("each_call", "large_scores"):
+            log = (self.out / "logs" / f"racecheck.attention.{row}.log").read_text(encoding="utf-8")
+            self.assertEqual(log, f"racecheck\nsmall 1, {row}*\n")
+
+    def test_no_row_of_a_sanitizer_is_listed_twice(self):
+        listed = re.search(r"SANITIZED = \[(.*?)\n\]", TOOL.read_text(encoding="utf-8"), re.S).group(1)
+        rows = re.findall(r'\("\w+", "\w+", "[^"]*"\)', listed)
+        self.assertEqual(len(rows), len(set(rows)))
+
     def test_what_a_sanitizer_runs_is_there(self):
         listed = re.search(r"SANITIZED = \[(.*?)\n\]", TOOL.read_text(encoding="utf-8"), re.S).group(1)
         for program, tests in re.findall(r'\("\w+", "(\w+)", "([^"]*)"\)', listed):
