@@ -15,6 +15,7 @@
 
 #include "cuda/kernels_attention.h"
 #include "cuda/ptx.cuh"
+#include "cuda/widen.cuh"
 
 #define ENTRIES 32
 #define LOG2E   1.4426950408889634f
@@ -160,15 +161,6 @@ __device__ __forceinline__ void load_queries(const sc_cuda_attn &a, const view &
         *(uint4 *)(tile + chunk_at<D>(row, chunk)) =
             query_chunk<D>(a, v, head, x0 + (uint32_t)row, chunk);
     }
-}
-
-/* ---- int8 to bf16 ---- */
-
-/* Bytes 0 and 2 as a pair, exactly. Their low seven bits are those of a number from 128 to 255, of
- * which 128 is too much, or 256 where the sign is set: three instructions for two numbers. */
-__device__ __forceinline__ uint32_t widen_pair(uint32_t bytes)
-{
-    return add_bf16((bytes & 0x007f007fu) | 0x43004300u, (bytes & 0x00800080u) | 0xc300c300u);
 }
 
 /* ---- softmax of one row, whose entries lie in four neighbouring lanes ---- */
