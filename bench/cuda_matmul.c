@@ -132,7 +132,7 @@ static uint16_t *random_weights(size_t n)
 static void bench_shape(struct bench *b, const uint16_t *weights, enum sc_dtype store,
                         uint32_t only)
 {
-    static const uint32_t rows[] = {1, 2, 4, 8, 16, 64, 256, 512, 1024, ROWS_MAX};
+    static const uint32_t rows[] = {1, 2, 4, 8, 16, 32, 64, 256, 512, 1024, ROWS_MAX};
     struct sc_backend *be = b->be;
     const struct shape *s = b->shape;
     struct sc_matrix_part part = {weights, SC_DTYPE_BF16, s->n_out, s->n_in, 0};

@@ -12,7 +12,7 @@
 
 /* Of the kernels' arithmetic: one more whenever the bits of an entry change, so that entries which
  * a store keeps from before are not taken for today's. */
-#define REVISION 2u
+#define REVISION 3u
 
 enum sc_status sc_cuda_check(cudaError_t rc, const char *what, struct sc_err *err)
 {
@@ -388,6 +388,16 @@ static enum sc_status take_memory(struct sc_cuda_device *dev, struct sc_err *err
     return st;
 }
 
+/* How many rows go through kernels of ours. */
+static void find_rows(struct sc_cuda_device *dev)
+{
+    const uint32_t bf16 = sc_cuda_few_most(SC_DTYPE_BF16), i8 = sc_cuda_few_most(SC_DTYPE_I8);
+    dev->few_rows = bf16 < SC_CUDA_FEW_TO ? bf16 : SC_CUDA_FEW_TO;
+    dev->few_rows_i8 = i8 < SC_CUDA_FEW_TO_I8 ? i8 : SC_CUDA_FEW_TO_I8;
+    dev->gemv_rows = bf16 == 0 ? SC_CUDA_GEMV_ROWS_ALONE : SC_CUDA_GEMV_ROWS;
+    dev->gemv_rows_i8 = i8 == 0 ? SC_CUDA_GEMV_ROWS_MAX : SC_CUDA_GEMV_ROWS;
+}
+
 enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct sc_backend **ret_be,
                                     struct sc_err *err)
 {
@@ -409,8 +419,8 @@ enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct s
         REVISION << 16 | (0x100u + 4u * (uint32_t)dev->cc + (dev->bf16 ? 2u : 0) + dev->strict);
     if (st == SC_OK)
         st = sc_cuda_use(dev, err);
-    dev->few_rows = st == SC_OK ? sc_cuda_few_most() : 0;
-    dev->gemv_rows = dev->few_rows == 0 ? SC_CUDA_GEMV_ROWS_ALONE : SC_CUDA_GEMV_ROWS;
+    if (st == SC_OK)
+        find_rows(dev);
     if (st == SC_OK)
         st = open_peers(dev, err);
     if (st == SC_OK)

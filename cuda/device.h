@@ -71,9 +71,10 @@ struct sc_cuda_normed {
 struct sc_cuda_device {
     struct sc_backend base;
     int ordinal, n_sms, cc; /* cc: compute capability, 90 for 9.0 */
-    uint32_t few_rows;      /* most that kernels_few.h has room for */
-    uint32_t gemv_rows;     /* most by bf16 weights that kernels_gemv.h takes, with math bf16 */
-    bool bf16;              /* math: activations are rounded to bf16 */
+    /* Most rows that kernels_few.h takes, and fewer than that kernels_gemv.h, with math bf16: by
+     * bf16 weights, and by int8 ones. */
+    uint32_t few_rows, gemv_rows, few_rows_i8, gemv_rows_i8;
+    bool bf16; /* math: activations are rounded to bf16 */
     bool strict;
     bool cascade; /* decoding reads what sequences share once for several of them */
     cudaStream_t stream;

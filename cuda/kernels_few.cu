@@ -6,118 +6,38 @@
  * one of one sequence (H200).
  *
  * A tile is 16 rows of W and eight rows of x. M tiles that lie together are a group, for which x is
- * read once; a step is 64 columns of a group. A block works through its share of groups one after
- * the other, and its warps take the steps of each in turns, so that what is asked for at a time are
- * long pieces of rows (a part of the columns for each warp: decoding took 1.02 times as long, and
- * 1.08 times where only half of each 128 bytes is asked for at once; H200). Their sums are added up
- * in order. A warp keeps STAGES - 1 tiles of a step on their way into a ring in shared memory, also
- * of the group that comes next: 80 KiB a multiprocessor (with 48, 1.03 times; with 112 the same). x
- * comes the same way, step by step: so nothing has to be staged before the weights flow, and rows
- * of x may have any length.
+ * read once; a step is 128 bytes of each of a group's rows, 64 columns of bf16 or 128 of int8. A
+ * block works through its share of groups one after the other, and its warps take the steps of each
+ * in turns, so that what is asked for at a time are long pieces of rows (a part of the columns for
+ * each warp: decoding took 1.02 times as long, and 1.08 times where only half of each 128 bytes is
+ * asked for at once; H200). Their sums are added up in order. A warp keeps STAGES - 1 tiles of a
+ * step on their way into a ring in shared memory, also of the group that comes next: 80 KiB a
+ * multiprocessor (with 48, 1.03 times; with 112 the same). x comes the same way, step by step: so
+ * nothing has to be staged before the weights flow, and rows of x may have any length.
  *
  * In which order the products of a row are summed is free as long as W and x agree, so a lane needs
- * no element that another one has copied: 16 bytes of a row, eight columns that lie together, are
- * its share of two instructions. Hence no barrier and no transposing loads.
+ * no weight that another one has copied: 16 bytes of a row, eight columns of bf16 that lie
+ * together, are its share of two instructions, and as many of x are its own too. Hence no barrier
+ * and no transposing loads.
+ *
+ * int8 becomes bf16 in registers, exactly: seven instructions for four numbers, once for all rows
+ * of x. The four's even and odd ones are pairs then, so x's are put into that order, once for all
+ * tiles of a group. Sums are scaled at the end. Beside int8 a step of x is twice as long: only of
+ * up to eight rows is there room for as many tiles on their way as of bf16, and between lanes of a
+ * warp there is a barrier (kernels_few.cuh).
  *
  * A multiprocessor has one block (see overlap.cuh): with room for two, decoding took longer than by
  * cuBLASLt.
  *
  * A row's bits depend on the shape of W alone: a column of a tensor core's tile knows nothing of
- * the others, and M only says which tiles go together. */
-#include "cuda/kernels_few.h"
+ * the others, M only says which tiles go together, STAGES when they come. */
+#include "cuda/kernels_few.cuh"
 
 #include "cuda/line.cuh"
 #include "cuda/overlap.cuh"
-#include "cuda/ptx.cuh"
 #include "cuda/rows.cuh"
 
-#define THREADS     256
-#define WARPS       (THREADS / 32)
-#define STAGES      6
-#define TILE_PIECES 128u        /* 16-byte pieces of a tile in a step: four for each lane */
-#define STEP_PIECES 8u          /* of a row in a step: a line of the second cache */
-#define TILES_MAX   3           /* in a group */
-#define LAST_BYTES  (16u << 10) /* of a warp's weights when the next kernel is let in: some 4 us */
-
-/* How many steps of x are on their way or in use with STAGES tiles. */
-template <int M> constexpr uint32_t X_STAGES = (STAGES + M - 1) / M;
-
-/* Shared memory, in 16-byte pieces: rings of W, rings of x, what warps found of groups that a warp
- * before them began, and what is added to groups that warps share. */
-static constexpr uint32_t W_RING = STAGES * TILE_PIECES;
-static __host__ __device__ constexpr uint32_t x_ring(uint32_t x_stages, uint32_t n)
-{
-    return x_stages * n * STEP_PIECES;
-}
-
-/* Rows of W of a tile: one of each group of eight, or gate and up of the same. */
-template <bool FUSED> constexpr uint32_t TILE_ROWS = FUSED ? 8 : 16;
-
-/* What a warp asks for next: the tile of a step. */
-struct source {
-    const uint4 *w;             /* this lane's first piece */
-    uint32_t row;               /* of W, that piece's */
-    uint32_t group;             /* of the block's line */
-    uint32_t step;              /* of the group */
-    uint32_t n_pieces, n_steps; /* of a row */
-};
-
-template <int M, bool FUSED>
-static __device__ inline void enter_group(const sc_cuda_few &a, source &s)
-{
-    const uint32_t lane = threadIdx.x % 32;
-    constexpr uint32_t ROWS = M * TILE_ROWS<FUSED>;
-    s.row = s.group * ROWS + lane / 4;
-    s.w = (const uint4 *)a.w + (size_t)s.row * s.n_pieces + s.step * STEP_PIECES + lane % 4;
-}
-
-/* Tile m of the step; zeros where W ends. to: this lane's place in the slot. */
-template <int M, bool FUSED>
-static __device__ inline void ask_w(const sc_cuda_few &a, source &s, uint32_t m, uint32_t to)
-{
-    const size_t below = (size_t)(FUSED ? a.n_out / 2 : 8) * s.n_pieces;
-    const uint32_t piece = s.step * STEP_PIECES + threadIdx.x % 4;
-    const uint32_t n_rows = FUSED ? a.n_out / 2 : a.n_out;
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t half = i % 2, part = i / 2 * 4;
-        const bool in = s.row + (FUSED ? 0 : 8 * half) < n_rows && piece + part < s.n_pieces;
-        copy_async_line(to + i * 512, in ? s.w + half * below + part : (const uint4 *)a.w,
-                        in ? 16 : 0);
-    }
-    s.w += TILE_ROWS<FUSED> * s.n_pieces;
-    s.row += TILE_ROWS<FUSED>;
-    if (m + 1 < M)
-        return;
-    s.step += WARPS;
-    if (s.step >= s.n_steps) {
-        s.step = threadIdx.x / 32;
-        s.group++;
-    }
-    enter_group<M, FUSED>(a, s);
-}
-
-/* A step of x, by the lanes that have rows of it; zeros where rows end. */
-template <int X>
-static __device__ inline void ask_x(const sc_cuda_few &a, uint32_t n_pieces, uint32_t step,
-                                    uint32_t to)
-{
-    const uint32_t lane = threadIdx.x % 32, piece = step * STEP_PIECES + lane % 4;
-#pragma unroll
-    for (uint32_t i = 0; i < 2 * X; i++) {
-        const uint32_t row = i / 2 * 8 + lane / 4, part = i % 2 * 4;
-        const bool in = piece + part < n_pieces;
-        if (row < a.n)
-            copy_async(to + (part * a.n + i / 2 * 32) * 16,
-                       in ? (const uint4 *)a.x + (size_t)row * n_pieces + piece + part
-                          : (const uint4 *)a.x,
-                       in ? 16 : 0);
-    }
-}
-
-/* sum[m * X + k]: of tile m, rows lane / 4 and below it, rows 8 k + 2 (lane % 4) and the next of x.
- */
-template <int MX> using sums = float[MX][4];
+#define LAST_BYTES (16u << 10) /* of a warp's weights when the next kernel is let in: some 4 us */
 
 /* Which sum i of a lane is, i in 4 M X: row of W, row of x. */
 template <int M, int X> static __device__ inline uint2 place_of(uint32_t group, uint32_t i)
@@ -140,7 +60,16 @@ static __device__ inline void ask_old(const sc_cuda_few &a, uint32_t group, floa
     }
 }
 
-template <int M, int X, bool FUSED>
+/* Scaled first and rounded: what a sum is added to is to change no bit of it. */
+template <class W>
+static __device__ inline float finish(const sc_cuda_few &a, uint32_t row, float sum)
+{
+    if (W::SCALED)
+        sum = __fmul_rn(sum, a.scale[row]);
+    return a.bias != NULL ? sum + a.bias[row] : sum;
+}
+
+template <class W, int M, int X, bool FUSED>
 static __device__ inline void write_group(const sc_cuda_few &a, uint32_t group,
                                           const sums<M * X> &old, const sums<M * X> &sum)
 {
@@ -149,16 +78,14 @@ static __device__ inline void write_group(const sc_cuda_few &a, uint32_t group,
     for (uint32_t i = 0; i < (FUSED ? 2 : 4) * M * X; i++) {
         const uint32_t t = i % (M * X), j = i / (M * X), r = t % X * 8 + lane % 4 * 2 + j % 2;
         const uint32_t row = (group * M + t / X) * TILE_ROWS<FUSED> + j / 2 * 8 + lane / 4;
-        float v = sum[t][j];
         if (r >= a.n || row >= (FUSED ? half : a.n_out))
             continue;
-        if (a.bias != NULL)
-            v += a.bias[row];
+        float v = finish<W>(a, row, sum[t][j]);
         if (!FUSED) {
             a.y[(size_t)r * a.y_stride + row] = a.add ? old[t][j] + v : v;
             continue;
         }
-        v = sc_silu(v) * (a.bias != NULL ? sum[t][j + 2] + a.bias[half + row] : sum[t][j + 2]);
+        v = sc_silu(v) * finish<W>(a, half + row, sum[t][j + 2]);
         if (a.y != NULL)
             a.y[(size_t)r * a.y_stride + row] = v;
         if (a.image != NULL)
@@ -183,28 +110,31 @@ template <int MX> static __device__ inline void join(const float4 *found, sums<M
 }
 
 /* X: tiles of eight rows of x. */
-template <int M, int X, bool FUSED>
+template <class W, int M, int X, bool FUSED>
 static __global__ void __launch_bounds__(THREADS, 1)
     few_kernel(const __grid_constant__ sc_cuda_few a, uint32_t n_groups)
 {
     extern __shared__ uint4 rings[];
+    constexpr uint32_t STAGES = W::STAGES, X_STAGES = x_stages(STAGES, M);
     constexpr uint32_t LAST = LAST_BYTES / (M * TILE_PIECES * 16), FOUND = WARPS * M * X * 32;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const uint32_t x_pieces = x_ring(X_STAGES<M>, a.n), x_step = a.n * STEP_PIECES;
-    const uint4 *w_ring = rings + warp * W_RING + lane;
-    const uint4 *xs = rings + WARPS * W_RING + warp * x_pieces + lane;
-    float4 *found = (float4 *)(rings + WARPS * (W_RING + x_pieces));       /* [2] in turns */
+    const uint32_t x_pieces = x_ring<W>(M, a.n), x_step = a.n * X_STEP<W>;
+    const uint4 *w_ring = rings + warp * W_RING<W> + lane;
+    const uint4 *xs = rings + WARPS * W_RING<W> + warp * x_pieces;
+    const uint4 *mine = xs + W::place(a.n);
+    float4 *found = (float4 *)(rings + WARPS * (W_RING<W> + x_pieces));    /* [2] in turns */
     float *olds = (float *)(found + 2 * FOUND + warp * M * X * 32) + lane; /* if a.add */
-    const uint32_t w_at = shared_address(w_ring), x_at = shared_address(xs);
+    const uint32_t w_at = shared_address(w_ring), x_at = shared_address(xs + lane);
     const uint32_t first = cut(n_groups, blockIdx.x, gridDim.x);
     const uint32_t end = cut(n_groups, blockIdx.x + 1, gridDim.x);
     source from;
     uint32_t slot = 0, x_slot = 0;
 
-    from.n_pieces = a.ld / 8;
+    from.n_pieces = a.ld / (8 * W::X_PIECES);
     from.n_steps = (from.n_pieces + STEP_PIECES - 1) / STEP_PIECES;
     from.group = first;
     from.step = warp;
+    const uint32_t of_x = W::X_PIECES == 1 ? from.n_pieces : a.x_ld / 8;
     const uint32_t n_mine = warp < from.n_steps ? (from.n_steps - warp - 1) / WARPS + 1 : 0;
     uint32_t left = (end - first) * n_mine; /* steps of this warp */
 
@@ -220,7 +150,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
     for (uint32_t i = 0; i + 1 < STAGES; i++) {
         if (i % M == 0 && left > i / M)
-            ask_x<X>(a, from.n_pieces, warp + i / M % n_mine * WARPS, x_at + i / M * x_step * 16);
+            ask_x<W, X>(a, of_x, warp + i / M % n_mine * WARPS, x_at + i / M * x_step * 16);
         copy_commit(); /* the first group of copies holds all that was asked for of W */
     }
     if (left <= LAST)
@@ -232,7 +162,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
             ask_old<M, X>(a, group, olds);
 #pragma unroll 1
         for (uint32_t i = 0; i < n_mine; i++, left--) {
-            uint4 x0[X] = {}, x1[X] = {}; /* zeros: of rows that there are not */
+            typename W::columns x[X] = {}; /* zeros: of rows that there are not */
             if (left == LAST)
                 sc_next_may_start();
 #pragma unroll
@@ -240,34 +170,26 @@ static __global__ void __launch_bounds__(THREADS, 1)
                 constexpr uint32_t AHEAD = STAGES - 1;
                 const uint32_t before = slot > 0 ? slot - 1 : STAGES - 1;
                 copy_wait<STAGES - 2>();
-                const uint4 *w = w_ring + slot * TILE_PIECES;
-                const uint4 g0 = w[0], h0 = w[32], g1 = w[64], h1 = w[96];
+                if (W::X_PIECES > 1) /* what others brought is there, what they read is free */
+                    __syncwarp();
+                const uint4 *at = w_ring + slot * TILE_PIECES;
+                const tile w = {at[0], at[32], at[64], at[96]};
 #pragma unroll
                 for (uint32_t k = 0; m == 0 && k < X; k++) {
-                    const uint4 *x = xs + x_slot * x_step + 32 * k;
-                    if (lane + 32 * k >= 4 * a.n)
-                        continue;
-                    x0[k] = x[0];
-                    x1[k] = x[4 * a.n];
+                    if (lane + 32 * k < 4 * a.n)
+                        W::load(x[k], mine + x_slot * x_step + 32 * k, a.n);
                 }
                 if (left > (m + AHEAD) / M) { /* to where what was used before this tile is */
                     if ((m + AHEAD) % M == 0)
-                        ask_x<X>(a, from.n_pieces, from.step,
-                                 x_at + (x_slot + (m + AHEAD) / M) % X_STAGES<M> * x_step * 16);
+                        ask_x<W, X>(a, of_x, from.step,
+                                    x_at + (x_slot + (m + AHEAD) / M) % X_STAGES * x_step * 16);
                     ask_w<M, FUSED>(a, from, (m + AHEAD) % M, w_at + before * TILE_PIECES * 16);
                 }
                 copy_commit(); /* also of nothing: groups are counted */
-#pragma unroll
-                for (int k = 0; k < X; k++) {
-                    float(&to)[4] = sum[m * X + k];
-                    multiply_add(to, {g0.x, h0.x, g0.y, h0.y}, x0[k].x, x0[k].y);
-                    multiply_add(to, {g0.z, h0.z, g0.w, h0.w}, x0[k].z, x0[k].w);
-                    multiply_add(to, {g1.x, h1.x, g1.y, h1.y}, x1[k].x, x1[k].y);
-                    multiply_add(to, {g1.z, h1.z, g1.w, h1.w}, x1[k].z, x1[k].w);
-                }
+                W::template multiply<X>(sum, m * X, w, x);
                 slot = slot + 1 < STAGES ? slot + 1 : 0;
             }
-            x_slot = x_slot + 1 < X_STAGES<M> ? x_slot + 1 : 0;
+            x_slot = x_slot + 1 < X_STAGES ? x_slot + 1 : 0;
         }
         float4 *here = found + (group - first) % 2 * FOUND;
 #pragma unroll
@@ -288,41 +210,50 @@ static __global__ void __launch_bounds__(THREADS, 1)
             for (int i = 0; i < 4 * M * X; i++)
                 old[i / 4][i % 4] = olds[i * 32];
         }
-        write_group<M, X, FUSED>(a, group, old, sum);
+        write_group<W, M, X, FUSED>(a, group, old, sum);
     }
 }
 
-static size_t shared_bytes(uint32_t m, uint32_t n, bool add)
+template <class W> static size_t shared_bytes(uint32_t m, uint32_t n, bool add)
 {
-    const uint32_t x_stages = (STAGES + m - 1) / m, tiles = m * ((n + 7) / 8);
-    return 16 * (size_t)WARPS * (W_RING + x_ring(x_stages, n) + (add ? 3 : 2) * tiles * 32);
+    const uint32_t tiles = m * ((n + 7) / 8);
+    return 16 * (size_t)WARPS * (W_RING<W> + x_ring<W>(m, n) + (add ? 3 : 2) * tiles * 32);
 }
 
-static bool fits(uint32_t n, size_t most)
+template <class W> static bool fits(uint32_t n, size_t most)
 {
     for (uint32_t m = 1; m <= TILES_MAX; m++) {
-        if (shared_bytes(m, n, true) > most)
+        if (shared_bytes<W>(m, n, true) > most)
             return false;
     }
     return true;
 }
 
-extern "C" uint32_t sc_cuda_few_most(void)
+/* Rows of a launch, at most: 16, 8 or 0. */
+static uint32_t rows_at_once(enum sc_dtype store, size_t most)
+{
+    if (store == SC_DTYPE_BF16)
+        return fits<few_bf16>(16, most) ? 16 : fits<few_bf16>(8, most) ? 8 : 0;
+    return fits<few_i8<4>>(16, most) ? 16 : fits<few_i8<4>>(8, most) ? 8 : 0;
+}
+
+extern "C" uint32_t sc_cuda_few_most(enum sc_dtype store)
 {
     size_t most = 0;
     if (sc_most_bytes(&most) != cudaSuccess)
         return 0;
-    return fits(16, most) ? 16 : fits(8, most) ? 8 : 0;
+    return rows_at_once(store, most) * (store == SC_DTYPE_I8 ? SC_CUDA_FEW_LAUNCHES_I8 : 1);
 }
 
-/* The tiles of a group: the busiest block reads the least, x (of 8 rows, or of 16) counted by half
- * as it comes from the second cache. */
-static uint32_t best_tiles(uint32_t n_tiles, uint32_t n, uint32_t n_sms)
+/* The tiles of a group: the busiest block reads the least, x (of 8 rows, or of 16, each as long as
+ * X_PIECES of W) counted by half as it comes from the second cache. */
+template <class W> static uint32_t best_tiles(uint32_t n_tiles, uint32_t n, uint32_t n_sms)
 {
     uint32_t best = 1;
     uint64_t least = UINT64_MAX;
     for (uint32_t m = 1; m <= TILES_MAX; m++) {
-        const uint32_t n_groups = (n_tiles + m - 1) / m, rows = 16 * m + (n > 8 ? 8 : 4);
+        const uint32_t n_groups = (n_tiles + m - 1) / m;
+        const uint32_t rows = 16 * m + (n > 8 ? 8 : 4) * W::X_PIECES;
         const uint64_t cost = (uint64_t)((n_groups + n_sms - 1) / n_sms) * rows;
         if (cost < least) {
             least = cost;
@@ -332,70 +263,115 @@ static uint32_t best_tiles(uint32_t n_tiles, uint32_t n, uint32_t n_sms)
     return best;
 }
 
-template <int M, int X, bool FUSED>
+template <class W, int M, int X, bool FUSED>
 static cudaError_t launch(const sc_cuda_few *a, uint32_t n_tiles, uint32_t n_sms,
                           cudaStream_t stream)
 {
     const uint32_t n_groups = (n_tiles + M - 1) / M;
     const dim3 blocks(n_groups < n_sms ? n_groups : n_sms);
-    size_t bytes = shared_bytes(M, a->n, a->add), alone = 0;
+    size_t bytes = shared_bytes<W>(M, a->n, a->add), alone = 0;
     const cudaError_t rc = sc_alone_bytes(&alone);
 
     if (rc != cudaSuccess)
         return rc;
-    return sc_overlap_launch(few_kernel<M, X, FUSED>, blocks, dim3(THREADS),
+    return sc_overlap_launch(few_kernel<W, M, X, FUSED>, blocks, dim3(THREADS),
                              bytes < alone ? alone : bytes, stream, *a, n_groups);
 }
 
-template <int X, bool FUSED>
+template <class W, int X, bool FUSED>
 static cudaError_t launch_tiles(const sc_cuda_few *a, uint32_t n_sms, cudaStream_t stream)
 {
     const uint32_t n_tiles = ((FUSED ? a->n_out / 2 : a->n_out) - 1) / TILE_ROWS<FUSED> + 1;
-    switch (best_tiles(n_tiles, a->n, n_sms)) {
+    switch (best_tiles<W>(n_tiles, a->n, n_sms)) {
     case 1:
-        return launch<1, X, FUSED>(a, n_tiles, n_sms, stream);
+        return launch<W, 1, X, FUSED>(a, n_tiles, n_sms, stream);
     case 2:
-        return launch<2, X, FUSED>(a, n_tiles, n_sms, stream);
+        return launch<W, 2, X, FUSED>(a, n_tiles, n_sms, stream);
     default:
-        return launch<3, X, FUSED>(a, n_tiles, n_sms, stream);
+        return launch<W, 3, X, FUSED>(a, n_tiles, n_sms, stream);
     }
 }
 
+template <class W, int X>
+static cudaError_t launch_rows(const sc_cuda_few *a, uint32_t n_sms, cudaStream_t stream)
+{
+    return a->fused ? launch_tiles<W, X, true>(a, n_sms, stream)
+                    : launch_tiles<W, X, false>(a, n_sms, stream);
+}
+
+static cudaError_t launch_once(const sc_cuda_few *a, size_t most, uint32_t n_sms,
+                               cudaStream_t stream)
+{
+    if (a->store == SC_DTYPE_BF16)
+        return a->n > 8 ? launch_rows<few_bf16, 2>(a, n_sms, stream)
+                        : launch_rows<few_bf16, 1>(a, n_sms, stream);
+    if (a->n > 8)
+        return launch_rows<few_i8<4>, 2>(a, n_sms, stream);
+    return fits<few_i8<6>>(a->n, most) ? launch_rows<few_i8<6>, 1>(a, n_sms, stream)
+                                       : launch_rows<few_i8<4>, 1>(a, n_sms, stream);
+}
+
+/* Rows in equal parts, each of which reads all weights. */
 extern "C" cudaError_t sc_cuda_launch_few(const struct sc_cuda_few *a, uint32_t n_sms,
                                           cudaStream_t stream)
 {
-    if (a->n == 0 || a->n > 16 || a->ld % 8 != 0 || a->n_out == 0 ||
-        (a->fused && a->n_out % 2 != 0))
-        return cudaErrorInvalidValue;
-    if (a->n > 8)
-        return a->fused ? launch_tiles<2, true>(a, n_sms, stream)
-                        : launch_tiles<2, false>(a, n_sms, stream);
-    return a->fused ? launch_tiles<1, true>(a, n_sms, stream)
-                    : launch_tiles<1, false>(a, n_sms, stream);
-}
-
-template <int M, int X> static cudaError_t allow_shared(void)
-{
-    const cudaFuncAttribute attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    const uint32_t aligned = a->store == SC_DTYPE_I8 ? 16 : 8;
     size_t most = 0;
     cudaError_t rc = sc_most_bytes(&most);
-    if (rc == cudaSuccess)
-        rc = cudaFuncSetAttribute(few_kernel<M, X, false>, attribute, (int)most);
-    return rc == cudaSuccess ? cudaFuncSetAttribute(few_kernel<M, X, true>, attribute, (int)most)
+
+    if (rc != cudaSuccess)
+        return rc;
+    const uint32_t at_once = rows_at_once(a->store, most);
+    if ((a->store != SC_DTYPE_BF16 && a->store != SC_DTYPE_I8) || a->n == 0 || at_once == 0 ||
+        a->n > sc_cuda_few_most(a->store) || a->ld % aligned != 0 || a->x_ld % 8 != 0 ||
+        a->x_ld > a->ld || (a->store == SC_DTYPE_BF16 && a->x_ld != a->ld) || a->n_out == 0 ||
+        (a->fused && a->n_out % 2 != 0))
+        return cudaErrorInvalidValue;
+    const uint32_t n_parts = (a->n + at_once - 1) / at_once;
+    const uint32_t part = (a->n + n_parts - 1) / n_parts;
+    for (uint32_t row = 0; row < a->n && rc == cudaSuccess; row += part) {
+        sc_cuda_few some = *a;
+        some.n = a->n - row < part ? a->n - row : part;
+        some.x += (size_t)row * a->x_ld;
+        if (a->y != NULL)
+            some.y += (size_t)row * a->y_stride;
+        if (a->image != NULL)
+            some.image += (size_t)row * (a->n_out / 2);
+        rc = launch_once(&some, most, n_sms, stream);
+    }
+    return rc;
+}
+
+template <class W, int M, int X> static cudaError_t allow_shared(size_t most)
+{
+    const cudaFuncAttribute attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    cudaError_t rc = cudaFuncSetAttribute(few_kernel<W, M, X, false>, attribute, (int)most);
+    return rc == cudaSuccess ? cudaFuncSetAttribute(few_kernel<W, M, X, true>, attribute, (int)most)
                              : rc;
 }
 
-template <int X> static cudaError_t allow_all(void)
+template <class W, int X> static cudaError_t allow_all(size_t most)
 {
-    cudaError_t rc = allow_shared<1, X>();
+    cudaError_t rc = allow_shared<W, 1, X>(most);
     if (rc == cudaSuccess)
-        rc = allow_shared<2, X>();
-    return rc == cudaSuccess ? allow_shared<3, X>() : rc;
+        rc = allow_shared<W, 2, X>(most);
+    return rc == cudaSuccess ? allow_shared<W, 3, X>(most) : rc;
 }
 
 extern "C" cudaError_t sc_cuda_few_init(void)
 {
-    const uint32_t most = sc_cuda_few_most();
-    cudaError_t rc = most >= 8 ? allow_all<1>() : cudaSuccess;
-    return rc == cudaSuccess && most == 16 ? allow_all<2>() : rc;
+    size_t most = 0;
+    cudaError_t rc = sc_most_bytes(&most);
+    if (rc != cudaSuccess)
+        return rc;
+    const uint32_t bf16 = rows_at_once(SC_DTYPE_BF16, most), i8 = rows_at_once(SC_DTYPE_I8, most);
+    if (bf16 >= 8)
+        rc = allow_all<few_bf16, 1>(most);
+    if (rc == cudaSuccess && bf16 == 16)
+        rc = allow_all<few_bf16, 2>(most);
+    if (rc == cudaSuccess && i8 >= 8)
+        rc = allow_all<few_i8<6>, 1>(most);
+    if (rc == cudaSuccess && i8 >= 8)
+        rc = allow_all<few_i8<4>, 1>(most);
+    return rc == cudaSuccess && i8 == 16 ? allow_all<few_i8<4>, 2>(most) : rc;
 }

@@ -1,5 +1,5 @@
-/* cuda/kernels_few.h - launcher of products of a few rows in bf16 with weights in bf16, on tensor
- * cores. Device pointers. It puts work on the stream and returns; no allocation. */
+/* cuda/kernels_few.h - launcher of products of a few rows in bf16 with weights in bf16 or int8, on
+ * tensor cores. Device pointers. It puts work on the stream and returns; no allocation. */
 #ifndef SC_CUDA_KERNELS_FEW_H
 #define SC_CUDA_KERNELS_FEW_H
 
@@ -7,28 +7,42 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/dtype.h"
+
 /* So many rows go here, fewer to kernels_gemv.h, more to cuBLASLt. FROM may be 1 as well, TO at
- * most 16; FROM beyond TO: none. */
-#define SC_CUDA_FEW_FROM 2u
-#define SC_CUDA_FEW_TO   16u
+ * most 16 by bf16 weights and 32 by int8 ones; FROM beyond TO: none. */
+#define SC_CUDA_FEW_FROM  2u
+#define SC_CUDA_FEW_TO    16u
+#define SC_CUDA_FEW_TO_I8 32u
+/* By int8 weights more rows than a block has room for are so many launches, and each reads all
+ * weights. cuBLASLt costs five bytes for one of them: it is read, written as bf16 and read again.
+ */
+#define SC_CUDA_FEW_LAUNCHES_I8 2u
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* y [n, n_out] = x W^T + bias, in f32. Rows of x and w are ld elements, a multiple of 8; x and w
- * 16-byte aligned. fused: y [n, n_out / 2] = silu(row i) * row i + n_out / 2, and image, dense, is
- * its bf16; both or either. add: what y holds is added; not with fused. image may not overlap x. */
+/* y [n, n_out] = x W^T * scale + bias, in f32. Rows of w are ld elements, a multiple of 16 bytes,
+ * rows of x are x_ld: ld beside bf16 weights, else a multiple of 8, at most ld. Where w ends before
+ * ld it is zero, x is where it ends before x_ld; w and x 16-byte aligned. fused: y [n, n_out / 2] =
+ * silu(row i) * row i + n_out / 2, and image, dense, is its bf16; both or either. add: what y holds
+ * is added; not with fused. image may not overlap x. */
 struct sc_cuda_few {
-    const uint16_t *w, *x;
+    const void *w;
+    const uint16_t *x;
     const float *bias; /* [n_out] or NULL */
     float *y;
     uint16_t *image;
-    uint32_t ld, n_out, y_stride, n; /* n in 1..16 */
+    uint32_t ld, n_out, y_stride, n; /* n in 1..sc_cuda_few_most */
     bool fused, add;
+    enum sc_dtype store; /* BF16, I8 */
+    uint32_t x_ld;
+    const float *scale; /* [n_out], I8 only */
 };
-/* Rows that a block of this device has shared memory for: 16, 8 or 0. */
-uint32_t sc_cuda_few_most(void);
+/* Rows that the shared memory of a block of this device allows: 16, 8 or 0, by int8 weights
+ * SC_CUDA_FEW_LAUNCHES_I8 times as many. */
+uint32_t sc_cuda_few_most(enum sc_dtype store);
 cudaError_t sc_cuda_launch_few(const struct sc_cuda_few *args, uint32_t n_sms, cudaStream_t stream);
 /* Once a device, before the first launch: lets the kernels have the shared memory they need. */
 cudaError_t sc_cuda_few_init(void);

@@ -11,10 +11,11 @@
 #include "cuda/kernels_few.h"
 
 #define SC_CUDA_GEMV_ROWS_MAX 4u
-/* Where activations may be rounded and weights are bf16, so few rows go here: for more,
- * kernels_few.h. Four rows of an 8B model here: decoding takes 1.6 times as long. */
-#define SC_CUDA_GEMV_ROWS       (SC_CUDA_FEW_FROM - 1u)
-#define SC_CUDA_GEMV_ROWS_ALONE 2u /* on devices that have no room for that of kernels_few.h */
+/* Where activations may be rounded and weights are bf16 or int8, so few rows go here: for more,
+ * kernels_few.h. Four rows of an 8B model in bf16 here: decoding takes 1.6 times as long. */
+#define SC_CUDA_GEMV_ROWS (SC_CUDA_FEW_FROM - 1u)
+/* By bf16 weights on devices that have no room for that of kernels_few.h. */
+#define SC_CUDA_GEMV_ROWS_ALONE 2u
 
 #ifdef __cplusplus
 extern "C" {

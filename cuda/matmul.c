@@ -33,15 +33,19 @@ static const uint16_t *image_of(const struct sc_cuda_device *dev, const struct s
 /* Other weights, and math f32, cost cuBLASLt several passes. */
 bool sc_cuda_by_gemv(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
-    const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16;
-    return !dev->strict && n <= (one_pass ? dev->gemv_rows : SC_CUDA_GEMV_ROWS_MAX);
+    const uint32_t most = !dev->bf16 || w->store == SC_DTYPE_F32 ? SC_CUDA_GEMV_ROWS_MAX
+                          : w->store == SC_DTYPE_I8              ? dev->gemv_rows_i8
+                                                                 : dev->gemv_rows;
+    return !dev->strict && n <= most;
 }
 
 /* By the kernel of kernels_few.h? Like cuBLASLt it reads the image of x. */
 static bool by_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
-    return dev->bf16 && !dev->strict && w->store == SC_DTYPE_BF16 && n >= SC_CUDA_FEW_FROM &&
-           n <= SC_CUDA_FEW_TO && n <= dev->few_rows;
+    const uint32_t most = w->store == SC_DTYPE_BF16 ? dev->few_rows
+                          : w->store == SC_DTYPE_I8 ? dev->few_rows_i8
+                                                    : 0;
+    return dev->bf16 && !dev->strict && n >= SC_CUDA_FEW_FROM && n <= most;
 }
 
 /* Is the norm of these rows left to this product? */
@@ -216,6 +220,9 @@ static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_m
         .n = r->n,
         .fused = fused,
         .add = r->add,
+        .store = w->store,
+        .x_ld = sc_cuda_gemm_k(w),
+        .scale = w->scale,
     };
     return sc_cuda_check(sc_cuda_launch_few(&few, (uint32_t)dev->n_sms, dev->stream), "matmul",
                          err);

@@ -3,7 +3,7 @@
 #include "tests/cuda/products.h"
 
 #define FEW          4u   /* rows that are multiplied as they are, at most ... */
-#define FEW_BF       1u   /* ... where activations may be rounded and weights are bf16 */
+#define FEW_BF       1u   /* ... where activations may be rounded and weights are not f32 */
 #define SCALED_LIMIT 1e-6 /* of sums of 128 and 352 products */
 #define TWIN_LIMIT   1e-5 /* of 264 and 600, in another order */
 
@@ -15,11 +15,12 @@ static void an_image_left_by_norm_or_swiglu_changes_no_bit(void **state)
     struct rng r = {4};
     struct backends all = open_all();
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(dims) * 4; i++) {
-        const uint32_t dim = dims[i / 4], n = i % 2 ? 17 : 3;
+    for (size_t i = 0; i < SC_ARRAY_LEN(dims) * 8; i++) {
+        const uint32_t dim = dims[i / 8], n = i % 2 ? 17 : 3;
         const size_t bytes = (size_t)n * dim * 4;
-        struct problem p = {dim,  OUT,  dim,  SC_DTYPE_BF16, SC_DTYPE_BF16,
-                            NULL, NULL, NULL, NULL,          NULL};
+        struct problem p = {
+            dim,  OUT,  dim,  SC_DTYPE_BF16, i / 4 % 2 ? SC_DTYPE_I8 : SC_DTYPE_BF16,
+            NULL, NULL, NULL, NULL,          NULL};
         struct sc_backend *be = all.be[1][i % 4 < 2];
         float *x = random_floats(&r, (size_t)2 * n * dim), *w = random_floats(&r, dim);
         p.raw = random_weights(&r, (size_t)dim * OUT, p.source);
@@ -117,32 +118,29 @@ static void an_image_of_rows_that_changed_is_not_used(void **state)
 }
 
 /* gate_up, swiglu and down in turn, as a layer does: the images are taken over. */
-static void a_layer_in_turn_gives_what_its_steps_give(void **state)
+static void layer_in_turn(enum sc_dtype store, uint32_t n)
 {
-    enum { DIM = 128, FFN = 352, N = 21 };
+    enum { DIM = 128, FFN = 352 };
     struct rng r = {7};
-    struct problem up = {DIM,  2 * FFN, DIM,  SC_DTYPE_BF16, SC_DTYPE_BF16,
-                         NULL, NULL,    NULL, NULL,          NULL};
-    struct problem down = {FFN,  DIM,  FFN,  SC_DTYPE_BF16, SC_DTYPE_BF16,
-                           NULL, NULL, NULL, NULL,          NULL};
+    struct problem up = {DIM, 2 * FFN, DIM, SC_DTYPE_BF16, store, NULL, NULL, NULL, NULL, NULL};
+    struct problem down = {FFN, DIM, FFN, SC_DTYPE_BF16, store, NULL, NULL, NULL, NULL, NULL};
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
-    float *x = random_floats(&r, N * DIM), *w = random_floats(&r, DIM);
-    (void)state;
+    float *x = random_floats(&r, n * DIM), *w = random_floats(&r, DIM);
     up.raw = random_weights(&r, 2 * FFN * DIM, up.source);
     down.raw = random_weights(&r, FFN * DIM, down.source);
     struct sc_matrix *m_up = open_matrix(&up, be), *m_down = open_matrix(&down, be);
-    float *in = on_device(be, x, N * DIM * 4), *dw = on_device(be, w, DIM * 4);
-    float *y = on_device(be, NULL, N * DIM * 4), *act = on_device(be, NULL, N * FFN * 4);
-    float *scratch = on_device(be, NULL, N * 2 * FFN * 4), *out = on_device(be, NULL, N * DIM * 4);
-    struct sc_norm_args norm = {in, NULL, dw, y, N, DIM, 1e-5f, NULL};
+    float *in = on_device(be, x, n * DIM * 4), *dw = on_device(be, w, DIM * 4);
+    float *y = on_device(be, NULL, n * DIM * 4), *act = on_device(be, NULL, n * FFN * 4);
+    float *scratch = on_device(be, NULL, n * 2 * FFN * 4), *out = on_device(be, NULL, n * DIM * 4);
+    struct sc_norm_args norm = {in, NULL, dw, y, n, DIM, 1e-5f, NULL};
     assert_ok(be->ops->norm(be, &norm, err));
-    assert_ok(be->ops->matmul_swiglu(be, m_up, y, scratch, act, N, FFN, NULL, err));
-    assert_ok(be->ops->matmul(be, m_down, act, FFN, out, DIM, N, err));
-    float *got = from_device(be, out, N * DIM * 4), *host = from_device(be, y, N * DIM * 4);
-    float *host_act = run_swiglu(be, m_up, host, DIM, N, FFN);
-    down.x_device = on_device(be, host_act, N * FFN * 4);
-    float *want = multiply(be, &down, m_down, 0, N, DIM);
-    assert_memory_equal(got, want, N * DIM * 4);
+    assert_ok(be->ops->matmul_swiglu(be, m_up, y, scratch, act, n, FFN, NULL, err));
+    assert_ok(be->ops->matmul(be, m_down, act, FFN, out, DIM, n, err));
+    float *got = from_device(be, out, n * DIM * 4), *host = from_device(be, y, n * DIM * 4);
+    float *host_act = run_swiglu(be, m_up, host, DIM, n, FFN);
+    down.x_device = on_device(be, host_act, n * FFN * 4);
+    float *want = multiply(be, &down, m_down, 0, n, DIM);
+    assert_memory_equal(got, want, n * DIM * 4);
     void *mems[] = {in, dw, y, act, scratch, out, down.x_device};
     for (size_t i = 0; i < SC_ARRAY_LEN(mems); i++)
         be->ops->free(be, mems[i]);
@@ -157,6 +155,14 @@ static void a_layer_in_turn_gives_what_its_steps_give(void **state)
     free(w);
     free(up.raw - 1);
     free(down.raw - 1);
+}
+
+static void a_layer_in_turn_gives_what_its_steps_give(void **state)
+{
+    (void)state;
+    layer_in_turn(SC_DTYPE_BF16, 21);
+    layer_in_turn(SC_DTYPE_I8, 12);
+    layer_in_turn(SC_DTYPE_I8, 21);
 }
 
 /* The second half of a layer from resid on; told: whoever makes rows knows their only reader, and
@@ -191,8 +197,8 @@ static float *half_a_layer(struct sc_backend *be, struct sc_matrix *up, struct s
 
 static void who_reads_and_who_adds_changes_nothing(void **state)
 {
-    enum { N = 21, DIM_MAX = 2048 };
-    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, N};
+    enum { N = 33, DIM_MAX = 2048 };
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 21, N};
     static const uint32_t dims[][2] = {{128, 352}, {30, 33}, {DIM_MAX, 40}};
     struct rng r = {8};
     struct backends all = open_all();
@@ -204,7 +210,7 @@ static void who_reads_and_who_adds_changes_nothing(void **state)
             (enum sc_dtype[]){SC_DTYPE_F32, SC_DTYPE_BF16, SC_DTYPE_I8}[i / 4 % 3];
         struct problem up = {dim, 2 * ffn, dim, SC_DTYPE_BF16, store, NULL, NULL, NULL, NULL, NULL};
         struct problem down = {ffn, dim, ffn, SC_DTYPE_BF16, store, NULL, NULL, NULL, NULL, NULL};
-        const uint32_t few = i % 2 && store == SC_DTYPE_BF16 ? FEW_BF : FEW;
+        const uint32_t few = i % 2 && store != SC_DTYPE_F32 ? FEW_BF : FEW;
         struct sc_backend *be = all.be[i % 2][i / 2 % 2];
         /* A small run leaves out what a library multiplies, and bf16 math where it differs only
          * in that. */
@@ -314,16 +320,14 @@ static void weights_of_int8_meet_a_few_rows(void **state)
     check_weights(SC_DTYPE_I8);
 }
 
-/* Rows of which nothing was written but what one product wants are refused to others. */
-static void rows_made_for_another_product_are_refused(void **state)
+static void check_refused(enum sc_dtype store)
 {
     enum { DIM = 64, OUT = 32, N = 9 };
     struct rng r = {9};
-    struct problem p = {DIM, OUT, DIM, SC_DTYPE_BF16, SC_DTYPE_BF16, NULL, NULL, NULL, NULL, NULL};
+    struct problem p = {DIM, OUT, DIM, SC_DTYPE_BF16, store, NULL, NULL, NULL, NULL, NULL};
     struct problem wide = p;
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
     float *x = random_floats(&r, N * DIM), *w = random_floats(&r, DIM);
-    (void)state;
     p.raw = random_weights(&r, DIM * OUT, p.source);
     wide.raw = random_weights(&r, DIM * OUT, p.source);
     wide.store = SC_DTYPE_F32;
@@ -375,6 +379,14 @@ static void rows_made_for_another_product_are_refused(void **state)
     free(w);
     free(p.raw - 1);
     free(wide.raw - 1);
+}
+
+/* Rows of which nothing was written but what one product wants are refused to others. */
+static void rows_made_for_another_product_are_refused(void **state)
+{
+    (void)state;
+    check_refused(SC_DTYPE_BF16);
+    check_refused(SC_DTYPE_I8);
 }
 
 int main(void)

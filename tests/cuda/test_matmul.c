@@ -14,7 +14,7 @@
 
 #define N_MAX  130u
 #define FEW    4u /* rows that are read straight from the weights ... */
-#define FEW_BF 1u /* ... where activations may be rounded and weights are bf16 */
+#define FEW_BF 1u /* ... where activations may be rounded and weights are not f32 */
 
 /* x rows at a stride, NaN between them. */
 static void fill(struct problem *p, struct rng *r, bool bias)
@@ -54,8 +54,7 @@ static void drop(struct problem *p)
 
 static double limit(const struct problem *p, bool bf16, bool strict, uint32_t n)
 {
-    if (p->store == SC_DTYPE_F32 ||
-        (n <= (bf16 && p->store == SC_DTYPE_BF16 ? FEW_BF : FEW) && !strict))
+    if (p->store == SC_DTYPE_F32 || (n <= (bf16 ? FEW_BF : FEW) && !strict))
         return p->n_in > 41000   ? 2 * LONG_LIMIT /* of a few results */
                : p->n_in > 16384 ? LONG_LIMIT
                                  : DIRECT_LIMIT;
@@ -77,7 +76,7 @@ static double error_of(const float *got, const float *want, size_t n, double usu
 static void check_problem(const struct backends *all, struct problem *p, bool bf16, bool strict,
                           double *worst)
 {
-    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 17, 64, N_MAX};
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 12, 17, 32, 64, N_MAX};
     struct sc_backend *be = all->be[bf16][strict];
     struct sc_matrix *m = open_matrix(p, be);
 
@@ -214,7 +213,7 @@ static void a_product_with_swiglu_is_the_two_in_turn(void **state)
 {
     static const uint32_t shapes[][2] = {{64, 33}, {30, 100}, {256, 1000}, {100, 2}};
     static const uint32_t few[][2] = {{64, 33}, {30, 100}, {50000, 8}};
-    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 9, 64};
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 9, 19, 64};
     struct rng r = {6};
     struct backends all = open_all();
     struct sc_backend *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
@@ -265,7 +264,8 @@ static void a_product_with_swiglu_is_the_two_in_turn(void **state)
     close_all(&all);
 }
 
-/* The rows of a call against those of other calls (the first call gives them) and of the CPU. */
+/* The rows of a call against those of other calls (the first call gives them; bits: NULL, not
+ * against those) and of the CPU. */
 static void check_few(const struct problem *p, const char *what, const float *got, float *bits,
                       uint32_t row0, uint32_t n, uint32_t width, const float *want, double usual)
 {
@@ -274,7 +274,7 @@ static void check_few(const struct problem *p, const char *what, const float *go
     if (!(e <= most))
         fail_msg("[%u, %u] x %u, %s: relative error %g, limit %g", p->n_out, p->n_in, n, what, e,
                  most);
-    for (uint32_t i = 0; i < n && n > FEW_BF; i++) {
+    for (uint32_t i = 0; i < n && n > FEW_BF && bits != NULL; i++) {
         float *row = bits + (size_t)(row0 + i) * width;
         if (isnan(row[0]))
             memcpy(row, got + (size_t)i * width, width * 4);
@@ -284,8 +284,8 @@ static void check_few(const struct problem *p, const char *what, const float *go
     }
 }
 
-/* Adds to rows what multiply gave; dense. */
-static void check_added(struct sc_backend *be, struct sc_matrix *m, const struct problem *p,
+/* Adds to rows what multiply gave; dense. Returns whether the product did. */
+static bool check_added(struct sc_backend *be, struct sc_matrix *m, const struct problem *p,
                         uint32_t row0, uint32_t n, const float *got)
 {
     const size_t size = (size_t)n * p->n_out;
@@ -293,7 +293,8 @@ static void check_added(struct sc_backend *be, struct sc_matrix *m, const struct
     bool added = false;
     assert_ok(be->ops->matmul_add(be, m, p->x_device + (size_t)row0 * p->x_stride, delta, resid, n,
                                   &added, err));
-    assert_true(added || (p->b != NULL && n > 8)); /* 16 rows want 200 KiB of shared memory */
+    /* 16 rows want 200 KiB of shared memory, and where those are there 32 go by int8 weights. */
+    assert_true(added || (p->store == SC_DTYPE_I8 ? n > 16 : p->b != NULL && n > 8));
     float *sum = from_device(be, resid, size * 4 + 4);
     for (size_t i = 0; i <= size; i++) {
         const volatile float want = p->want[i] + (i < size && added ? got[i] : 0.0f);
@@ -304,42 +305,42 @@ static void check_added(struct sc_backend *be, struct sc_matrix *m, const struct
     be->ops->free(be, resid);
     be->ops->free(be, delta);
     free(sum);
+    return added;
 }
 
 /* Rows that bf16 holds, so that nothing but the order of sums is between the two: counts of rows,
  * from several on. */
 static void check_few_of(struct sc_backend *be, struct sc_backend *cpu, struct rng *r,
-                         uint32_t n_in, uint32_t n_out, bool bias, const uint32_t *counts,
-                         size_t n_counts)
+                         struct problem p, bool bias, const uint32_t *counts, size_t n_counts)
 {
-    enum { ROWS = 19 };
-    struct problem p = {n_in, n_out, n_in, SC_DTYPE_BF16, SC_DTYPE_BF16,
-                        NULL, NULL,  NULL, NULL,          NULL};
-    const uint32_t ffn = n_out / 2;
-    const size_t size = (size_t)(ROWS + 1) * n_out;
+    const bool i8 = p.store == SC_DTYPE_I8;
+    const uint32_t rows = i8 ? 35 : 19, n_out = p.n_out, ffn = n_out / 2;
+    const size_t size = (size_t)(rows + 1) * n_out;
     float *bits = malloc(size * 4), *gated = malloc(size * 4), *want = malloc(size * 4);
 
     fill(&p, r, bias);
-    for (size_t i = 0; i < (size_t)N_MAX * n_in; i++)
+    for (size_t i = 0; i < (size_t)N_MAX * p.n_in; i++)
         p.x[i] = sc_bf16_to_f32(sc_f32_to_bf16(p.x[i]));
     expect(&p);
     if (n_out % 2 == 0)
-        assert_ok(cpu->ops->swiglu(cpu, p.want, want, ROWS, ffn, err));
+        assert_ok(cpu->ops->swiglu(cpu, p.want, want, rows, ffn, err));
     memset(bits, 0xff, size * 4);
     memset(gated, 0xff, size * 4);
     struct sc_matrix *m = open_matrix(&p, be);
-    p.x_device = on_device(be, p.x, (size_t)N_MAX * n_in * 4);
+    p.x_device = on_device(be, p.x, (size_t)N_MAX * p.n_in * 4);
     for (size_t c = 0; c < n_counts; c++) {
         const uint32_t n = counts[c];
-        for (uint32_t row0 = 0; row0 + n <= (small_run() ? n : ROWS); row0 += n > 8 ? 3 : 5) {
+        for (uint32_t row0 = 0; row0 + n <= (small_run() ? n : rows); row0 += i8      ? 7
+                                                                              : n > 8 ? 3
+                                                                                      : 5) {
             float *got = multiply(be, &p, m, row0, n, n_out + row0);
-            check_few(&p, "alone", got, bits, row0, n, n_out, p.want, sqrt(n_in));
-            check_added(be, m, &p, row0, n, got);
+            const bool same = check_added(be, m, &p, row0, n, got) || !i8;
+            check_few(&p, "alone", got, same ? bits : NULL, row0, n, n_out, p.want, sqrt(p.n_in));
             free(got);
             if (n_out % 2 != 0)
                 continue;
-            got = run_swiglu(be, m, p.x + (size_t)row0 * n_in, n_in, n, ffn);
-            check_few(&p, "swiglu", got, gated, row0, n, ffn, want, 0.7 * n_in);
+            got = run_swiglu(be, m, p.x + (size_t)row0 * p.n_in, p.n_in, n, ffn);
+            check_few(&p, "swiglu", got, same ? gated : NULL, row0, n, ffn, want, 0.7 * p.n_in);
             free(got);
         }
     }
@@ -353,32 +354,53 @@ static void check_few_of(struct sc_backend *be, struct sc_backend *cpu, struct r
 
 /* Shapes: a tile and parts of one; groups of one, two and three tiles, one a block or several;
  * fewer columns than a step, and steps that end within a row's last piece. */
-static void a_few_rows_have_the_same_bits_in_any_company(void **state)
+static void check_company(enum sc_dtype store, uint64_t seed, const uint32_t *counts,
+                          size_t n_counts)
 {
-    static const uint32_t counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16};
     static const uint32_t shapes[][2] = {{1, 1},     {8, 16},    {30, 9},    {64, 34},
                                          {72, 65},   {200, 95},  {520, 144}, {1000, 190},
                                          {513, 300}, {4104, 98}, {40, 2000}, {14336, 22}};
-    struct rng r = {10};
+    struct rng r = {seed};
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false),
                       *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
-    (void)state;
-    for (size_t s = 0; s < 2 * SC_ARRAY_LEN(shapes); s++)
-        check_few_of(be, cpu, &r, shapes[s / 2][0], shapes[s / 2][1], s % 2, counts,
-                     SC_ARRAY_LEN(counts));
+    for (size_t s = 0; s < 2 * SC_ARRAY_LEN(shapes); s++) {
+        const uint32_t n_in = shapes[s / 2][0], n_out = shapes[s / 2][1];
+        const struct problem p = {n_in, n_out, n_in, SC_DTYPE_BF16, store,
+                                  NULL, NULL,  NULL, NULL,          NULL};
+        check_few_of(be, cpu, &r, p, s % 2, counts, n_counts);
+    }
     cpu->ops->close(cpu);
     be->ops->close(be);
+}
+
+static void a_few_rows_have_the_same_bits_in_any_company(void **state)
+{
+    static const uint32_t counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16};
+    (void)state;
+    check_company(SC_DTYPE_BF16, 10, counts, SC_ARRAY_LEN(counts));
+}
+
+static void by_int8_a_few_rows_have_the_same_bits_in_any_company(void **state)
+{
+    static const uint32_t counts[] = {1, 2, 3, 5, 8, 9, 11, 16, 17, 25, 32};
+    (void)state;
+    check_company(SC_DTYPE_I8, 12, counts, SC_ARRAY_LEN(counts));
 }
 
 /* Short, for those that watch the order of what is read and written. */
 static void groups_of_a_block_follow_each_other(void **state)
 {
-    static const uint32_t counts[] = {4, 12};
+    static const uint32_t counts[] = {4, 12, 20};
     struct rng r = {11};
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false),
                       *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
+    struct problem p = {1040, 450,  1040, SC_DTYPE_BF16, SC_DTYPE_BF16,
+                        NULL, NULL, NULL, NULL,          NULL};
     (void)state;
-    check_few_of(be, cpu, &r, 1040, small_run() ? 50 : 450, true, counts, SC_ARRAY_LEN(counts));
+    p.n_out = small_run() ? 50 : 450;
+    check_few_of(be, cpu, &r, p, true, counts, 2);
+    p.store = SC_DTYPE_I8;
+    check_few_of(be, cpu, &r, p, true, counts, small_run() ? 2 : 3);
     cpu->ops->close(cpu);
     be->ops->close(be);
 }
@@ -393,9 +415,46 @@ static void tiles_of_many_results_are_grouped(void **state)
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false),
                       *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(n_outs); i += small_run() ? 2 : 1)
-        check_few_of(be, cpu, &r, 72, n_outs[i], i % 2, counts, SC_ARRAY_LEN(counts));
+    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(n_outs); i += small_run() ? 3 : 1) {
+        const struct problem p = {
+            72,   n_outs[i / 2], 72,   SC_DTYPE_BF16, i % 2 ? SC_DTYPE_I8 : SC_DTYPE_BF16,
+            NULL, NULL,          NULL, NULL,          NULL};
+        check_few_of(be, cpu, &r, p, i % 4 < 2, counts, SC_ARRAY_LEN(counts));
+    }
     cpu->ops->close(cpu);
+    be->ops->close(be);
+}
+
+/* Columns that a row does not have are not those of the row behind it. */
+static void a_row_that_is_no_number_spoils_no_other(void **state)
+{
+    enum { N = 3, OUT = 40 };
+    static const uint32_t widths[] = {8, 40, 72, 200, 1000};
+    struct rng r = {13};
+    struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
+    (void)state;
+    for (size_t i = 0; i < 2 * SC_ARRAY_LEN(widths); i++) {
+        const uint32_t n_in = widths[i / 2];
+        struct problem p = {n_in, OUT,  n_in, SC_DTYPE_BF16, i % 2 ? SC_DTYPE_I8 : SC_DTYPE_BF16,
+                            NULL, NULL, NULL, NULL,          NULL};
+        fill(&p, &r, false);
+        struct sc_matrix *m = open_matrix(&p, be);
+        p.x_device = on_device(be, p.x, (size_t)N * n_in * 4);
+        float *want = multiply(be, &p, m, 0, N, OUT);
+        be->ops->free(be, p.x_device);
+        for (uint32_t k = 0; k < n_in; k++)
+            p.x[n_in + k] = NAN;
+        p.x_device = on_device(be, p.x, (size_t)N * n_in * 4);
+        float *got = multiply(be, &p, m, 0, N, OUT);
+        for (uint32_t row = 0; row < N; row += 2)
+            assert_memory_equal(got + (size_t)row * OUT, want + (size_t)row * OUT, OUT * 4);
+        assert_true(isnan(got[OUT]) && isnan(got[2 * OUT - 1]));
+        be->ops->matrix_close(be, m);
+        be->ops->free(be, p.x_device);
+        drop(&p);
+        free(want);
+        free(got);
+    }
     be->ops->close(be);
 }
 
@@ -407,8 +466,10 @@ int main(void)
         cmocka_unit_test(long_prompts_go_in_pieces),
         cmocka_unit_test(a_product_with_swiglu_is_the_two_in_turn),
         cmocka_unit_test(a_few_rows_have_the_same_bits_in_any_company),
+        cmocka_unit_test(by_int8_a_few_rows_have_the_same_bits_in_any_company),
         cmocka_unit_test(groups_of_a_block_follow_each_other),
         cmocka_unit_test(tiles_of_many_results_are_grouped),
+        cmocka_unit_test(a_row_that_is_no_number_spoils_no_other),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
