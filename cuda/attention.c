@@ -146,7 +146,8 @@ static cudaError_t attend_blocks(const struct sc_cuda_device *dev, const struct 
     if (!tensor_cores)
         return sc_cuda_attn_plain_prefill(l, dev->stream);
     if (l->tensor_map != NULL)
-        return sc_cuda_attn_prefill_hopper(l, (uint32_t)dev->n_sms, dev->stream);
+        return dev->prefill_tasks ? sc_cuda_attn_prefill_tasks(l, (uint32_t)dev->n_sms, dev->stream)
+                                  : sc_cuda_attn_prefill_hopper(l, dev->stream);
     return sc_cuda_attn_prefill(l, dev->stream);
 }
 
@@ -163,6 +164,8 @@ static enum sc_status prepare(struct sc_cuda_device *dev, struct sc_err *err)
         rc = sc_cuda_attn_prefill_init();
     if (rc == cudaSuccess && dev->cc == 90)
         rc = sc_cuda_attn_prefill_hopper_init();
+    if (rc == cudaSuccess && dev->cc == 90)
+        rc = sc_cuda_attn_prefill_tasks_init();
     dev->attention_ready = rc == cudaSuccess;
     return sc_cuda_check(rc, "attention kernels", err);
 }

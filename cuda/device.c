@@ -412,6 +412,7 @@ enum sc_status sc_cuda_backend_open(const struct sc_backend_opts *opts, struct s
     dev->base.ops = &cuda_ops;
     dev->bf16 = opts->math != SC_MATH_F32;
     dev->strict = opts->strict;
+    dev->prefill_tasks = getenv("SC_CUDA_PREFILL_TASKS") != NULL;
     dev->cascade = dev->bf16 && !dev->strict && getenv("SC_CUDA_NO_CASCADE") == NULL;
     /* Devices of one generation give the same bits. */
     st = find_device(opts, dev, err);

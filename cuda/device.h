@@ -76,7 +76,8 @@ struct sc_cuda_device {
     uint32_t few_rows, gemv_rows, few_rows_i8, gemv_rows_i8;
     bool bf16; /* math: activations are rounded to bf16 */
     bool strict;
-    bool cascade; /* decoding reads what sequences share once for several of them */
+    bool prefill_tasks; /* prefill on 9.0 by kernels_attention_tasks.cu */
+    bool cascade;       /* decoding reads what sequences share once for several of them */
     cudaStream_t stream;
     struct sc_cuda_stage stage;
     struct sc_cuda_kept kept;

@@ -29,7 +29,7 @@ struct sc_cuda_attn {
     uint16_t *image; /* bf16 of out, or NULL */
     float *parts;    /* [seq][head][n_splits][part_rows][head_dim + PART_PAD] */
     uint32_t *n_put; /* [seq][head]: parts that its own splits have left; 0 between launches. The
-                        first also counts tasks of sc_cuda_attn_prefill_hopper */
+                        first also counts tasks of sc_cuda_attn_prefill_tasks */
     const uint8_t *mem;
     size_t page_bytes, head_bytes, v_offset, bias_offset;
     const void *tensor_map; /* host: 128 bytes, the pool for tensor copies; NULL: not made */
@@ -72,10 +72,13 @@ cudaError_t sc_cuda_attn_prefill_init(void);
 cudaError_t sc_cuda_attn_prefill(const struct sc_cuda_attn *a, cudaStream_t stream);
 
 /* The same on compute capability 9.0 with warpgroup instructions and tensor copies; bf16 pools,
- * head_dim 64 or 128, needs a->tensor_map. At most n_sms blocks. */
+ * head_dim 64 or 128, needs a->tensor_map. */
 cudaError_t sc_cuda_attn_prefill_hopper_init(void);
-cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, uint32_t n_sms,
-                                        cudaStream_t stream);
+cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream);
+/* The same by at most n_sms blocks, which stay. */
+cudaError_t sc_cuda_attn_prefill_tasks_init(void);
+cudaError_t sc_cuda_attn_prefill_tasks(const struct sc_cuda_attn *a, uint32_t n_sms,
+                                       cudaStream_t stream);
 
 /* f32 arithmetic, any even head_dim up to 256: the splits of small sequences; and like prefill. */
 cudaError_t sc_cuda_attn_plain_decode(const struct sc_cuda_attn *a, cudaStream_t stream);

@@ -1,9 +1,9 @@
-/* cuda/kernels_attention_bring.cuh - the third warpgroup of a block of kernels_attention_hopper.cu:
+/* cuda/kernels_attention_bring.cuh - the third warpgroup of a block of kernels_attention_tasks.cu:
  * a warp that brings K and V, and three that bring queries; the first of these also finds tasks. */
 #ifndef SC_CUDA_KERNELS_ATTENTION_BRING_CUH
 #define SC_CUDA_KERNELS_ATTENTION_BRING_CUH
 
-#include "cuda/kernels_attention_hopper.cuh"
+#include "cuda/kernels_attention_tasks.cuh"
 
 #define SLOW  8 /* pages copied without the copy engine: loads on their way at a time */
 #define AHEAD 4

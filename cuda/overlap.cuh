@@ -6,8 +6,8 @@
  *   1. Each of its threads calls sc_inputs_ready() before it reads what earlier kernels wrote,
  * before it writes anything, and before it leaves, also when it leaves early. Else a kernel could
  *      complete before its predecessor, and its successor would read too soon.
- *   2. Before that only memory that no kernel writes may be read: weights; and pages of entries, where
- *      sc_cuda_pages_settled (device.h) says so.
+ *   2. Before that only memory that no kernel writes may be read: weights; and pages of entries,
+ * where sc_cuda_pages_settled (device.h) says so.
  *   3. sc_next_may_start() is called by every thread as early as its block's resources allow.
  *
  * Why this is safe in a chain of such kernels. A kernel completes only after its predecessor did

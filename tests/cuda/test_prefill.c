@@ -155,5 +155,9 @@ int main(void)
         cmocka_unit_test(few_tiles_and_splits_take_turns),
     };
     skip_without_device();
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    printf("by a block for each tile\n");
+    const int rc = cmocka_run_group_tests(tests, open_all, close_all);
+    printf("by blocks that stay\n");
+    assert_int_equal(setenv("SC_CUDA_PREFILL_TASKS", "1", 1), 0);
+    return rc | cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -13,8 +13,20 @@ cudaError_t sc_cuda_attn_prefill_hopper_init(void)
     return cudaErrorInvalidDeviceFunction;
 }
 
-cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, uint32_t n_sms,
-                                        cudaStream_t stream)
+cudaError_t sc_cuda_attn_prefill_hopper(const struct sc_cuda_attn *a, cudaStream_t stream)
+{
+    (void)a;
+    (void)stream;
+    return cudaErrorInvalidDeviceFunction;
+}
+
+cudaError_t sc_cuda_attn_prefill_tasks_init(void)
+{
+    return cudaErrorInvalidDeviceFunction;
+}
+
+cudaError_t sc_cuda_attn_prefill_tasks(const struct sc_cuda_attn *a, uint32_t n_sms,
+                                       cudaStream_t stream)
 {
     (void)a;
     (void)n_sms;

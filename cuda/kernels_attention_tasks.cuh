@@ -1,4 +1,4 @@
-/* cuda/kernels_attention_hopper.cuh - what the warps of a block of kernels_attention_hopper.cu tell
+/* cuda/kernels_attention_tasks.cuh - what the warps of a block of kernels_attention_tasks.cu tell
  * each other, and which tasks there are.
  *
  * A task is a tile of 128 rows of one sequence and KV head. Blocks are as many as multiprocessors,
@@ -6,8 +6,8 @@
  * the same tiles of keys of each, and count both from the start of the block: the stage of a thing
  * and the parity of its barriers follow from the count, whatever task it is of.
  */
-#ifndef SC_CUDA_KERNELS_ATTENTION_HOPPER_CUH
-#define SC_CUDA_KERNELS_ATTENTION_HOPPER_CUH
+#ifndef SC_CUDA_KERNELS_ATTENTION_TASKS_CUH
+#define SC_CUDA_KERNELS_ATTENTION_TASKS_CUH
 
 #include "cuda/kernels_attention_group.cuh"
 #include "cuda/tma.cuh"
