@@ -6,74 +6,12 @@
  * likeliest columns go to a list in shared memory: a bound on their distance is found first (the
  * k-th smallest of the threads' own smallest distances; or what an equal share of the mass that
  * top-p leaves out comes to, narrowed if that lets in too many), the list is sorted by (distance,
- * column), cut, and sorted by column for the draw. A list that does not fit, or lacks mass, leaves
- * the row undecided.
+ * column), cut, and sorted by column for the draw. Where no list serves, as more columns stay than
+ * fit, or what was found lacks mass, the last distance that stays is found by bisection of its
+ * bits, and the row is drawn from in two more passes.
  */
-#include "base/draw.h"
+#include "cuda/kernels_draw.cuh"
 #include "cuda/kernels_draw.h"
-
-#define ALL_LANES  0xffffffffu
-#define THREADS    1024u
-#define WARPS      (THREADS / 32)
-#define CHUNK      1024u /* columns that one warp sums */
-#define CHUNKS_MAX (SC_DRAW_TOKENS_MAX / CHUNK)
-#define LIST_MAX   4096u
-#define NOTHING    0xffffffffffffffffull
-
-struct row {
-    const float *x;
-    uint32_t n_cols;
-    float max;
-    struct sc_draw draw;
-};
-
-struct scratch {
-    union {
-        uint64_t chunks[CHUNKS_MAX]; /* masses */
-        uint64_t list[LIST_MAX];     /* distance and column, or column and distance */
-    };
-    uint64_t total, within;
-    uint32_t n, found;
-};
-
-static __device__ uint32_t mass_at(const struct row &r, uint32_t column)
-{
-    if (column >= r.n_cols)
-        return 0;
-    const uint32_t distance = sc_draw_distance(r.max, r.x[column]);
-    return distance <= r.draw.last ? sc_draw_mass(distance, r.draw.scale) : 0;
-}
-
-static __device__ uint64_t sum_of_warp(uint64_t x)
-{
-    for (int step = 16; step > 0; step /= 2)
-        x += __shfl_xor_sync(ALL_LANES, x, step);
-    return x;
-}
-
-/* By one warp, whole: the first i at which the sum of value(0) .. value(i) exceeds target, and what
- * of target is left there; n if none. */
-template <class F>
-static __device__ uint32_t walk(uint32_t n, uint64_t target, uint64_t *ret_left, F value)
-{
-    const uint32_t lane = threadIdx.x % 32;
-    for (uint32_t first = 0; first < n; first += 32) {
-        uint64_t sum = first + lane < n ? value(first + lane) : 0;
-        const uint64_t own = sum;
-        for (uint32_t step = 1; step < 32; step *= 2) {
-            const uint64_t below = __shfl_up_sync(ALL_LANES, sum, step);
-            sum += lane >= step ? below : 0;
-        }
-        const uint32_t beyond = __ballot_sync(ALL_LANES, sum > target);
-        if (beyond != 0) {
-            const int at = __ffs((int)beyond) - 1;
-            *ret_left = target - __shfl_sync(ALL_LANES, sum - own, at);
-            return first + (uint32_t)at;
-        }
-        target -= __shfl_sync(ALL_LANES, sum, 31);
-    }
-    return n;
-}
 
 /* Masses of all chunks and of the row, by the whole block. */
 static __device__ void sum_chunks(const struct row &r, struct scratch *s)
@@ -182,12 +120,6 @@ static __device__ void measure(const struct row &r, uint32_t bound, struct scrat
         }
     }
     __syncthreads();
-}
-
-static __device__ uint64_t needed(uint64_t total, float top_p)
-{
-    const uint64_t need = (uint64_t)ceil(__dmul_rn((double)total, (double)top_p));
-    return need < 1 ? 1 : need > total ? total : need;
 }
 
 /* A bound within which columns are few enough for the list and as many as top-k wants, or of the
@@ -314,17 +246,17 @@ static __device__ uint32_t draw_filtered(const struct row &r, struct scratch *s)
     if (!fits)
         fits = collect(r, narrow(r, bound, top_k, s), s);
     if (!fits)
-        return SC_DRAW_UNDECIDED;
+        return draw_by_selection(r, top_k, s);
     if (threadIdx.x < 32) {
         const uint32_t n = cut(r, s, top_k);
         if (threadIdx.x == 0)
             s->found = n;
     }
     __syncthreads();
-    return s->found == 0 ? SC_DRAW_UNDECIDED : draw_of_list(r, s, s->found);
+    return s->found == 0 ? draw_by_selection(r, top_k, s) : draw_of_list(r, s, s->found);
 }
 
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 1)
     draw_kernel(const float *x, uint32_t width, uint32_t n_cols, const struct sc_draw *draws,
                 float *best)
 {
