@@ -125,7 +125,9 @@ struct sc_attn_seq {
 };
 
 /* out = softmax(q.k * scale + bias) v, f32 accumulation, q rows at stride q_stride, out rows dense
- * [n_rows, n_heads * head_dim]. Query head h uses KV head h / (n_heads / n_kv_heads). */
+ * [n_rows, n_heads * head_dim]. Query head h uses KV head h / (n_heads / n_kv_heads). Entries that
+ * the last qkv wrote are those of rows of this call, and no other sequence of it reads their pages.
+ */
 struct sc_attn_args {
     const float *q;
     float *out;

@@ -54,20 +54,15 @@ static enum sc_status find_seqs(struct sc_cuda_device *dev, const struct sc_attn
     return sc_cuda_stage_send(dev, host, device, at.bytes, err);
 }
 
-/* Room for the bf16 image of the result, which the product that follows would otherwise make. */
-static uint16_t *image_of(const struct sc_cuda_device *dev, const struct sc_attn_args *a,
-                          uint32_t *ret_rows)
+/* Rows of the result, to the last that a sequence has. */
+static uint32_t rows_of(const struct sc_attn_args *a)
 {
     uint32_t n_rows = 0;
     for (uint32_t i = 0; i < a->n_seqs; i++) {
-        uint32_t end = a->seqs[i].row0 + a->seqs[i].n_rows;
+        const uint32_t end = a->seqs[i].row0 + a->seqs[i].n_rows;
         n_rows = end > n_rows ? end : n_rows;
     }
-    *ret_rows = n_rows;
-    if (!dev->bf16 || dev->rounded == NULL || n_rows > SC_CUDA_ROUND_ROWS ||
-        (uint64_t)n_rows * a->n_heads * a->head_dim * 2 > dev->rounded_bytes)
-        return NULL;
-    return dev->rounded;
+    return n_rows;
 }
 
 static bool takes_tensor_cores(const struct sc_cuda_device *dev, const struct sc_attn_args *a)
@@ -164,7 +159,7 @@ static enum sc_status prepare(struct sc_cuda_device *dev, struct sc_err *err)
         rc = sc_cuda_attn_prefill_init();
     if (rc == cudaSuccess && dev->cc == 90)
         rc = sc_cuda_attn_prefill_hopper_init();
-    if (rc == cudaSuccess && dev->cc == 90)
+    if (rc == cudaSuccess && dev->cc == 90 && dev->prefill_tasks)
         rc = sc_cuda_attn_prefill_tasks_init();
     dev->attention_ready = rc == cudaSuccess;
     return sc_cuda_check(rc, "attention kernels", err);
@@ -175,7 +170,6 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
     struct sc_cuda_seqs seqs = {0};
-    uint32_t n_rows = 0;
     enum sc_status st = check_args(a, err);
 
     if (st == SC_OK)
@@ -191,7 +185,8 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
 
     const bool tensor_cores = takes_tensor_cores(dev, a);
     const uint32_t width = a->n_heads * a->head_dim;
-    uint16_t *image = image_of(dev, a, &n_rows);
+    const uint32_t n_rows = rows_of(a);
+    uint16_t *image = sc_cuda_image_take(dev, a->out, n_rows, width, NULL);
     struct sc_cuda_attn l = {.q = a->q,
                              .out =
                                  sc_cuda_image_beside(dev, image, a->out, n_rows, width, a->next),
@@ -220,8 +215,7 @@ enum sc_status sc_cuda_attention(struct sc_backend *be, const struct sc_attn_arg
     if (rc == cudaSuccess && (!l.split || seqs.max_rows * l.group > SC_CUDA_ATTN_SMALL))
         rc = attend_blocks(dev, &l, tensor_cores);
     st = sc_cuda_check(rc, "attention", err);
-    if (st == SC_OK && l.image != NULL)
-        dev->image =
-            (struct sc_cuda_rounded){.of = a->out, .at = l.image, .n_rows = n_rows, .dim = width};
+    if (st != SC_OK)
+        sc_cuda_forget(dev);
     return st;
 }

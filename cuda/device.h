@@ -71,8 +71,9 @@ struct sc_cuda_normed {
 struct sc_cuda_device {
     struct sc_backend base;
     int ordinal, n_sms, cc; /* cc: compute capability, 90 for 9.0 */
-    /* Most rows that kernels_few.h takes, and fewer than that kernels_gemv.h, with math bf16: by
-     * bf16 weights, and by int8 ones. */
+    /* With math bf16, by bf16 weights and by int8 ones: up to gemv_rows go to kernels_gemv.h, more
+     * and up to few_rows to kernels_few.h, which has none (0) on a device of little shared memory.
+     */
     uint32_t few_rows, gemv_rows, few_rows_i8, gemv_rows_i8;
     bool bf16; /* math: activations are rounded to bf16 */
     bool strict;

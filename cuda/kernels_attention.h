@@ -4,8 +4,8 @@
  * so a recorded launch serves later steps. A sequence is "small" when n_rows * group is at most
  * SC_CUDA_ATTN_SMALL: its list of pages is cut into splits, whose parts are added up by the block
  * that leaves the last of them, or afterwards.
- * How it is cut follows from its own number of pages alone; splits that a cohort shares (cohorts.h)
- * are read once for several sequences, by a launch before.
+ * How it is cut follows from its own number of pages and that of KV heads alone; splits that a
+ * cohort shares (cohorts.h) are read once for several sequences, by a launch before.
  */
 #ifndef SC_CUDA_KERNELS_ATTENTION_H
 #define SC_CUDA_KERNELS_ATTENTION_H

@@ -5,7 +5,7 @@
  * group) are one tile of 16, so a page is read once. The warps' results are added in the order of
  * warps. Memory bound: three blocks of a multiprocessor have 96 to 192 KiB of pages on their way.
  * Splits that a cohort reads together are left out: kernels_attention_cohort.cu has them, and their
- * parts are complete when this kernel reads anything (sc_inputs_ready). Each sequence has at least
+ * parts are complete when this kernel reads them (sc_inputs_ready). Each sequence has at least
  * one of its own.
  *
  * A block that leaves a part counts it, and the one that finds all others of its sequence counted

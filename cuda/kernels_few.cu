@@ -1,4 +1,4 @@
-/* cuda/kernels_few.cu - products of up to 16 rows on tensor cores.
+/* cuda/kernels_few.cu - products of a few rows on tensor cores, up to 16 in a launch.
  *
  * Bound by reading the weights once, as that of kernels_gemv.cu, which has too much to compute for
  * more than one row. cuBLASLt's kernels neither begin before the one before has ended nor let the

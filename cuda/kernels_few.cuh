@@ -1,10 +1,10 @@
-/* cuda/kernels_few.cuh - products of up to 16 rows: how weights are kept, and how they and the rows
+/* cuda/kernels_few.cuh - products of a few rows: how weights are kept, and how they and the rows
  * come into shared memory. Of kernels_few.cu alone.
  *
  * A step of a row of x is 128 bytes beside bf16 weights, 256 beside int8 ones. A lane multiplies 16
  * bytes of weights, of int8 as many columns as 32 bytes of x hold. If it brought those itself, what
- * the lanes ask for at a time would be halves of 32 bytes, which the second cache sends whole: all
- * of x twice. So beside int8 a lane brings what others read, behind a barrier of the warp. */
+ * the lanes ask for at a time would be halves of the 32 bytes that the second cache sends at least.
+ * So beside int8 a lane brings what others read, behind a barrier of the warp. */
 #ifndef SC_CUDA_KERNELS_FEW_CUH
 #define SC_CUDA_KERNELS_FEW_CUH
 

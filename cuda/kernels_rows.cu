@@ -142,8 +142,7 @@ extern "C" cudaError_t sc_cuda_launch_norm(const struct sc_cuda_norm *a, cudaStr
 
 /* ---- swiglu: blocks of (row, columns) ---- */
 
-/* A thread's columns, in 16-byte accesses but for single ones: with half as long ones too little is
- * on its way. */
+/* A thread's columns, in 16-byte accesses but for single ones, so that more is on its way. */
 static __device__ inline void load(const float *p, float (&x)[4])
 {
     const float4 v = *(const float4 *)p;

@@ -30,7 +30,7 @@ static const uint16_t *image_of(const struct sc_cuda_device *dev, const struct s
     return is ? image->at : NULL;
 }
 
-/* Other weights, and math f32, cost cuBLASLt several passes. */
+/* Rows of a device, math and weights for which no kernel on tensor cores is faster. */
 bool sc_cuda_by_gemv(const struct sc_cuda_device *dev, const struct sc_matrix *w, uint32_t n)
 {
     const uint32_t most = !dev->bf16 || w->store == SC_DTYPE_F32 ? SC_CUDA_GEMV_ROWS_MAX
@@ -261,15 +261,21 @@ static enum sc_status multiply_all(struct sc_cuda_device *dev, const struct sc_m
     if (st != SC_OK)
         return st;
     sc_cuda_is_written(dev, r->y);
-    sc_cuda_pages_wait(dev);
-    if (sc_cuda_by_gemv(dev, w, r->n))
-        return multiply_gemv(dev, w, r, false, err);
-    sc_cuda_forget(dev);
-    if (!by_few(dev, w, r->n))
-        return multiply(dev, w, r, err);
-    struct rows rounded = *r;
-    st = make_image(dev, w, &rounded, err);
-    return st == SC_OK ? multiply_few(dev, w, &rounded, false, NULL, err) : st;
+    if (sc_cuda_by_gemv(dev, w, r->n)) {
+        st = multiply_gemv(dev, w, r, false, err);
+    } else if (by_few(dev, w, r->n)) {
+        struct rows rounded = *r;
+        sc_cuda_forget(dev);
+        st = make_image(dev, w, &rounded, err);
+        if (st == SC_OK)
+            st = multiply_few(dev, w, &rounded, false, NULL, err);
+    } else {
+        sc_cuda_forget(dev);
+        st = multiply(dev, w, r, err);
+    }
+    if (st == SC_OK)
+        sc_cuda_pages_wait(dev);
+    return st;
 }
 
 enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, const float *x,
@@ -321,6 +327,22 @@ enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matrix 
     return multiply_all(dev, w, &rows, err);
 }
 
+/* Of gate and up as cuBLASLt left them. */
+static enum sc_status swiglu_after(struct sc_cuda_device *dev, const float *gate_up, bool half,
+                                   float *y, uint32_t n, uint32_t ffn, const struct sc_matrix *next,
+                                   struct sc_err *err)
+{
+    uint16_t *image = sc_cuda_image_take(dev, y, n, ffn, NULL);
+    y = sc_cuda_image_beside(dev, image, y, n, ffn, next);
+    enum sc_status st =
+        sc_cuda_check(sc_cuda_launch_swiglu(gate_up, half ? SC_DTYPE_BF16 : SC_DTYPE_F32, y, image,
+                                            n, ffn, dev->stream),
+                      "matmul_swiglu", err);
+    if (st != SC_OK)
+        sc_cuda_forget(dev);
+    return st;
+}
+
 enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matrix *w,
                                      const float *x, float *gate_up, float *y, uint32_t n,
                                      uint32_t ffn, const struct sc_matrix *next, struct sc_err *err)
@@ -349,25 +371,21 @@ enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matr
     st = check_written(dev, w, &rows, err);
     if (st != SC_OK)
         return st;
-    sc_cuda_pages_wait(dev);
     if (sc_cuda_by_gemv(dev, w, n)) {
         sc_cuda_is_written(dev, y);
-        return multiply_gemv(dev, w, &rows, true, err);
-    }
-    sc_cuda_forget(dev);
-    if (by_few(dev, w, n))
-        return swiglu_few(dev, w, &rows, next, err);
-    rows.y = gate_up;
-    rows.y_stride = w->n_out;
-    st = multiply(dev, w, &rows, err);
-    if (st != SC_OK)
-        return st;
-    uint16_t *image = sc_cuda_image_take(dev, y, n, ffn, NULL);
-    y = sc_cuda_image_beside(dev, image, y, n, ffn, next);
-    st = sc_cuda_check(sc_cuda_launch_swiglu(gate_up, half ? SC_DTYPE_BF16 : SC_DTYPE_F32, y, image,
-                                             n, ffn, dev->stream),
-                       "matmul_swiglu", err);
-    if (st != SC_OK)
+        st = multiply_gemv(dev, w, &rows, true, err);
+    } else if (by_few(dev, w, n)) {
         sc_cuda_forget(dev);
+        st = swiglu_few(dev, w, &rows, next, err);
+    } else {
+        sc_cuda_forget(dev);
+        rows.y = gate_up;
+        rows.y_stride = w->n_out;
+        st = multiply(dev, w, &rows, err);
+        if (st == SC_OK)
+            st = swiglu_after(dev, gate_up, half, y, n, ffn, next, err);
+    }
+    if (st == SC_OK)
+        sc_cuda_pages_wait(dev);
     return st;
 }

@@ -234,6 +234,8 @@ static enum sc_status end_recording(struct sc_cuda_device *dev, bool complete, s
     if (st == SC_OK && complete)
         st =
             sc_cuda_check(cudaGraphInstantiate(&s->recorded->exec, graph, 0), "recorded step", err);
+    if (st != SC_OK || !complete) /* products that were recorded did not run */
+        sc_cuda_pages_write(dev, false);
     if (graph != NULL)
         (void)cudaGraphDestroy(graph);
     if (st == SC_OK && complete)

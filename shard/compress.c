@@ -98,7 +98,6 @@ static enum sc_status check_agreement(struct sc_rank *rank, const struct sc_seq 
 
     if (rank->n_ranks == 1)
         return SC_OK;
-
     for (uint32_t j = 0; j < rank->n_jobs; j++)
         h = sc_mix64(h ^ rank->job_cores[j]);
     if (!per_head(seq))
