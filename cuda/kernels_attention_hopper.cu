@@ -297,13 +297,7 @@ __device__ __forceinline__ void hide(const sight &g, int t, float (&s)[KEYS / 8]
  * instructions run: it stays behind a store that needs all of them. */
 __device__ __forceinline__ void pin(stages &b, const float (&l)[2])
 {
-    asm volatile("{\n"
-                 ".reg .pred one;\n"
-                 "setp.eq.u32 one, %2, 0;\n"
-                 "@one st.shared.f32 [%0], %1;\n"
-                 "}\n" ::"r"(shared_address(&b.sink[threadIdx.x / 32])),
-                 "f"(l[0] + l[1]), "r"(threadIdx.x % 32)
-                 : "memory");
+    store_of_first(shared_address(&b.sink[threadIdx.x / 32]), l[0] + l[1], threadIdx.x % 32);
 }
 
 /* Read by the lane that gives the stage back, so that the order is plain to racecheck. */

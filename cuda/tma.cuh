@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-/* What the driver made of a tensor's shape; see kv.c. A kernel takes it as a parameter. */
+/* What the driver made of a tensor's shape; see tensor_map.c. A kernel takes it as a parameter. */
 struct alignas(64) tensor_map {
     uint8_t opaque[128];
 };
@@ -76,6 +76,19 @@ __device__ __forceinline__ void store_shared(uint32_t to, uint4 x)
 {
     asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z),
                  "r"(x.w)
+                 : "memory");
+}
+
+/* Stores x where `lane` is 0. Neither waits nor products that stand behind it are moved before what
+ * x is made of. */
+__device__ __forceinline__ void store_of_first(uint32_t to, float x, uint32_t lane)
+{
+    asm volatile("{\n"
+                 ".reg .pred one;\n"
+                 "setp.eq.u32 one, %2, 0;\n"
+                 "@one st.shared.f32 [%0], %1;\n"
+                 "}\n" ::"r"(to),
+                 "f"(x), "r"(lane)
                  : "memory");
 }
 
