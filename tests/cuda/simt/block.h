@@ -3,7 +3,9 @@
 #define SC_SIMT_BLOCK_H
 
 #include "tests/cuda/simt/executor.h"
+#include "tests/cuda/simt/hopper.h"
 
+#include <bitset>
 #include <vector>
 
 #include "tests/cuda/simt/fiber.h"
@@ -11,14 +13,33 @@
 namespace simt
 {
 
-enum class state : uint8_t { ready, at_barrier, in_warp, left };
-constexpr unsigned BARRIERS = 16; /* of a block; 0 is that of all threads */
+enum class state : uint8_t { ready, at_barrier, in_warp, at_phase, at_products, left };
+constexpr unsigned BARRIERS = 16;   /* of a block; 0 is that of all threads */
+constexpr unsigned PHASES_MAX = 64; /* barriers in shared memory */
 
 struct copy {
     void *to;
     const void *from;
     size_t n, bytes;
     unsigned group;
+};
+
+/* A box of a tensor on its way. */
+struct box {
+    tensor from;
+    uint32_t to;
+    int at[3];
+};
+
+/* A barrier in shared memory. Phase number `done` is under way. */
+struct phases {
+    uint32_t address;
+    unsigned n, left; /* arrivals of a phase, and those still to come */
+    int64_t bytes;    /* announced, and not there */
+    uint32_t done;
+    std::vector<box> boxes;
+    char times[2]; /* of a phase by its parity */
+    char begun;    /* what whoever asked for boxes did before */
 };
 
 struct thread {
@@ -30,6 +51,11 @@ struct thread {
     unsigned group;           /* which the next copy belongs to */
     unsigned barrier;         /* where it waits, or waited last */
     bool inputs_ready;
+    phases *at_phase; /* where it waits, or was let go and has not run since */
+    uint32_t parity;
+    std::vector<product> products;   /* on their way, in order */
+    unsigned n_committed, n_may_run; /* groups of products; those a wait leaves on their way */
+    bool fenced;
     void *clock;
 };
 
@@ -56,7 +82,11 @@ struct executor {
     unsigned n_threads, n_left, n_at_barrier;
     struct {
         unsigned n, arrived;
+        std::bitset<BLOCK_MAX> who;
     } barriers[BARRIERS]; /* those of some threads */
+    phases all_phases[PHASES_MAX];
+    unsigned n_phases;
+    void *copier; /* a clock: who writes boxes */
     meeting at_barriers[BARRIERS], in_warps[BLOCK_MAX / WARP];
     char block_begins, block_ends;
     void *clock; /* of who launches */
@@ -70,6 +100,31 @@ struct executor {
     size_t shared_used, shared_wanted; /* with and without gaps */
     std::vector<size_t> gaps;
 };
+
+extern executor *x; /* while a launch runs */
+
+/* The thread that runs. */
+thread *self(void);
+unsigned number_of(const thread *t);
+/* The thread whose turn is the i-th. */
+unsigned in_turn(unsigned i);
+/* To the next that can go on, in the order of turns, or back to who began the round. */
+void wait_as(state why);
+void *arrive_at(meeting &m);
+
+phases &phases_at(uint32_t address);
+/* Of those announced: they are there. */
+void phase_bytes(phases &p, size_t bytes);
+/* When nobody can go on: what runs on its own does. False: there is nothing. */
+bool finish_products(void);
+bool bring_boxes(void);
+/* Fails if a thread waits there. */
+void stuck_at_phase(void);
+void stuck_at_products(void);
+/* When a block ends: nothing is on its way, nobody is to come. */
+void check_barriers(void);
+/* All lanes of the warp are at products of theirs. */
+void products_at_once(void);
 
 } // namespace simt
 

@@ -13,12 +13,25 @@ dim3 blockDim, gridDim;
 namespace simt
 {
 
+unsigned compute_capability(void)
+{
+    static const char *cc = getenv("SC_SIMT_CC");
+    if (cc != NULL && strcmp(cc, "80") != 0 && strcmp(cc, "90") != 0)
+        fail("SC_SIMT_CC=%s", cc);
+    return cc != NULL && strcmp(cc, "90") == 0 ? 90 : 80;
+}
+
 size_t shared_limit(void)
 {
     static const char *kib = getenv("SC_SIMT_SHARED");
-    static const size_t limit = (kib != NULL ? (size_t)atoi(kib) : 163) * 1024;
+    static const size_t limit = (kib != NULL                  ? (size_t)atoi(kib)
+                                 : compute_capability() == 90 ? 227
+                                                              : 163) *
+                                1024;
     return limit < SHARED_MAX ? limit : SHARED_MAX;
 }
+
+executor *x;
 
 namespace
 {
@@ -45,8 +58,6 @@ executor *run_by(void)
     }
     return only;
 }
-
-executor *x; /* while a launch runs */
 
 /* ---- shared memory ---- */
 
@@ -89,24 +100,6 @@ void check_gaps(void)
 
 /* ---- threads ---- */
 
-thread *self(void)
-{
-    if (x == NULL || x->self == NULL)
-        fail("a device function was called by the host");
-    return x->self;
-}
-
-unsigned number_of(const thread *t)
-{
-    return (unsigned)(t - x->threads);
-}
-
-/* The thread whose turn is the i-th. */
-unsigned in_turn(unsigned i)
-{
-    return x->backward ? x->n_threads - 1 - i : i;
-}
-
 void become(thread *t)
 {
     x->self = t;
@@ -121,17 +114,36 @@ void become_none(void)
     race_switch(x->clock);
 }
 
-void *arrive_at(meeting &m)
-{
-    race_leave(&m.times[m.n % 2]);
-    return &m.times[m.n % 2];
-}
-
 void switch_to(struct sc_simt_fiber *f)
 {
     struct sc_simt_fiber *from = x->running;
     x->running = f;
     sc_simt_fiber_switch(from, f);
+}
+
+} // namespace
+
+thread *self(void)
+{
+    if (x == NULL || x->self == NULL)
+        fail("a device function was called by the host");
+    return x->self;
+}
+
+unsigned number_of(const thread *t)
+{
+    return (unsigned)(t - x->threads);
+}
+
+unsigned in_turn(unsigned i)
+{
+    return x->backward ? x->n_threads - 1 - i : i;
+}
+
+void *arrive_at(meeting &m)
+{
+    race_leave(&m.times[m.n % 2]);
+    return &m.times[m.n % 2];
 }
 
 /* To the next that can go on, in the order of turns, or back to who began the round. A thread that
@@ -154,6 +166,9 @@ void wait_as(state why)
     switch_to(&x->scheduler);
 }
 
+namespace
+{
+
 void leave(void)
 {
     thread *t = x->self;
@@ -164,6 +179,8 @@ void leave(void)
         fail("the thread leaves without sc_inputs_ready");
     if (t->first_copy != t->copies.size())
         fail("the thread leaves before its copies into shared memory have arrived");
+    if (!t->products.empty())
+        fail("the thread leaves before its products were waited for");
     if (w.what != op::none && (w.mask & bit) != 0)
         fail("the thread leaves, lanes %08x of its warp wait for it", w.arrived);
     if (x->n_at_barrier != 0)
@@ -198,10 +215,16 @@ void begin_block(void)
         const unsigned n = x->n_threads - i;
         x->warps[i / WARP] = {op::none, 0, 0, n >= WARP ? 0xffffffffu : (1u << n) - 1};
     }
-    for (unsigned i = 0; i < x->n_threads; i++)
+    for (unsigned i = 0; i < x->n_threads; i++) {
         x->threads[i].inputs_ready = false;
+        x->threads[i].at_phase = NULL;
+    }
     memset(x->now, 0, x->n_threads);
-    memset(x->barriers, 0, sizeof(x->barriers));
+    for (auto &b : x->barriers) {
+        b.arrived = 0;
+        b.who.reset();
+    }
+    x->n_phases = 0;
     x->n_started = x->n_left = x->n_at_barrier = 0;
 }
 
@@ -215,6 +238,9 @@ void begin_launch(void)
         t.copies.clear();
         t.first_copy = 0;
         t.group = 0;
+        t.n_committed = 0;
+        t.fenced = false;
+        t.products.clear();
         if (t.clock == NULL)
             t.clock = race_clock();
     }
@@ -229,9 +255,12 @@ void begin_launch(void)
             fail("lanes %08x of warp %u wait for lanes %08x, which are elsewhere", w.arrived,
                  i / WARP, w.mask & ~w.arrived);
     }
+    stuck_at_phase();
     for (unsigned i = 1; i < BARRIERS; i++)
         if (x->barriers[i].arrived != 0)
             fail("%u of %u threads are at barrier %u", x->barriers[i].arrived, x->barriers[i].n, i);
+    if (x->n_at_barrier == 0)
+        stuck_at_products();
     fail("%u of %u threads are at a barrier", x->n_at_barrier, x->n_threads);
 }
 
@@ -246,13 +275,17 @@ void run_block(void)
         unsigned i = 0;
         while (i < x->n_threads && x->now[in_turn(i)] != state::ready)
             i++;
-        if (i == x->n_threads)
-            stuck();
+        if (i == x->n_threads) {
+            if (!finish_products() && !bring_boxes())
+                stuck();
+            continue;
+        }
         become(&x->threads[in_turn(i)]);
         switch_to(x->self->fiber);
     }
     race_come(&x->block_ends);
     check_gaps();
+    check_barriers();
 }
 
 } // namespace
@@ -327,30 +360,6 @@ void inputs_ready(void)
     self()->inputs_ready = true;
 }
 
-void barrier_of(unsigned id, unsigned n)
-{
-    thread *t = self();
-    if (id == 0 || id >= BARRIERS || n == 0 || n % WARP != 0 || n > x->n_threads)
-        fail("barrier %u of %u threads", id, n);
-    auto &b = x->barriers[id];
-    if (b.arrived != 0 && b.n != n)
-        fail("barrier %u of %u threads is one of %u", id, n, b.n);
-    b.n = n;
-    t->barrier = id;
-    void *time = arrive_at(x->at_barriers[id]);
-    if (++b.arrived < n) {
-        wait_as(state::at_barrier);
-        race_come(time);
-        return;
-    }
-    race_come(time);
-    x->at_barriers[id].n++;
-    b.arrived = 0;
-    for (unsigned i = 0; i < x->n_threads; i++)
-        if (x->threads[i].barrier == id && x->now[i] == state::at_barrier)
-            x->now[i] = state::ready;
-}
-
 void *shared_variable(variable &v, size_t bytes, size_t alignment)
 {
     (void)self();
@@ -390,50 +399,6 @@ void *shared_memory(uint32_t address, size_t bytes)
 void shared_read(uint32_t address, size_t bytes)
 {
     race_read(shared_memory(address, bytes), bytes);
-}
-
-static void on_its_way(const copy &c)
-{
-    race_read(c.from, c.n);
-    race_write(c.to, c.bytes);
-}
-
-static void arrive(const copy &c)
-{
-    on_its_way(c);
-    if (c.n != 0)
-        memcpy(c.to, c.from, c.n);
-    memset((uint8_t *)c.to + c.n, 0, c.bytes - c.n);
-}
-
-void copy_begin(void *to, const void *from, size_t n, size_t bytes)
-{
-    thread *t = self();
-    const copy c = {to, from, n, bytes, t->group};
-    if (n > bytes || (n != 0 && (uintptr_t)from % bytes != 0))
-        fail("a copy of %zu of %zu bytes from %p", n, bytes, from);
-    x->n_copied += n;
-    on_its_way(c);
-    if (x->backward)
-        arrive(c);
-    else
-        t->copies.push_back(c);
-}
-
-void copy_commit(void)
-{
-    self()->group++;
-}
-
-void copy_wait(unsigned n_groups)
-{
-    thread *t = self();
-    while (t->first_copy < t->copies.size() && t->copies[t->first_copy].group + n_groups < t->group)
-        arrive(t->copies[t->first_copy++]);
-    if (t->first_copy == t->copies.size()) {
-        t->copies.clear();
-        t->first_copy = 0;
-    }
 }
 
 void run(const launch &l, void (*body)(const void *arg), const void *arg)

@@ -33,7 +33,8 @@ constexpr size_t SHARED_MAX = 227 * 1024;    /* of a block, all together: that o
 constexpr size_t SHARED_UNASKED = 48 * 1024; /* dynamic, without cudaFuncSetAttribute */
 constexpr uint32_t SHARED_ADDRESS = 1024;    /* where dynamic shared memory begins */
 
-/* What a block may have: that of 8.0, or SC_SIMT_SHARED KiB, at most SHARED_MAX. */
+/* What a block may have: that of the compute capability (hopper.h), or SC_SIMT_SHARED KiB, at most
+ * SHARED_MAX. */
 size_t shared_limit(void);
 
 /* What a warp's lanes do together. */
@@ -48,7 +49,9 @@ enum class op {
     match,
     matrices,
     transposed,
-    mma
+    mma,
+    add_u32,
+    products /* what its lanes have begun, hopper.h */
 };
 
 /* What a lane brings to it and takes away. */

@@ -1,5 +1,5 @@
 /* tests/cuda/simt/runtime.cc - the CUDA runtime on this machine's processor: one device of compute
- * capability 8.0.
+ * capability 8.0, or of 9.0 (hopper.h).
  *
  * What is put on a stream waits there until somebody waits for it: for the stream, for an event
  * behind it, or by freeing memory. So a host that reads too early, or reuses pinned memory too
@@ -20,6 +20,7 @@
 
 #include <stdlib.h>
 
+#include "tests/cuda/simt/hopper.h"
 #include "tests/cuda/simt/launch.h"
 #include "tests/cuda/simt/memory.h"
 
@@ -428,13 +429,15 @@ extern "C" cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int 
 {
     if (device != 0)
         return keep(cudaErrorInvalidDevice);
-    *prop = {"stand-in", simt::MEMORY_BYTES, 8, 0, MULTIPROCESSORS};
+    *prop = {"stand-in", simt::MEMORY_BYTES, (int)simt::compute_capability() / 10, 0,
+             MULTIPROCESSORS};
     return cudaSuccess;
 }
 
 extern "C" cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int)
 {
-    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : (int)simt::shared_limit();
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? (int)simt::compute_capability() / 10
+                                                            : (int)simt::shared_limit();
     return cudaSuccess;
 }
 

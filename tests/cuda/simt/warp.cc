@@ -1,5 +1,5 @@
 /* tests/cuda/simt/warp.cc - what a warp's lanes find when all have come. */
-#include "tests/cuda/simt/executor.h"
+#include "tests/cuda/simt/block.h"
 
 #include <string.h>
 
@@ -89,6 +89,8 @@ uint32_t reduce(op what, lane *const (&lanes)[WARP], uint32_t mask, unsigned l)
             r |= in << i;
         else if (what == op::any)
             r |= in;
+        else if (what == op::add_u32)
+            r += in;
         else if (what == op::match)
             r |= (uint32_t)(in == lanes[l]->in[0]) << i;
         else if (first || (what == op::max_u32 ? in > r : (int32_t)in > (int32_t)r))
@@ -105,7 +107,9 @@ void complete(op what, uint32_t mask, lane *const (&lanes)[WARP])
     const bool whole = mask == 0xffffffffu;
     if (what == op::sync)
         return;
-    if (what == op::shuffle) {
+    if (what == op::products && whole) {
+        products_at_once();
+    } else if (what == op::shuffle) {
         shuffle(lanes, mask);
     } else if (what == op::mma && whole) {
         multiply_matrices(lanes);

@@ -81,6 +81,11 @@ static inline int32_t __reduce_max_sync(uint32_t mask, int32_t value)
     return simt::together(simt::op::max_i32, mask, value);
 }
 
+static inline uint32_t __reduce_add_sync(uint32_t mask, uint32_t value)
+{
+    return simt::together(simt::op::add_u32, mask, value);
+}
+
 /* The lanes that have the same value. */
 static inline uint32_t __match_any_sync(uint32_t mask, uint32_t value)
 {
@@ -96,6 +101,13 @@ static inline size_t __cvta_generic_to_shared(const void *p)
 template <class T> static inline T atomicAdd(T *at, std::common_type_t<T> value)
 {
     return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t atomicInc(uint32_t *at, uint32_t most)
+{
+    const uint32_t old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    __atomic_store_n(at, old >= most ? 0 : old + 1, __ATOMIC_RELAXED);
+    return old;
 }
 
 /* Nothing comes in another order here. */
