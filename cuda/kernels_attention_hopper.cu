@@ -353,7 +353,7 @@ __device__ __forceinline__ void attend(const sc_cuda_attn &a, const task &k, sta
     meet<128>(QUERIES + group);
     barrier_wait(shared_address(&b.k_full[0]), 0);
     begin_scores<D>(s, q, k_tiles);
-    if (group == 1)
+    if (group == 1 && k.first < k.last) /* else warpgroup 0 does not meet it */
         let_pass<WORKERS>(TURN);
     group_wait<0>();
     if (is_biased(b, 0))

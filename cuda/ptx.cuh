@@ -2,8 +2,8 @@
  * way into shared memory, tensor cores, counts with an order of memory, approximations. Compute
  * capability 8.0; those of 9.0 are in tma.cuh and wgmma.cuh, the order of kernels in overlap.cuh.
  *
- * Nothing else of what 8.0 runs holds assembly, so that tests/cuda/simt can put functions in C++ of
- * the same names in the place of this file. Addresses of shared memory are those of
+ * Kernels hold no assembly themselves, so that tests/cuda/simt can put functions in C++ of the
+ * same names in the place of this file and of those two. Addresses of shared memory are those of
  * shared_address.
  */
 #ifndef SC_CUDA_PTX_CUH

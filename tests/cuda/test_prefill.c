@@ -55,13 +55,16 @@ static void same_bits(const struct scene *s, const float *a, const float *b, con
     }
 }
 
-/* Against the twin, and each sequence in a call of its own, where no block has two tiles of it. */
-static void check(const struct shape *sh, uint64_t seed)
+/* Against the twin, and each sequence in a call of its own, where no block has two tiles of it.
+ * times: a power of two, for larger scores. */
+static void check_scores(const struct shape *sh, uint64_t seed, float times)
 {
     struct scene s;
     char what[96];
 
     scene_open(&s, sh, SC_DTYPE_BF16, 0xc, seed);
+    for (size_t i = 0; times != 1.0f && i < (size_t)s.n_rows * s.width; i++)
+        s.q[i] = to_dtype(s.q[i], SC_DTYPE_BF16) * times;
     for (int strict = FAST; strict <= STRICT; strict++) {
         float *all = attend(&s, 1, strict, s.seqs, sh->n_seqs, 1);
         float *again = attend(&s, 1, strict, s.seqs, sh->n_seqs, 1);
@@ -79,21 +82,29 @@ static void check(const struct shape *sh, uint64_t seed)
     scene_close(&s);
 }
 
-/* At least three tiles for each block of 132; with 3 query heads a tile begins within a token. */
+static void check(const struct shape *sh, uint64_t seed)
+{
+    check_scores(sh, seed, 1.0f);
+}
+
+/* At least three tiles for each block of 132, in a small run of three; with 3 query heads a tile
+ * begins within a token. */
 static void many_unlike_sequences_match_the_cpu_backend(void **state)
 {
+    static const struct shape small[] = {
+        {128, 4, 2, 9, {{0}}}, {64, 3, 3, 9, {{0}}}, {128, 1, 2, 12, {{0}}}};
     static const struct shape kinds[] = {{128, 4, 8, 40, {{0}}},
                                          {64, 8, 8, 30, {{0}}},
                                          {128, 1, 16, 48, {{0}}},
                                          {64, 3, 9, 48, {{0}}},
                                          {128, 8, 8, 40, {{0}}}};
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(kinds); i++) {
-        struct shape sh = kinds[i];
+    for (size_t i = 0; i < (small_run() ? SC_ARRAY_LEN(small) : SC_ARRAY_LEN(kinds)); i++) {
+        struct shape sh = small_run() ? small[i] : kinds[i];
         struct rng r = {900 + i};
         for (uint32_t j = 0; j < sh.n_seqs; j++)
             sh.runs[j] = any_run(&r, sh.group);
-        assert_true(tasks_of(&sh, STRICT) > 3 * 132);
+        assert_true(tasks_of(&sh, STRICT) > 3 * (small_run() ? 3 : 132));
         check(&sh, 910 + i);
     }
 }
@@ -105,13 +116,30 @@ static void tiles_of_one_long_sequence_match_the_cpu_backend(void **state)
                                           {128, 4, 16, 1, {{300, 270, 0, 0, 0}}},
                                           {64, 1, 48, 1, {{700, 3, 40, 2, 0}}},
                                           {128, 2, 24, 1, {{400, 900, 0, 0, 130}}}};
-    struct shape mixed = {128, 4, 8, 34, {{0}}};
+    struct shape mixed = {128, 4, small_run() ? 1 : 8, 34, {{0}}};
     (void)state;
-    for (size_t i = 0; i < SC_ARRAY_LEN(shapes); i++)
-        check(&shapes[i], 920 + i);
+    for (size_t i = 0; i < SC_ARRAY_LEN(shapes); i++) {
+        struct shape sh = shapes[i];
+        sh.n_kv_heads = small_run() ? 1 + sh.n_kv_heads / 24 : sh.n_kv_heads;
+        check(&sh, 920 + i);
+    }
     for (uint32_t j = 0; j < mixed.n_seqs; j++)
         mixed.runs[j] = (struct run){j == 33 ? 500 : 1, 7 * j, 0, 0, 0};
     check(&mixed, 930);
+}
+
+/* What a row has summed up is rescaled at nearly every tile of keys. */
+static void references_that_move_match_the_cpu_backend(void **state)
+{
+    static const struct shape shapes[] = {
+        {64, 4, 40, 2, {{150, 300, 0, 0, 0}, {100, 40, 200, 10, 0}}},
+        {128, 2, 40, 2, {{130, 500, 0, 0, 200}, {200, 1, 300, 0, 0}}}};
+    (void)state;
+    for (size_t i = 0; i < SC_ARRAY_LEN(shapes); i++) {
+        struct shape sh = shapes[i];
+        sh.n_kv_heads = small_run() ? 1 : sh.n_kv_heads;
+        check_scores(&sh, 960 + i, 64.0f);
+    }
 }
 
 /* Little else, for sanitizers: three tiles for each block. */
@@ -151,6 +179,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_unlike_sequences_match_the_cpu_backend),
         cmocka_unit_test(tiles_of_one_long_sequence_match_the_cpu_backend),
+        cmocka_unit_test(references_that_move_match_the_cpu_backend),
         cmocka_unit_test(a_block_takes_tile_after_tile),
         cmocka_unit_test(few_tiles_and_splits_take_turns),
     };

@@ -94,7 +94,7 @@ void phase_init(uint32_t address, int n)
     p.n = p.left = (unsigned)n;
     p.bytes = 0;
     p.done = 0;
-    p.boxes.clear();
+    p.n_boxes = 0;
 }
 
 void phase_arrive(uint32_t address, uint32_t bytes, bool arrives)
@@ -155,7 +155,7 @@ void check_barriers(void)
             fail("the block ends, and %u of %u threads were let through barrier %u",
                  x->barriers[i].arrived, x->barriers[i].n, i);
     for (unsigned i = 0; i < x->n_phases; i++)
-        if (!x->all_phases[i].boxes.empty())
+        if (x->all_phases[i].n_boxes != 0)
             fail("the block ends, and nobody has waited for what comes to the barrier at %u",
                  x->all_phases[i].address - SHARED_ADDRESS);
 }

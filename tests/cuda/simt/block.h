@@ -16,6 +16,9 @@ namespace simt
 enum class state : uint8_t { ready, at_barrier, in_warp, at_phase, at_products, left };
 constexpr unsigned BARRIERS = 16;   /* of a block; 0 is that of all threads */
 constexpr unsigned PHASES_MAX = 64; /* barriers in shared memory */
+/* What is on its way: to a barrier, of a thread. In place, as ThreadSanitizer sees what memory is
+ * taken and moved. */
+constexpr unsigned BOXES_MAX = 32, PRODUCTS_MAX = 32;
 
 struct copy {
     void *to;
@@ -37,7 +40,8 @@ struct phases {
     unsigned n, left; /* arrivals of a phase, and those still to come */
     int64_t bytes;    /* announced, and not there */
     uint32_t done;
-    std::vector<box> boxes;
+    box boxes[BOXES_MAX]; /* on their way, in order */
+    unsigned n_boxes;
     char times[2]; /* of a phase by its parity */
     char begun;    /* what whoever asked for boxes did before */
 };
@@ -53,7 +57,8 @@ struct thread {
     bool inputs_ready;
     phases *at_phase; /* where it waits, or was let go and has not run since */
     uint32_t parity;
-    std::vector<product> products;   /* on their way, in order */
+    product products[PRODUCTS_MAX]; /* on their way, in order */
+    unsigned n_products;
     unsigned n_committed, n_may_run; /* groups of products; those a wait leaves on their way */
     bool fenced;
     void *clock;
@@ -75,8 +80,8 @@ struct executor {
     state now[BLOCK_MAX];
     warp warps[BLOCK_MAX / WARP];
     struct sc_simt_fiber fibers[BLOCK_MAX], scheduler;
-    struct sc_simt_fiber *idle[BLOCK_MAX], *running;
-    unsigned n_idle;
+    struct sc_simt_fiber *idle[BLOCK_MAX], *spent[BLOCK_MAX], *running; /* spent: by this block */
+    unsigned n_idle, n_spent;
     thread *self;       /* NULL: none runs */
     unsigned n_started; /* threads, in the order of turns */
     unsigned n_threads, n_left, n_at_barrier;

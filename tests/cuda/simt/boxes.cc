@@ -100,10 +100,12 @@ void copy_box(uint32_t to, const tensor &from, int at_x, int at_y, int at_z, uin
                  (unsigned long long)from.n[2]);
     x->n_copied += bytes_of(from);
     race_leave(&p.begun);
+    if (p.n_boxes == BOXES_MAX)
+        fail("%u boxes are on their way to one barrier", BOXES_MAX);
     if (x->backward)
         land(b, p);
     else
-        p.boxes.push_back(b);
+        p.boxes[p.n_boxes++] = b;
 }
 
 /* Those of one barrier. */
@@ -111,12 +113,11 @@ bool bring_boxes(void)
 {
     for (unsigned i = 0; i < x->n_threads; i++) {
         phases *p = x->threads[in_turn(i)].at_phase;
-        if (p == NULL || p->boxes.empty())
+        if (p == NULL || p->n_boxes == 0)
             continue;
-        const std::vector<box> all = std::move(p->boxes);
-        p->boxes.clear();
-        for (const box &b : all)
-            land(b, *p);
+        for (unsigned n = 0; n < p->n_boxes; n++)
+            land(p->boxes[n], *p);
+        p->n_boxes = 0;
         return true;
     }
     return false;

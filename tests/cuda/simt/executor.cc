@@ -179,7 +179,7 @@ void leave(void)
         fail("the thread leaves without sc_inputs_ready");
     if (t->first_copy != t->copies.size())
         fail("the thread leaves before its copies into shared memory have arrived");
-    if (!t->products.empty())
+    if (t->n_products != 0)
         fail("the thread leaves before its products were waited for");
     if (w.what != op::none && (w.mask & bit) != 0)
         fail("the thread leaves, lanes %08x of its warp wait for it", w.arrived);
@@ -202,9 +202,11 @@ void start_threads(void)
             race_come(&x->block_begins);
             x->body(x->arg);
             leave();
+            if (RACES_ARE_WATCHED)
+                break;
         }
         become_none();
-        x->idle[x->n_idle++] = x->running;
+        x->spent[x->n_spent++] = x->running;
         switch_to(&x->scheduler);
     }
 }
@@ -225,6 +227,8 @@ void begin_block(void)
         b.who.reset();
     }
     x->n_phases = 0;
+    while (x->n_spent > 0)
+        x->idle[x->n_idle++] = x->spent[--x->n_spent];
     x->n_started = x->n_left = x->n_at_barrier = 0;
 }
 
@@ -240,7 +244,7 @@ void begin_launch(void)
         t.group = 0;
         t.n_committed = 0;
         t.fenced = false;
-        t.products.clear();
+        t.n_products = 0;
         if (t.clock == NULL)
             t.clock = race_clock();
     }

@@ -167,12 +167,12 @@ bool is_due(const thread &t, const product &p, unsigned n_groups)
 void run(thread *lanes, unsigned n_groups)
 {
     static tile t;
-    const std::vector<product> &first = lanes[0].products;
     const product *of[WARP], *before[WARP] = {};
-    size_t n = 0;
-    for (; n < first.size() && is_due(lanes[0], first[n], n_groups); n++) {
+    unsigned n = 0;
+    race_switch(x->clock);
+    for (; n < lanes[0].n_products && is_due(lanes[0], lanes[0].products[n], n_groups); n++) {
         for (unsigned l = 0; l < WARP; l++) {
-            if (n >= lanes[l].products.size())
+            if (n >= lanes[l].n_products)
                 fail("lane %u of warp %u has begun fewer products than others", l,
                      number_of(lanes) / WARP);
             of[l] = &lanes[l].products[n];
@@ -194,13 +194,21 @@ void run(thread *lanes, unsigned n_groups)
             multiply<COLUMNS, 1>(t, of[0]->n_columns);
         else
             multiply<1, DEPTH>(t, of[0]->n_columns);
+        race_switch(lanes->clock);
         tell_races(lanes, *of[0]);
+        race_switch(x->clock);
         memcpy(before, of, sizeof(before));
     }
     if (n != 0)
         scatter_d(t, before);
-    for (unsigned l = 0; l < WARP; l++)
-        lanes[l].products.erase(lanes[l].products.begin(), lanes[l].products.begin() + (long)n);
+    for (unsigned l = 0; l < WARP; l++) {
+        thread &lane = lanes[l];
+        lane.n_products -= n;
+        for (unsigned i = 0; i < lane.n_products; i++)
+            lane.products[i] = lane.products[i + n];
+    }
+    if (x->self != NULL)
+        race_switch(x->self->clock);
 }
 
 } // namespace
@@ -215,8 +223,10 @@ void product_begin(const product &p)
     thread *t = self();
     if (!t->fenced)
         fail("a product without a fence before it");
-    t->products.push_back(p);
-    t->products.back().group = t->n_committed;
+    if (t->n_products == PRODUCTS_MAX)
+        fail("%u products are on their way", PRODUCTS_MAX);
+    t->products[t->n_products] = p;
+    t->products[t->n_products++].group = t->n_committed;
     tell_races(t, p);
     if (early())
         meet(op::products, 0xffffffffu);
@@ -226,7 +236,7 @@ void products_at_once(void)
 {
     thread *lanes = &x->threads[number_of(self()) / WARP * WARP];
     for (unsigned l = 0; l < WARP; l++)
-        lanes[l].products.back().group = 0;
+        lanes[l].products[lanes[l].n_products - 1].group = 0;
     for (unsigned l = 0; l < WARP; l++)
         lanes[l].n_committed++;
     run(lanes, 0);
@@ -244,7 +254,7 @@ void products_commit(void)
 void products_wait(unsigned n_groups)
 {
     thread *t = self();
-    if (t->products.empty() || !is_due(*t, t->products[0], n_groups))
+    if (t->n_products == 0 || !is_due(*t, t->products[0], n_groups))
         return;
     t->n_may_run = n_groups;
     wait_as(state::at_products);
@@ -262,9 +272,7 @@ bool finish_products(void)
             n++;
         if (n < WARP)
             continue;
-        race_switch(lanes->clock);
         run(lanes, lanes->n_may_run);
-        race_switch(x->clock);
         memset(&x->now[first], (int)state::ready, WARP);
         return true;
     }

@@ -21,6 +21,13 @@ extern "C" void __tsan_write_range(void *at, unsigned long n);
 namespace simt
 {
 
+/* Each thread of a block then has a stack of its own. */
+#ifdef SC_SIMT_RACES
+constexpr bool RACES_ARE_WATCHED = true;
+#else
+constexpr bool RACES_ARE_WATCHED = false;
+#endif
+
 #ifdef SC_SIMT_RACES
 /* A thread's clock, which it keeps for ever. */
 static inline void *race_clock(void)
