@@ -1,5 +1,7 @@
 """Who runs next, who waits how long, and what a full server says; a store that hangs holds nobody up."""
 
+import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -175,22 +177,28 @@ class HungStore(Case):
         time.sleep(0.5)
         d.client.control.FlushCache(control.FlushCacheRequest())
         self.redis.send_signal(signal.SIGSTOP)
-        gaps, done = [], threading.Event()
+        idle, done = [], threading.Event()
+        stat = pathlib.Path(f"/proc/{d.process.pid}/stat")
+
+        def worked():
+            """Seconds of processor time of the daemon so far."""
+            user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
         def follow():
             last = None
             for message in d.client.stream(ask(text="Tell me.", sampling={"max_tokens": 12000})):
                 if message.HasField("delta"):
-                    now = time.monotonic()
+                    now = time.monotonic(), worked()
                     if last is not None:
-                        gaps.append(now - last)
+                        idle.append((now[0] - last[0]) - (now[1] - last[1]))
                     last = now
                 if done.is_set():
                     break
 
         reader = threading.Thread(target=follow)
         reader.start()
-        h.wait_until(lambda: len(gaps) > 10, "tokens come")
+        h.wait_until(lambda: len(idle) > 10, "tokens come")
         # One that waits for the store is cancelled at once, not when the store's time is over.
         waiting = d.client.stream(question(["doc"], request_id="waits"))
         time.sleep(0.3)
@@ -206,7 +214,9 @@ class HungStore(Case):
         put(d, TEXT[:3000], document_id="other", kv=KV)
         done.set()
         reader.join(h.PATIENCE_S)
-        self.assertLess(max(gaps), 1.0)  # Redis' time limit is 2 s
+        # Redis' time limit is 2 s. Between two tokens the daemon reads documents, too, which a slow machine or a
+        # sanitizer make take as long: what counts is how long it did nothing.
+        self.assertLess(max(idle), 1.5)
 
 
 if __name__ == "__main__":
