@@ -76,4 +76,69 @@ __device__ __forceinline__ void rescale(float (&o)[D / 8][4], const float (&fact
     }
 }
 
+/* ---- on compute capability 9.0 ---- */
+
+/* What all threads know of a task. */
+struct task {
+    view v;
+    uint32_t head, x0, n_rows; /* n_rows: of the sequence, tokens x heads of the group */
+    int low, own;              /* what its rows see, all together */
+    int first, last;           /* tiles of keys */
+};
+
+/* Token of a row of the task; rows beyond the sequence are like its last. */
+__device__ __forceinline__ uint32_t token_of(const sc_cuda_attn &a, const task &k, int row)
+{
+    return min(k.x0 + (uint32_t)row, k.n_rows - 1) / a.group;
+}
+
+__device__ __forceinline__ void add_biases(float (&s)[KEYS / 8][4], const float *bias)
+{
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++) {
+        float2 b = *(const float2 *)(bias + 8 * n + threadIdx.x % 4 * 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            s[n][i] += i % 2 == 0 ? b.x : b.y;
+    }
+}
+
+/* First and last exact entry that the lane's two rows see; and from where to where all of the
+ * warp's rows see everything. */
+struct sight {
+    int n_cores, low[2], own[2], begin, end;
+};
+
+__device__ __forceinline__ sight sight_of(const sc_cuda_attn &a, const task &k)
+{
+    const int row0 = (int)threadIdx.x / 32 * 16;
+    sight g;
+    g.n_cores = k.v.n_cores;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        g.low[r] = low_entry(k.v, token_of(a, k, row_of(r)));
+        g.own[r] = own_entry(k.v, token_of(a, k, row_of(r)));
+    }
+    g.begin = low_entry(k.v, token_of(a, k, row0 + 15));
+    g.begin = g.begin <= g.n_cores ? 0 : g.begin;
+    g.end = own_entry(k.v, token_of(a, k, row0));
+    return g;
+}
+
+__device__ __forceinline__ void hide(const sight &g, int t, float (&s)[KEYS / 8][4])
+{
+    const int e0 = t * KEYS, e1 = e0 + KEYS - 1;
+    if (e1 < g.n_cores || (e0 >= g.begin && e1 <= g.end))
+        return;
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int e = e0 + 8 * n + (int)threadIdx.x % 4 * 2 + i % 2;
+            if (e >= g.n_cores && (e < g.low[i / 2] || e > g.own[i / 2]))
+                s[n][i] = -INFINITY;
+        }
+    }
+}
+
 #endif

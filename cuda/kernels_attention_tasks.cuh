@@ -61,20 +61,6 @@ template <int n> struct turn {
     }
 };
 
-/* What all threads know of a task. */
-struct task {
-    view v;
-    uint32_t head, x0, n_rows; /* n_rows: of the sequence, tokens x heads of the group */
-    int low, own;              /* what its rows see, all together */
-    int first, last;           /* tiles of keys */
-};
-
-/* Token of a row of the task; rows beyond the sequence are like its last. */
-__device__ __forceinline__ uint32_t token_of(const sc_cuda_attn &a, const task &k, int row)
-{
-    return min(k.x0 + (uint32_t)row, k.n_rows - 1) / a.group;
-}
-
 /* number: as find_task makes it. */
 __device__ __forceinline__ task task_of(const sc_cuda_attn &a, uint32_t number)
 {
