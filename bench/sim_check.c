@@ -98,6 +98,18 @@ static enum sc_status check_priority(const struct sim_check *c, const struct sc_
     return SC_OK;
 }
 
+static uint32_t pinned_idle(const struct sc_sched *s)
+{
+    uint32_t n = 0, node = SC_NODE_NONE;
+    for (bool first = true; s->prefix != NULL; first = false) {
+        node = sc_prefix_next_pinned(s->prefix, node);
+        if (node == SC_NODE_NONE)
+            break;
+        n += sim_engine_idle_pages(s->engine, sc_prefix_node(s->prefix, node).snap, first);
+    }
+    return n;
+}
+
 enum sc_status sim_check_turn(struct sim_check *c, const struct sc_sched *s, struct sc_err *err)
 {
     struct sc_engine_info info;
@@ -113,14 +125,14 @@ enum sc_status sim_check_turn(struct sim_check *c, const struct sc_sched *s, str
     if (st != SC_OK)
         return st;
     sc_engine_get_info(s->engine, &info);
-    uint64_t pinned = s->prefix != NULL ? sc_prefix_pinned_pages(s->prefix) : 0;
-    uint64_t cached = info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
-    if (s->stats.pages_free != info.n_pages_free || s->stats.pages_cached != cached)
+    uint32_t pinned = pinned_idle(s);
+    if (s->stats.pages_free != info.n_pages_free ||
+        s->stats.pages_cached != info.n_pages_cached - pinned)
         return sc_fail(err, SC_EINTERNAL,
                        "stats: %u pages free, %u cached; the engine has %u, %u, of which %u are "
                        "pinned",
                        s->stats.pages_free, s->stats.pages_cached, info.n_pages_free,
-                       info.n_pages_cached, (unsigned)pinned);
+                       info.n_pages_cached, pinned);
     c->last_ticket = s->next_ticket;
     c->last_preempted = s->stats.preempted;
     return SC_OK;

@@ -268,6 +268,17 @@ enum sc_status sim_engine_check(const struct sc_engine *e, struct sc_err *err)
     return SC_OK;
 }
 
+uint32_t sim_engine_idle_pages(const struct sc_engine *e, uint32_t snap, bool first)
+{
+    const struct snap *s = &e->snaps[snap];
+    uint32_t n = 0;
+    if (first)
+        memset(e->refs, 0, (size_t)e->opts.n_pages * 2 * sizeof(*e->refs));
+    for (uint32_t i = 0; i < s->n_pages; i++)
+        n += e->pages.seq_refs[s->pages[i]] == 0 && e->refs[s->pages[i]]++ == 0;
+    return n;
+}
+
 struct sim_counts sim_engine_counts(const struct sc_engine *e)
 {
     return e->counts;
@@ -284,6 +295,7 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
                                         .n_pages = e->opts.n_pages,
                                         .n_pages_free = e->pages.n_free,
                                         .n_pages_cached = e->pages.n_cached,
+                                        .n_counted_cached = e->pages.n_marked_cached,
                                         .max_snaps = e->opts.max_snaps,
                                         .steps = e->steps,
                                         .generation = e->generation,
@@ -351,17 +363,19 @@ void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_sna
     }
 }
 
-uint32_t sc_engine_snap_pages(struct sc_engine *e, uint32_t snap, bool idle, bool first)
+uint32_t sc_engine_count_pages(struct sc_engine *e, uint32_t snap)
 {
     SC_ASSERT(snap < e->opts.max_snaps && e->snaps[snap].used);
     const struct snap *s = &e->snaps[snap];
     uint32_t n = 0;
-    if (first)
-        sc_pages_unmark_all(&e->pages);
     for (uint32_t i = 0; i < s->n_pages; i++)
-        n +=
-            (!idle || e->pages.seq_refs[s->pages[i]] == 0) && sc_pages_mark(&e->pages, s->pages[i]);
+        n += sc_pages_mark(&e->pages, s->pages[i]);
     return n;
+}
+
+void sc_engine_count_anew(struct sc_engine *e)
+{
+    sc_pages_unmark_all(&e->pages);
 }
 
 uint32_t sc_engine_seq_private_pages(const struct sc_engine *e, uint32_t slot)

@@ -33,6 +33,9 @@ struct sc_engine *sim_engine_open(const struct sim_engine_opts *opts); /* NULL: 
 void sim_engine_close(struct sc_engine *e);                            /* NULL is fine */
 struct sim_counts sim_engine_counts(const struct sc_engine *e);
 
+/* Pages of a snapshot that no sequence has, and no call since the first has counted; slowly, for
+ * comparison. */
+uint32_t sim_engine_idle_pages(const struct sc_engine *e, uint32_t snap, bool first);
 /* Counts every reference again from the tables: SC_EINTERNAL when pages, references or the number
  * of cached ones disagree, a sequence lacks a page, or a plan broke a rule. */
 enum sc_status sim_engine_check(const struct sc_engine *e, struct sc_err *err) SC_MUST_CHECK;

@@ -110,6 +110,8 @@ struct sc_sched {
     void *kv_ctx;
     uint64_t kv_told;         /* events before this number were announced */
     struct sc_prefix *prefix; /* NULL: nothing is shared */
+    uint64_t pins_counted;    /* what the engine has counted is that version of the pins */
+    uint64_t pages_pinned;    /* the same: how many */
     struct sc_tier *tier;     /* NULL without a store */
     uint64_t ns_floor; /* of the namespace admitted last: one that was away starts from here */
     bool blocked;      /* the next in the queue found no room; until there is more, or others */
@@ -155,13 +157,11 @@ void sc_plan_commit(struct sc_sched *s, uint64_t start_us);
 /* What is there to execute beside runs: keeps, drops, closes. */
 bool sc_plan_has_chores(const struct sc_sched *s);
 uint64_t sc_plan_pages_needed(const struct sc_sched *s); /* by the runs chosen */
-/* Held by the cache alone, and not pinned: free when somebody needs them. Too few where a sequence
- * has pinned pages, too: those are taken off though they are not cached alone. And where several
- * pins share pages: those are taken off for each. */
-uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_info *info);
-/* The same, exactly: each pinned page that no sequence has is taken off once. Looks at all of them:
- * not for every step. */
-uint64_t sc_plan_pages_evictable(const struct sc_sched *s);
+/* Of all pins, shared ones once. Looks at all of them when a pin came or went. */
+uint64_t sc_plan_pages_pinned(struct sc_sched *s);
+/* Held by the cache alone, and not pinned: free when somebody needs them. Of the engine as it is
+ * now. */
+uint32_t sc_plan_pages_cached(struct sc_sched *s, struct sc_engine_info *ret_info);
 /* Gives the request's slot back; closes its sequence with the next step. */
 void sc_plan_release(struct sc_sched *s, struct sc_request *r);
 

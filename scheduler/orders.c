@@ -55,10 +55,10 @@ static void flush(struct sc_sched *s, struct sc_order *order)
 static void publish_pages(struct sc_sched *s)
 {
     struct sc_engine_info info;
-    sc_engine_get_info(s->engine, &info);
+    uint32_t cached = sc_plan_pages_cached(s, &info);
     pthread_mutex_lock(&s->mu);
     s->stats.pages_free = info.n_pages_free;
-    s->stats.pages_cached = sc_plan_pages_cached(s, &info);
+    s->stats.pages_cached = cached;
     s->stats.snapshots = sc_prefix_n_live(s->prefix);
     pthread_mutex_unlock(&s->mu);
 }

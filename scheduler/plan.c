@@ -102,59 +102,40 @@ static uint64_t pages_available(const struct sc_sched *s)
     return (uint64_t)info.n_pages_free + s->closing_pages;
 }
 
-static uint32_t pages_pinned(const struct sc_sched *s)
+uint64_t sc_plan_pages_pinned(struct sc_sched *s)
 {
-    return s->prefix != NULL ? (uint32_t)sc_prefix_pinned_pages(s->prefix) : 0;
-}
-
-uint32_t sc_plan_pages_cached(const struct sc_sched *s, const struct sc_engine_info *info)
-{
-    uint32_t pinned = pages_pinned(s);
-    return info->n_pages_cached > pinned ? info->n_pages_cached - pinned : 0;
-}
-
-uint64_t sc_plan_pages_evictable(const struct sc_sched *s)
-{
-    struct sc_engine_info info;
-    uint64_t pinned = 0;
-    bool first = true;
-    sc_engine_get_info(s->engine, &info);
+    if (s->prefix == NULL || s->pins_counted == sc_prefix_pins_version(s->prefix))
+        return s->pages_pinned;
+    s->pins_counted = sc_prefix_pins_version(s->prefix);
+    s->pages_pinned = 0;
+    sc_engine_count_anew(s->engine);
     for (uint32_t node = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); node != SC_NODE_NONE;
-         node = sc_prefix_next_pinned(s->prefix, node)) {
-        uint32_t snap = sc_prefix_node(s->prefix, node).snap;
-        pinned += sc_engine_snap_pages(s->engine, snap, true, first);
-        first = false;
-    }
-    return info.n_pages_cached > pinned ? info.n_pages_cached - pinned : 0;
+         node = sc_prefix_next_pinned(s->prefix, node))
+        s->pages_pinned += sc_engine_count_pages(s->engine, sc_prefix_node(s->prefix, node).snap);
+    return s->pages_pinned;
 }
 
-/* Rises whenever what those who wait may have does, but for two cases, in sc_plan_commit and
- * sc_share_pin. All that is pinned is taken off, also below 0: where it is in use it is not among
- * what is cached, and what becomes idle beside it must be seen. */
-static int64_t room_seen(const struct sc_sched *s, const struct sc_engine_info *info,
-                         uint64_t promised)
+uint32_t sc_plan_pages_cached(struct sc_sched *s, struct sc_engine_info *ret_info)
 {
-    return (int64_t)info->n_pages_free + info->n_pages_cached + s->closing_pages - pages_pinned(s) -
-           (int64_t)promised;
+    (void)sc_plan_pages_pinned(s);
+    sc_engine_get_info(s->engine, ret_info);
+    return ret_info->n_pages_cached - ret_info->n_counted_cached;
 }
 
-/* What admission may count on is also what the cache holds and nobody pinned. That is counted
- * exactly, and once, for one that would wait otherwise: in most turns somebody waits, in few of
- * them can more have come to light. */
+/* What admission may count on is also what the cache holds and nobody pinned. */
 void sc_plan_admit(struct sc_sched *s)
 {
-    struct sc_engine_info info;
     if (sc_queue_n(s->queue) == 0 || s->n_free_slots == 0)
         return;
-    sc_engine_get_info(s->engine, &info);
-    uint64_t unused = (uint64_t)info.n_pages_free + s->closing_pages, promised = 0;
-    uint64_t free = unused + sc_plan_pages_cached(s, &info);
-    bool exact = pages_pinned(s) == 0;
+    struct sc_engine_info info;
+    uint64_t free = sc_plan_pages_cached(s, &info), promised = 0;
+    free += (uint64_t)info.n_pages_free + s->closing_pages;
     for (uint32_t i = 0; i < s->n_running; i++) {
         uint32_t held = pages_held(s, s->running[i]), reserve = pages_reserved(s->running[i]);
         promised += reserve > held ? reserve - held : 0;
     }
-    int64_t room = room_seen(s, &info, promised);
+    /* Rises whenever what those who wait may have does. */
+    int64_t room = (int64_t)free - (int64_t)promised;
     if (s->blocked && s->n_running == s->blocked_running && room <= s->blocked_room)
         return;
     s->blocked = false;
@@ -164,10 +145,6 @@ void sc_plan_admit(struct sc_sched *s)
         sc_share_attach(s, r);
         uint32_t shared = sc_share_pages_in_use(s, r);
         uint32_t reserve = pages_reserved(r), need = reserve > shared ? reserve - shared : 0;
-        if (s->n_running > 0 && promised + need > free && !exact) {
-            free = unused + sc_plan_pages_evictable(s);
-            exact = true;
-        }
         /* A lone one is always tried: only the engine knows that it does not fit. */
         if (s->n_running > 0 && promised + need > free) {
             sc_share_detach(s, r);
@@ -290,11 +267,12 @@ void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err)
     struct sc_engine_info info;
     struct sc_err why = SC_ERR_INIT;
     sc_engine_get_info(s->engine, &info);
-    enum sc_status st = sc_fail(
-        &why, SC_EFULL,
-        "the KV cache is too small: %u tokens cached hold %u of %u pages, %u free, %u "
-        "pinned by documents (%s)",
-        r->n_fed, pages_held(s, r), info.n_pages, info.n_pages_free, pages_pinned(s), err->text);
+    enum sc_status st =
+        sc_fail(&why, SC_EFULL,
+                "the KV cache is too small: %u tokens cached hold %u of %u pages, %u free, %u "
+                "pinned by documents (%s)",
+                r->n_fed, pages_held(s, r), info.n_pages, info.n_pages_free,
+                (unsigned)sc_plan_pages_pinned(s), err->text);
     sc_events_end(s, r, SC_FINISH_ERROR, st, why.text);
     sc_events_sweep(s);
 }
@@ -477,7 +455,7 @@ void sc_plan_commit(struct sc_sched *s, uint64_t start_us)
         struct sc_request *r = s->run_requests[i];
         if (!sc_request_decodes(r))
             s->prefill_turn = r->ticket;
-        /* What it has from a pin was not obtainable until now, but promised to it. */
+        /* What it has of a prefix is in use from now on: who waits for the same needs less. */
         if (!r->opened && r->hit.node != SC_NODE_NONE)
             s->blocked = false;
         r->opened = true;

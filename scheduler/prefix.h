@@ -119,7 +119,8 @@ void sc_prefix_retain(struct sc_prefix *p, uint32_t node, bool retain, uint64_t 
 void sc_prefix_unpin_due(struct sc_prefix *p, uint64_t now_us);
 /* The pinned one after node, or the first (SC_NODE_NONE). SC_NODE_NONE: there is none. */
 uint32_t sc_prefix_next_pinned(const struct sc_prefix *p, uint32_t node);
-uint64_t sc_prefix_pin_ends(const struct sc_prefix *p); /* the first; UINT64_MAX: none will */
+uint64_t sc_prefix_pins_version(const struct sc_prefix *p); /* another whenever they change */
+uint64_t sc_prefix_pin_ends(const struct sc_prefix *p);     /* the first; UINT64_MAX: none will */
 
 /* The snapshots that can be used, as events that store them: those of up to SC_PREFIX_LIST_SCAN
  * nodes from *at on that the view shows, at most cap. *at becomes where to go on, UINT32_MAX: there

@@ -50,7 +50,7 @@ struct sc_prefix {
     struct sc_kv_log *log;
     uint32_t *free_snaps, n_free_snaps;
     uint32_t n_live;
-    uint64_t pinned_pages;
+    uint64_t pinned_pages, pins_version;
     struct sc_prefix_lru lists[LIST_COUNT];
 };
 

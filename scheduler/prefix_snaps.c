@@ -121,6 +121,7 @@ static uint32_t snap_remove(struct sc_prefix *p, uint32_t node)
     SC_ASSERT(snap != SC_NO_SNAP && n->locks == 0);
     sc_prefix_unlink_lru(p, node);
     p->n_live -= n->live;
+    p->pins_version += n->pin_until_us != 0;
     n->live = false;
     n->snap = SC_NO_SNAP;
     n->retained = false;
@@ -175,6 +176,7 @@ uint32_t sc_prefix_idle(const struct sc_prefix *p, uint64_t before_us)
 void sc_prefix_retain(struct sc_prefix *p, uint32_t node, bool retain, uint64_t pin_until_us)
 {
     sc_prefix_unlink_lru(p, node);
+    p->pins_version += (p->nodes[node].pin_until_us != 0) != (pin_until_us != 0);
     p->nodes[node].retained = retain;
     p->nodes[node].pin_until_us = pin_until_us;
     sc_prefix_relist(p, node);
@@ -193,6 +195,11 @@ void sc_prefix_unpin_due(struct sc_prefix *p, uint64_t now_us)
 uint32_t sc_prefix_next_pinned(const struct sc_prefix *p, uint32_t node)
 {
     return node == SC_NODE_NONE ? p->lists[LIST_PINNED].oldest : p->nodes[node].lru_next;
+}
+
+uint64_t sc_prefix_pins_version(const struct sc_prefix *p)
+{
+    return p->pins_version;
 }
 
 uint64_t sc_prefix_pin_ends(const struct sc_prefix *p)

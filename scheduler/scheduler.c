@@ -61,12 +61,12 @@ static bool wait_for_work(struct sc_sched *s, bool *ret_any_canceled)
 static void publish(struct sc_sched *s, bool stepped)
 {
     struct sc_engine_info info;
-    sc_engine_get_info(s->engine, &info);
+    uint32_t cached = sc_plan_pages_cached(s, &info);
     pthread_mutex_lock(&s->mu);
     s->stats.waiting = sc_queue_n(s->queue) + s->parked.n;
     s->stats.running = s->n_running;
     s->stats.pages_free = info.n_pages_free;
-    s->stats.pages_cached = sc_plan_pages_cached(s, &info);
+    s->stats.pages_cached = cached;
     s->stats.snapshots = s->prefix != NULL ? sc_prefix_n_live(s->prefix) : 0;
     s->stats.failed_group = s->failed;
     if (stepped) {

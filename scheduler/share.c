@@ -170,12 +170,11 @@ uint32_t sc_share_pages_in_use(const struct sc_sched *s, const struct sc_request
 /* ---- what is kept ---- */
 
 /* Pages of a node and of all that are pinned, shared ones once. */
-static uint64_t pages_pinned_with(const struct sc_sched *s, uint32_t node)
+static uint64_t pages_pinned_with(struct sc_sched *s, uint32_t node)
 {
-    uint64_t n = sc_engine_snap_pages(s->engine, sc_prefix_node(s->prefix, node).snap, false, true);
-    for (uint32_t i = sc_prefix_next_pinned(s->prefix, SC_NODE_NONE); i != SC_NODE_NONE;
-         i = sc_prefix_next_pinned(s->prefix, i))
-        n += sc_engine_snap_pages(s->engine, sc_prefix_node(s->prefix, i).snap, false, false);
+    uint64_t n = sc_plan_pages_pinned(s);
+    n += sc_engine_count_pages(s->engine, sc_prefix_node(s->prefix, node).snap);
+    s->pins_counted = UINT64_MAX; /* now more is counted than the pins */
     return n;
 }
 
@@ -189,8 +188,6 @@ enum sc_status sc_share_pin(struct sc_sched *s, uint32_t node, uint64_t until_us
     if (now + info.n_pages > most && pages_pinned_with(s, node) > most)
         return SC_EFULL;
     sc_prefix_retain(s->prefix, node, true, until_us);
-    /* Less is seen from now on by all its pages, those that another pin or a sequence has, too. */
-    s->blocked = false;
     return SC_OK;
 }
 

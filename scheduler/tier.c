@@ -280,9 +280,9 @@ static bool begin_load(struct sc_sched *s, struct load *l)
     if (l->blob == NULL || sc_prefix_node(s->prefix, l->node).snap != UINT32_MAX ||
         !sc_tier_read_shape(s, l->blob, l->n, &c->shape))
         return false;
-    sc_engine_get_info(s->engine, &info);
-    uint32_t pages = sc_engine_shape_pages(s->engine, &c->shape);
-    if (pages > info.n_pages_free + sc_plan_pages_evictable(s) ||
+    uint64_t room = sc_plan_pages_cached(s, &info);
+    room += info.n_pages_free;
+    if (sc_engine_shape_pages(s->engine, &c->shape) > room ||
         sc_engine_shape_words(s->engine, &c->shape) + s->keep_words >
             sc_engine_snap_words_free(s->engine))
         return false;

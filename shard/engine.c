@@ -279,6 +279,7 @@ void sc_engine_get_info(const struct sc_engine *e, struct sc_engine_info *ret_in
         .n_pages = r0->pages.n_pages,
         .n_pages_free = r0->pages.n_free,
         .n_pages_cached = r0->pages.n_cached,
+        .n_counted_cached = r0->pages.n_marked_cached,
         .max_snaps = r0->snaps.n_snaps,
         .page_bytes = r0->page_bytes,
         .steps = e->steps,

@@ -60,6 +60,7 @@ struct sc_engine_info {
     uint32_t n_ranks, max_seqs, max_step_tokens, max_context;
     uint32_t n_pages, n_pages_free; /* of each rank; the same on all */
     uint32_t n_pages_cached;        /* held by snapshots alone */
+    uint32_t n_counted_cached;      /* of those, counted by sc_engine_count_pages */
     uint32_t max_snaps;
     size_t page_bytes;     /* of each rank */
     uint64_t weight_bytes; /* source bytes of all ranks' slices */
@@ -211,8 +212,9 @@ struct sc_snap_info {
 void sc_engine_snap_info(const struct sc_engine *engine, uint32_t snap,
                          struct sc_snap_info *ret_info);
 /* Pages of several snapshots, each counted once: those of this one that no call has counted since
- * the one for the first. idle: only those that no sequence holds. */
-uint32_t sc_engine_snap_pages(struct sc_engine *engine, uint32_t snap, bool idle, bool first);
+ * count_anew. How many of all of them are cached is known at any time (sc_engine_info). */
+uint32_t sc_engine_count_pages(struct sc_engine *engine, uint32_t snap);
+void sc_engine_count_anew(struct sc_engine *engine);
 /* Pages that closing the sequence would free: held by nobody else. */
 uint32_t sc_engine_seq_private_pages(const struct sc_engine *engine, uint32_t slot);
 /* Page tables of snapshots come from a store of fixed size: what is left of it, and what the

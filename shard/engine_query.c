@@ -48,7 +48,6 @@ void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_sna
 
 struct once_count {
     struct sc_pages *pages;
-    bool idle;
     uint32_t n;
 };
 
@@ -58,18 +57,21 @@ static void count_once(void *ctx, uint32_t layer, bool core, uint32_t index, uin
     (void)layer;
     (void)core;
     (void)index;
-    c->n += (!c->idle || c->pages->seq_refs[page] == 0) && sc_pages_mark(c->pages, page);
+    c->n += sc_pages_mark(c->pages, page);
 }
 
-uint32_t sc_engine_snap_pages(struct sc_engine *e, uint32_t snap, bool idle, bool first)
+uint32_t sc_engine_count_pages(struct sc_engine *e, uint32_t snap)
 {
     struct sc_rank *r0 = &e->workers[0].rank;
-    struct once_count count = {.pages = &r0->pages, .idle = idle};
+    struct once_count count = {.pages = &r0->pages};
     SC_ASSERT(snap < r0->snaps.n_snaps && r0->snaps.snaps[snap].used);
-    if (first)
-        sc_pages_unmark_all(&r0->pages);
     sc_snap_each_page(r0, &r0->snaps.snaps[snap], count_once, &count);
     return count.n;
+}
+
+void sc_engine_count_anew(struct sc_engine *e)
+{
+    sc_pages_unmark_all(&e->workers[0].rank.pages);
 }
 
 uint32_t sc_engine_seq_private_pages(const struct sc_engine *e, uint32_t slot)

@@ -40,14 +40,16 @@ void sc_pages_close(struct sc_pages *pages)
 static void give(struct sc_pages *pages, uint32_t page)
 {
     const uint32_t word = page / WORD;
-    pages->free_bits[word] |= (uint64_t)1 << page % WORD;
+    const uint64_t bit = (uint64_t)1 << page % WORD;
+    pages->marks[word] &= ~bit;
+    pages->free_bits[word] |= bit;
     pages->free_sums[word / WORD] |= (uint64_t)1 << word % WORD;
     pages->n_free++;
 }
 
 void sc_pages_reset(struct sc_pages *pages)
 {
-    pages->n_free = pages->n_cached = 0;
+    pages->n_free = pages->n_cached = pages->n_marked_cached = 0;
     for (uint32_t i = 0; i < pages->n_pages; i++) {
         give(pages, i);
         pages->seq_refs[i] = pages->snap_refs[i] = 0;
@@ -78,6 +80,18 @@ static uint32_t take(struct sc_pages *pages)
     return page;
 }
 
+static void add_cached(struct sc_pages *pages, uint32_t page)
+{
+    pages->n_cached++;
+    pages->n_marked_cached += sc_pages_is_marked(pages, page);
+}
+
+static void take_cached(struct sc_pages *pages, uint32_t page)
+{
+    pages->n_cached--;
+    pages->n_marked_cached -= sc_pages_is_marked(pages, page);
+}
+
 static void check_held(const struct sc_pages *pages, uint32_t page)
 {
     SC_ASSERT(page < pages->n_pages && pages->seq_refs[page] + pages->snap_refs[page] > 0);
@@ -94,7 +108,7 @@ void sc_pages_ref(struct sc_pages *pages, uint32_t page)
 {
     check_held(pages, page);
     if (pages->seq_refs[page]++ == 0)
-        pages->n_cached--;
+        take_cached(pages, page);
 }
 
 void sc_pages_unref(struct sc_pages *pages, uint32_t page)
@@ -103,7 +117,7 @@ void sc_pages_unref(struct sc_pages *pages, uint32_t page)
     if (--pages->seq_refs[page] > 0)
         return;
     if (pages->snap_refs[page] > 0)
-        pages->n_cached++;
+        add_cached(pages, page);
     else
         give(pages, page);
 }
@@ -112,7 +126,7 @@ uint32_t sc_pages_snap_take(struct sc_pages *pages)
 {
     uint32_t page = take(pages);
     pages->snap_refs[page] = 1;
-    pages->n_cached++;
+    add_cached(pages, page);
     return page;
 }
 
@@ -120,7 +134,7 @@ void sc_pages_snap_ref(struct sc_pages *pages, uint32_t page)
 {
     check_held(pages, page);
     if (pages->snap_refs[page]++ == 0 && pages->seq_refs[page] == 0)
-        pages->n_cached++;
+        add_cached(pages, page);
 }
 
 void sc_pages_snap_unref(struct sc_pages *pages, uint32_t page)
@@ -128,19 +142,21 @@ void sc_pages_snap_unref(struct sc_pages *pages, uint32_t page)
     SC_ASSERT(page < pages->n_pages && pages->snap_refs[page] > 0);
     if (--pages->snap_refs[page] > 0 || pages->seq_refs[page] > 0)
         return;
-    pages->n_cached--;
+    take_cached(pages, page);
     give(pages, page);
 }
 
 bool sc_pages_mark(struct sc_pages *pages, uint32_t page)
 {
-    uint64_t *word = &pages->marks[page / WORD], bit = (uint64_t)1 << page % WORD;
-    bool fresh = (*word & bit) == 0;
-    *word |= bit;
-    return fresh;
+    if (sc_pages_is_marked(pages, page))
+        return false;
+    pages->marks[page / WORD] |= (uint64_t)1 << page % WORD;
+    pages->n_marked_cached += pages->seq_refs[page] == 0 && pages->snap_refs[page] > 0;
+    return true;
 }
 
 void sc_pages_unmark_all(struct sc_pages *pages)
 {
     memset(pages->marks, 0, words(pages->n_pages) * sizeof(*pages->marks));
+    pages->n_marked_cached = 0;
 }

@@ -15,11 +15,12 @@
  * as free to a scheduler that may drop them. */
 struct sc_pages {
     uint32_t n_pages, n_free, n_cached;
-    uint64_t *free_bits; /* a bit a page */
-    uint64_t *free_sums; /* a bit for each word of free_bits that has one */
-    uint32_t *seq_refs;  /* [n_pages] */
-    uint32_t *snap_refs; /* [n_pages] */
-    uint64_t *marks;     /* a bit a page */
+    uint32_t n_marked_cached; /* of those that are marked */
+    uint64_t *free_bits;      /* a bit a page */
+    uint64_t *free_sums;      /* a bit for each word of free_bits that has one */
+    uint32_t *seq_refs;       /* [n_pages] */
+    uint32_t *snap_refs;      /* [n_pages] */
+    uint64_t *marks;          /* a bit a page */
 };
 
 enum sc_status sc_pages_open(struct sc_pages *pages, uint32_t n_pages,
@@ -37,9 +38,14 @@ uint32_t sc_pages_snap_take(struct sc_pages *pages); /* the same for a snapshot 
 void sc_pages_snap_ref(struct sc_pages *pages, uint32_t page);
 void sc_pages_snap_unref(struct sc_pages *pages, uint32_t page);
 
-/* For counting pages that several snapshots share: false for one that was marked before. */
+/* For counting pages that several snapshots share: false for one that was marked before. A page is
+ * marked until it is given back. */
 bool sc_pages_mark(struct sc_pages *pages, uint32_t page);
 void sc_pages_unmark_all(struct sc_pages *pages);
+static inline bool sc_pages_is_marked(const struct sc_pages *pages, uint32_t page)
+{
+    return (pages->marks[page / 64] >> page % 64 & 1) != 0;
+}
 
 /* Held once, by whomever. */
 static inline bool sc_pages_is_private(const struct sc_pages *pages, uint32_t page)

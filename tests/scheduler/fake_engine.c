@@ -366,11 +366,16 @@ void sc_engine_snap_info(const struct sc_engine *e, uint32_t snap, struct sc_sna
     SC_ASSERT(snap == UINT32_MAX);
 }
 
-uint32_t sc_engine_snap_pages(struct sc_engine *e, uint32_t snap, bool idle, bool first)
+uint32_t sc_engine_count_pages(struct sc_engine *e, uint32_t snap)
 {
     (void)e;
     SC_ASSERT(snap == UINT32_MAX);
-    return idle && first;
+    return 0;
+}
+
+void sc_engine_count_anew(struct sc_engine *e)
+{
+    (void)e;
 }
 
 uint64_t sc_engine_snap_words_free(const struct sc_engine *e)

@@ -227,6 +227,38 @@ static void what_two_pins_share_is_counted_once(void **state)
     server_close(&s);
 }
 
+/* Two pinned documents behind one head, 40 pages together, and 30 that are idle: somebody reads
+ * behind one of them, or nobody does. */
+static void what_is_cached_is_told_without_what_pins_hold_once(void **state)
+{
+    static struct answer reader;
+    struct server s;
+    int32_t docs[2][HEAD + 144], idle[960];
+    struct sc_hash pinned[2];
+    (void)state;
+    open_tight(&s, 40 + 30 + 40, NULL);
+    const uint32_t vocab = s.rig.model->config.vocab, n_layers = s.rig.model->config.n_layers;
+    prompt_of(idle, 960, vocab, 5, 960, 0);
+    (void)put_as(&s, idle, 960, 0, SC_KV_CHOICE_EXACT);
+    for (uint32_t i = 0; i < 2; i++) {
+        prompt_of(docs[i], HEAD + 144, vocab, 1, HEAD, 2 + i);
+        pinned[i] = put_as(&s, docs[i], HEAD + 128, UINT64_MAX, SC_KV_CHOICE_EXACT);
+    }
+    assert_int_equal(order(&s, SC_PREFIX_PIN, &pinned[1]).status, SC_OK); /* it is kept by now */
+    assert_int_equal(stats_of(&s).pages_cached, 30 * n_layers);
+    struct sc_request_opts o = ask(&s, docs[0], HEAD + 144, SC_KV_CHOICE_EXACT);
+    o.max_tokens = 700;
+    submit(&s, o, &reader);
+    wait_tokens(&reader, 2);
+    assert_int_equal(stats_of(&s).pages_cached, 30 * n_layers);
+    sc_sched_cancel(s.sched, reader.request);
+    wait_done(&reader);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(order(&s, SC_PREFIX_UNPIN, &pinned[i]).status, SC_OK);
+    assert_true(stats_of(&s).pages_cached >= (30 + 40) * n_layers);
+    server_close(&s);
+}
+
 /* Documents that begin alike: 56 pages together, 40 each; a pool of 125, of which 100 may be
  * pinned. */
 static void pins_that_share_pages_are_counted_once(void **state)
@@ -262,6 +294,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pins_that_share_pages_are_counted_once),
+        cmocka_unit_test(what_is_cached_is_told_without_what_pins_hold_once),
         cmocka_unit_test(a_load_that_pins_leave_no_room_for_is_not_begun),
         cmocka_unit_test(a_load_finds_room_beside_a_pin_that_is_in_use),
         cmocka_unit_test(what_is_idle_beside_a_pin_in_use_lets_others_in),

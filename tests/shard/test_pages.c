@@ -94,11 +94,60 @@ static void a_page_is_marked_once(void **state)
     sc_pages_close(&pages);
 }
 
+/* Of random pages that sequences and a snapshot take and give back, at random. */
+static void marked_pages_are_counted_while_they_are_cached(void **state)
+{
+    enum { N = 100 };
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_pages pages;
+    uint32_t seqs[N] = {0}, snaps[N] = {0};
+    bool marked[N] = {false};
+    uint64_t x = 7;
+    (void)state;
+    assert_int_equal(sc_pages_open(&pages, N, &err), SC_OK);
+    for (uint32_t step = 0; step < 20000; step++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        const uint32_t i = (uint32_t)(x >> 33) % N, what = (uint32_t)(x >> 60) % 8;
+        if (seqs[i] + snaps[i] == 0) {
+            if (pages.n_free > 0 && what < 2) {
+                const uint32_t page =
+                    what == 0 ? sc_pages_take(&pages) : sc_pages_snap_take(&pages);
+                (what == 0 ? seqs : snaps)[page] = 1;
+                assert_false(marked[page]);
+            }
+        } else if (what == 2) {
+            sc_pages_ref(&pages, i);
+            seqs[i]++;
+        } else if (what == 3) {
+            sc_pages_snap_ref(&pages, i);
+            snaps[i]++;
+        } else if (what == 4) {
+            assert_int_equal(sc_pages_mark(&pages, i), !marked[i]);
+            marked[i] = true;
+        } else if (what >= 5 && seqs[i] > 0) {
+            sc_pages_unref(&pages, i);
+            seqs[i]--;
+        } else if (what >= 5) {
+            sc_pages_snap_unref(&pages, i);
+            snaps[i]--;
+        }
+        uint32_t n = 0;
+        marked[i] = marked[i] && seqs[i] + snaps[i] > 0;
+        for (uint32_t p = 0; p < N; p++)
+            n += marked[p] && seqs[p] == 0 && snaps[p] > 0;
+        assert_int_equal(pages.n_marked_cached, n);
+    }
+    sc_pages_reset(&pages);
+    assert_int_equal(pages.n_marked_cached, 0);
+    sc_pages_close(&pages);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_lowest_free_page_is_taken),
         cmocka_unit_test(a_page_is_marked_once),
+        cmocka_unit_test(marked_pages_are_counted_while_they_are_cached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
