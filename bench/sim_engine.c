@@ -307,10 +307,17 @@ const struct sc_calibration *sc_engine_calibration(const struct sc_engine *e)
     return &e->calibration; /* of no layers; its presence is what counts */
 }
 
-uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens)
+uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens,
+                                bool kept)
 {
+    (void)kept;
     SC_ASSERT(slot < e->opts.max_seqs && e->seqs[slot].open);
     return pages_to_run(&e->seqs[slot].at, n_tokens);
+}
+
+uint32_t sc_engine_pages_wanted(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens)
+{
+    return sc_engine_pages_needed(e, slot, n_tokens, true);
 }
 
 uint32_t sc_engine_pages_to_open(const struct sc_engine *e, const struct sc_plan_open *open,

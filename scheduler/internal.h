@@ -156,7 +156,7 @@ void sc_plan_make_room(struct sc_sched *s, const struct sc_err *err);
 void sc_plan_commit(struct sc_sched *s, uint64_t start_us);
 /* What is there to execute beside runs: keeps, drops, closes. */
 bool sc_plan_has_chores(const struct sc_sched *s);
-uint64_t sc_plan_pages_needed(const struct sc_sched *s); /* by the runs chosen */
+uint64_t sc_plan_pages_wanted(const struct sc_sched *s); /* by the runs chosen */
 /* Of all pins, shared ones once. Looks at all of them when a pin came or went. */
 uint64_t sc_plan_pages_pinned(struct sc_sched *s);
 /* Held by the cache alone, and not pinned: free when somebody needs them. Of the engine as it is

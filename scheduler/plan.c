@@ -352,28 +352,40 @@ static struct sc_plan_open make_open(const struct sc_request *r)
     };
 }
 
-static uint32_t pages_needed(const struct sc_sched *s, const struct sc_plan_run *run,
-                             const struct sc_request *r)
+static bool is_kept(const struct sc_sched *s, uint32_t slot)
 {
-    if (r->opened)
-        return sc_engine_pages_needed(s->engine, run->slot, run->n_tokens);
-    const struct sc_plan_open open = make_open(r);
-    return sc_engine_pages_to_open(s->engine, &open, run->n_tokens);
+    for (uint32_t i = 0; i < s->n_keeps; i++)
+        if (s->keeps[i].slot == slot)
+            return true;
+    return false;
 }
 
-uint64_t sc_plan_pages_needed(const struct sc_sched *s)
+static uint32_t pages_of_run(const struct sc_sched *s, uint32_t i, bool wanted)
 {
-    uint64_t need = 0;
+    const struct sc_plan_run *run = &s->runs[i];
+    if (!s->run_requests[i]->opened) {
+        const struct sc_plan_open open = make_open(s->run_requests[i]);
+        return sc_engine_pages_to_open(s->engine, &open, run->n_tokens);
+    }
+    return wanted
+               ? sc_engine_pages_wanted(s->engine, run->slot, run->n_tokens)
+               : sc_engine_pages_needed(s->engine, run->slot, run->n_tokens, is_kept(s, run->slot));
+}
+
+uint64_t sc_plan_pages_wanted(const struct sc_sched *s)
+{
+    uint64_t n = 0;
     for (uint32_t i = 0; i < s->n_runs; i++)
-        need += pages_needed(s, &s->runs[i], s->run_requests[i]);
-    return need;
+        n += pages_of_run(s, i, true);
+    return n;
 }
 
-/* Pages are short: true when there is something to do about it before the runs. */
+/* Pages are short: true when there is something to do about it before the runs. What is cached goes
+ * for those with which they run best; where nothing more can go, fewer will do. */
 static bool make_pages(struct sc_sched *s)
 {
     struct sc_engine_info info;
-    uint64_t need = sc_plan_pages_needed(s), freed = 0;
+    uint64_t need = sc_plan_pages_wanted(s), freed = 0;
     sc_engine_get_info(s->engine, &info);
     if (need <= info.n_pages_free)
         return false;
@@ -399,7 +411,7 @@ static bool fit_runs(struct sc_sched *s)
         return true;
     for (uint32_t i = 0; i < s->n_runs; i++) {
         struct sc_request *r = s->run_requests[i];
-        uint32_t need = pages_needed(s, &s->runs[i], r);
+        uint32_t need = pages_of_run(s, i, false);
         if (need > available) {
             r->starved = true;
             patient = patient && r->n_starved < SC_STARVED_STEPS_MAX;

@@ -372,7 +372,7 @@ bool sc_tier_add(struct sc_sched *s)
     if (t->moving != NULL) {
         sc_engine_get_info(s->engine, &info);
         uint32_t pages = sc_engine_shape_pages(s->engine, &t->in.shape);
-        if (t->in_made || pages + sc_plan_pages_needed(s) <= info.n_pages_free) {
+        if (t->in_made || pages + sc_plan_pages_wanted(s) <= info.n_pages_free) {
             if (!t->in_made) {
                 s->make = (struct sc_plan_make){
                     .snap = t->in.snap, .recipe = &t->moving->recipe, .shape = &t->in.shape};

@@ -258,6 +258,7 @@ static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struc
         report_chunks(rank, seq);
     for (uint32_t j = 0; j < rank->n_jobs; j++) {
         struct sc_seq_layer *layer = &seq->layers[rank->job_layers[j]];
+        sc_seq_trim_layer(rank, seq, rank->job_layers[j], rank->jobs[j].pos0 + rank->jobs[j].m);
         bool generated = rank->jobs[j].pos0 >= seq->prompt_len;
         double share = layer->share[generated] *
                        (seq->recipe.budget == SC_BUDGET_THRESHOLD ? OUTLIERS_SHARE : 1.0);
@@ -266,6 +267,18 @@ static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struc
     rank->n_jobs = 0;
     rank->n_dist = rank->n_labels = 0;
     return st;
+}
+
+/* A batch is as large as its buffers, and as its cores find pages should none of it merge: when it
+ * is done its exact pages come back, for the next one. What comes out is the same. */
+static bool batch_is_full(const struct sc_rank *rank, const struct sc_seq *seq, uint32_t m)
+{
+    uint32_t n_layers = rank->config->n_layers, n_planes = planes_of(rank, seq);
+    uint32_t n_partly = rank->n_jobs < n_layers ? rank->n_jobs + 1 : n_layers;
+    size_t entries = rank->n_labels / n_planes + m;
+    size_t pages = (entries + (size_t)n_partly * (SC_PAGE_ENTRIES - 1)) / SC_PAGE_ENTRIES;
+    return rank->n_jobs == SC_JOBS_MAX ||
+           rank->n_dist + (size_t)n_planes * m * m > SC_DIST_INTS_MAX || pages > rank->pages.n_free;
 }
 
 static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32_t pos0, uint32_t m,
@@ -281,7 +294,7 @@ static enum sc_status add_chunk(struct sc_rank *rank, struct sc_seq *seq, uint32
     for (uint32_t l = 0; l < n_layers; l++) {
         if (sc_recipe_layer_is_exact(&seq->recipe, l))
             continue;
-        if (rank->n_jobs == SC_JOBS_MAX || rank->n_dist + ints > SC_DIST_INTS_MAX)
+        if (batch_is_full(rank, seq, m))
             st = flush_jobs(rank, seq, err);
         if (st != SC_OK) /* the batch is still full */
             break;

@@ -177,13 +177,18 @@ enum sc_status sc_engine_step(struct sc_engine *engine, const struct sc_plan *pl
 /* Drops all sequences and snapshots and starts a new generation. */
 enum sc_status sc_engine_reset(struct sc_engine *engine, struct sc_err *err) SC_MUST_CHECK;
 
-/* Pages that a run of n_tokens would take at most beyond those held (before it gives any back). */
-uint32_t sc_engine_pages_needed(const struct sc_engine *engine, uint32_t slot, uint32_t n_tokens);
+/* Pages that a run of n_tokens would take at most beyond those held. kept: its plan keeps the
+ * sequence as a snapshot, too, which holds on to what compression would give back. wanted: those
+ * with which it compresses in one go, and not piece by piece. */
+uint32_t sc_engine_pages_needed(const struct sc_engine *engine, uint32_t slot, uint32_t n_tokens,
+                                bool kept);
+uint32_t sc_engine_pages_wanted(const struct sc_engine *engine, uint32_t slot, uint32_t n_tokens);
 /* The same for a sequence that a plan would open and run. */
 uint32_t sc_engine_pages_to_open(const struct sc_engine *engine, const struct sc_plan_open *open,
                                  uint32_t n_tokens);
-/* Pages that a sequence of that many logical tokens may hold at its peak, estimated from the recipe
- * (exact for EXACT; from target_ratio for COMPRESSED). exact_then_compress: of a prompt of that
+/* Pages that a sequence of that many logical tokens may hold at its peak, estimated from the
+ * recipe: exact for EXACT; for COMPRESSED from target_ratio, or what it needs should nothing of it
+ * merge, if that is less: the pages of EXACT and a few. exact_then_compress: of a prompt of that
  * many that something follows, up to its compression; from there on it is as without. For
  * admission. */
 uint32_t sc_engine_pages_estimate(const struct sc_engine *engine, const struct sc_recipe *recipe,

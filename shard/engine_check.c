@@ -37,6 +37,14 @@ const struct sc_snap *sc_engine_find_snap(const struct sc_engine *e, uint32_t sn
     return snap < s->n_snaps && s->snaps[snap].used ? &s->snaps[snap] : NULL;
 }
 
+static bool is_kept(const struct sc_plan *plan, uint32_t slot)
+{
+    for (uint32_t i = 0; i < plan->n_keeps; i++)
+        if (plan->keeps[i].slot == slot)
+            return true;
+    return false;
+}
+
 static const struct sc_plan_keep *find_keep(const struct sc_plan *plan, uint32_t snap)
 {
     for (uint32_t i = 0; i < plan->n_keeps; i++)
@@ -214,7 +222,8 @@ enum sc_status sc_engine_check_plan(struct sc_engine *e, const struct sc_plan *p
             (*seen & SLOT_OPENS) != 0
                 ? (sc_pages_for(run->pos0 + run->n_tokens) - (uint64_t)sc_pages_for(run->pos0)) *
                       r0->config->n_layers
-                : sc_seq_pages_needed(r0, &r0->seqs[run->slot], run->n_tokens);
+                : sc_seq_pages_needed(r0, &r0->seqs[run->slot], run->n_tokens,
+                                      is_kept(plan, run->slot));
         *seen |= SLOT_RUNS;
     }
     if (st != SC_OK)

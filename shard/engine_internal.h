@@ -45,11 +45,6 @@ struct sc_engine {
     struct worker workers[];
 };
 
-static inline uint32_t sc_pages_for(uint32_t entries)
-{
-    return (entries + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
-}
-
 /* engine_check.c: SC_EINVAL or SC_EFULL, and nothing was changed. */
 enum sc_status sc_engine_check_plan(struct sc_engine *e, const struct sc_plan *plan,
                                     struct sc_err *err) SC_MUST_CHECK;

@@ -4,11 +4,17 @@
 #include <math.h>
 #include <string.h>
 
-uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens)
+uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens,
+                                bool kept)
 {
     const struct sc_rank *r0 = &e->workers[0].rank;
     SC_ASSERT(slot < e->opts.max_seqs);
-    return sc_seq_pages_needed(r0, &r0->seqs[slot], n_tokens);
+    return sc_seq_pages_needed(r0, &r0->seqs[slot], n_tokens, kept);
+}
+
+uint32_t sc_engine_pages_wanted(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens)
+{
+    return sc_engine_pages_needed(e, slot, n_tokens, true);
 }
 
 uint32_t sc_engine_pages_to_open(const struct sc_engine *e, const struct sc_plan_open *open,
@@ -149,24 +155,24 @@ uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_rec
     const struct sc_model_config *c = &e->opts.model->config;
     uint64_t exact = (n_tokens + SC_PAGE_ENTRIES - 1ull) / SC_PAGE_ENTRIES;
     /* Cores and the exact window; at a cut also an epoch that is exact, its cores in the worst
-     * case, and the run that follows: what sc_engine_pages_needed may ask for. Before the first
-     * cut everything is exact, plus the cores of one epoch; where the whole prompt stays exact
-     * until its end, plus those of all epochs, which are compressed before the next token is read,
-     * for which there is a page. */
+     * case, and the run that follows. Should nothing merge it is as EXACT, but for what
+     * sc_engine_pages_needed may ask for: pages that cores fill only partly, those that are there
+     * and one that may come, and one chunk's cores. Where the whole prompt stays exact until its
+     * end, plus the cores of all epochs, which are compressed before the next token is read, for
+     * which there is a page. */
     uint64_t cores = (uint64_t)(n_tokens * (double)recipe->target_ratio * 1.1) + recipe->window +
                      3ull * recipe->epoch + 2 * SC_CHUNK_MAX;
     uint64_t compressed = (cores + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES + 8, pages = 0;
 
-    uint64_t first = exact;
     uint32_t limit = sc_recipe_compressed_limit(recipe, 0, n_tokens);
-    if (limit > 0)
-        first += sc_seq_cores_at_once(recipe);
-    if (compressed > first)
-        compressed = first;
+    uint64_t unmerged = exact + (limit > 0 ? 2 : 0);
     if (recipe->exact_then_compress) {
         compressed = exact = (n_tokens + (uint64_t)SC_PAGE_ENTRIES) / SC_PAGE_ENTRIES;
         if (limit > 0)
             compressed += sc_seq_cores_until(recipe, 0, limit);
+    } else if (compressed > unmerged) {
+        compressed = unmerged;
+        pages = limit > 0 ? sc_pages_for(SC_CHUNK_MAX) : 0;
     }
     for (uint32_t l = 0; l < c->n_layers; l++)
         pages += sc_recipe_layer_is_exact(recipe, l) ? exact : compressed;

@@ -168,6 +168,11 @@ struct sc_rank {
     uint64_t compress_from_us; /* since when the sequence that is being compressed takes time */
 };
 
+static inline uint32_t sc_pages_for(uint32_t entries)
+{
+    return (entries + SC_PAGE_ENTRIES - 1) / SC_PAGE_ENTRIES;
+}
+
 enum sc_status sc_rank_open(const struct sc_engine_opts *opts, uint32_t rank, uint32_t max_context,
                             const struct sc_token_table *classes, struct sc_comm *comm,
                             struct sc_rank *ret_rank, struct sc_err *err) SC_MUST_CHECK;
@@ -219,14 +224,16 @@ void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *toke
                    uint32_t n_tokens);
 /* Gives back exact pages that no query will read again: below exact_lo of each layer. */
 void sc_seq_trim(struct sc_rank *rank, struct sc_seq *seq);
+/* The same of one layer, whose entries below new_lo are cores now. */
+void sc_seq_trim_layer(struct sc_rank *rank, struct sc_seq *seq, uint32_t l, uint32_t new_lo);
 void sc_seq_count(struct sc_rank *rank,
                   struct sc_seq *seq); /* refreshes physical and peak entries */
-/* Core pages of one layer that compressing an epoch takes at most before it gives exact pages back.
- */
-uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe);
+/* Core pages of one layer that compression to limit takes at most where snapshots hold on to the
+ * exact pages. */
 uint32_t sc_seq_cores_until(const struct sc_recipe *recipe, uint32_t epoch_done, uint32_t limit);
+/* As sc_engine_pages_needed. */
 uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
-                             uint32_t n_tokens);
+                             uint32_t n_tokens, bool kept);
 /* The same for one that is about to be opened. */
 uint32_t sc_seq_pages_to_open(const struct sc_rank *rank, const struct sc_plan_open *open,
                               uint32_t n_tokens);

@@ -83,9 +83,9 @@ void sc_seq_extend(struct sc_rank *rank, struct sc_seq *seq, const int32_t *toke
 
 /* A page is given back when the last entry in it is no longer exact; a page that the sequence is
  * still writing to is kept whatever happens. */
-static void layer_trim(struct sc_rank *rank, struct sc_seq *seq, struct sc_seq_layer *layer,
-                       uint32_t new_lo)
+void sc_seq_trim_layer(struct sc_rank *rank, struct sc_seq *seq, uint32_t l, uint32_t new_lo)
 {
+    struct sc_seq_layer *layer = &seq->layers[l];
     uint32_t from = layer->exact_lo / SC_PAGE_ENTRIES, to = new_lo / SC_PAGE_ENTRIES;
     if (new_lo <= layer->exact_lo)
         return;
@@ -102,9 +102,9 @@ void sc_seq_trim(struct sc_rank *rank, struct sc_seq *seq)
         if (window > 0) {
             /* The next query is at n_logical and sees positions > n_logical - window. */
             uint32_t lo = seq->n_logical >= window ? seq->n_logical - window + 1 : 0;
-            layer_trim(rank, seq, &seq->layers[l], lo);
+            sc_seq_trim_layer(rank, seq, l, lo);
         } else if (!sc_recipe_layer_is_exact(&seq->recipe, l)) {
-            layer_trim(rank, seq, &seq->layers[l], seq->compressed_to);
+            sc_seq_trim_layer(rank, seq, l, seq->compressed_to);
         }
     }
 }
@@ -127,51 +127,65 @@ void sc_seq_count(struct sc_rank *rank, struct sc_seq *seq)
         s->peak_entries = s->physical_entries;
 }
 
-/* Cores are written before the exact pages they replace are given back, one epoch at a time. In the
- * worst case every token of an epoch (and of a chunk begun before it) stays alone. */
-uint32_t sc_seq_cores_at_once(const struct sc_recipe *recipe)
-{
-    return pages_for(recipe->epoch + SC_CHUNK_MAX) + EPOCH_SLACK_PAGES;
-}
-
-/* Several epochs in one step (a prompt that is compressed when it is complete): what snapshots hold
- * does not come back in between, so the cores of all of them must fit. */
+/* In the worst case every token of the epochs (and of a chunk begun before them) stays alone. */
 uint32_t sc_seq_cores_until(const struct sc_recipe *recipe, uint32_t epoch_done, uint32_t limit)
 {
     uint32_t n_epochs = (limit - epoch_done + recipe->epoch - 1) / recipe->epoch;
     return pages_for(n_epochs * recipe->epoch + SC_CHUNK_MAX) + n_epochs * EPOCH_SLACK_PAGES;
 }
 
-/* From n_logical on, where compression has come to epoch_done. */
-static uint32_t pages_to_run(const struct sc_rank *rank, const struct sc_recipe *recipe,
-                             uint32_t prompt_len, uint32_t n_logical, uint32_t epoch_done,
-                             uint32_t n_tokens)
+/* Exact pages below limit that compression does not give back. */
+static uint32_t pages_kept(const struct sc_rank *rank, const struct sc_seq_layer *layer,
+                           uint32_t limit, bool kept)
 {
-    uint32_t n_layers = rank->config->n_layers;
-    uint32_t need = (pages_for(n_logical + n_tokens) - pages_for(n_logical)) * n_layers;
-    uint32_t limit = sc_recipe_compressed_limit(recipe, prompt_len, n_logical);
+    uint32_t n = 0;
+    for (uint32_t i = layer->exact_lo / SC_PAGE_ENTRIES; i < limit / SC_PAGE_ENTRIES; i++)
+        n += kept || !sc_pages_is_private(&rank->pages, layer->exact_pages[i]);
+    return n;
+}
 
-    if (limit > epoch_done)
-        for (uint32_t l = 0; l < n_layers; l++)
-            if (!sc_recipe_layer_is_exact(recipe, l))
-                need += sc_seq_cores_until(recipe, epoch_done, limit);
-    return need;
+/* Where pages are few, those of a chunk's exact entries in one layer come back before the next
+ * cores are written (compress.c). So beside one chunk's cores a layer takes no more than what does
+ * not come back, and a page that cores fill only partly. */
+static uint32_t pages_to_compress(const struct sc_rank *rank, const struct sc_seq *seq,
+                                  uint32_t limit, bool kept)
+{
+    uint32_t all = sc_seq_cores_until(&seq->recipe, seq->epoch_done, limit);
+    uint32_t most = 0, need = pages_for(SC_CHUNK_MAX);
+
+    for (uint32_t l = 0; l < rank->config->n_layers; l++)
+        if (!sc_recipe_layer_is_exact(&seq->recipe, l)) {
+            most += all;
+            need += pages_kept(rank, &seq->layers[l], limit, kept) + 1;
+        }
+    return need < most ? need : most;
+}
+
+static uint32_t pages_to_extend(const struct sc_rank *rank, uint32_t n_logical, uint32_t n_tokens)
+{
+    return (pages_for(n_logical + n_tokens) - pages_for(n_logical)) * rank->config->n_layers;
 }
 
 uint32_t sc_seq_pages_needed(const struct sc_rank *rank, const struct sc_seq *seq,
-                             uint32_t n_tokens)
+                             uint32_t n_tokens, bool kept)
 {
-    return pages_to_run(rank, &seq->recipe, seq->prompt_len, seq->n_logical, seq->epoch_done,
-                        n_tokens);
+    uint32_t need = pages_to_extend(rank, seq->n_logical, n_tokens);
+    uint32_t limit = sc_recipe_compressed_limit(&seq->recipe, seq->prompt_len, seq->n_logical);
+    return limit > seq->epoch_done ? need + pages_to_compress(rank, seq, limit, kept) : need;
 }
 
+/* The snapshot that it begins from keeps its pages. */
 uint32_t sc_seq_pages_to_open(const struct sc_rank *rank, const struct sc_plan_open *open,
                               uint32_t n_tokens)
 {
+    uint32_t need = pages_to_extend(rank, open->n_from, n_tokens);
     if (open->n_from == 0)
-        return pages_to_run(rank, open->recipe, open->prompt_len, 0, 0, n_tokens);
+        return need;
     const struct sc_snap *snap = &rank->snaps.snaps[open->from];
-    return sc_snap_begin_pages(rank, snap, open->n_from) +
-           pages_to_run(rank, open->recipe, open->prompt_len, open->n_from, snap->epoch_done,
-                        n_tokens);
+    uint32_t limit = sc_recipe_compressed_limit(open->recipe, open->prompt_len, open->n_from);
+    need += sc_snap_begin_pages(rank, snap, open->n_from);
+    for (uint32_t l = 0; l < rank->config->n_layers && limit > snap->epoch_done; l++)
+        if (!sc_recipe_layer_is_exact(open->recipe, l))
+            need += sc_seq_cores_until(open->recipe, snap->epoch_done, limit);
+    return need;
 }

@@ -337,10 +337,17 @@ const struct sc_calibration *sc_engine_calibration(const struct sc_engine *e)
     return e->opts.calibrated ? &e->calibration : NULL;
 }
 
-uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens)
+uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens,
+                                bool kept)
 {
+    (void)kept;
     SC_ASSERT(slot < e->opts.max_seqs && e->seqs[slot].open);
     return seq_needs(&e->seqs[slot], n_tokens);
+}
+
+uint32_t sc_engine_pages_wanted(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens)
+{
+    return sc_engine_pages_needed(e, slot, n_tokens, true);
 }
 
 /* It holds no snapshots (max_snaps 0): the scheduler does not ask for any. Sharing is tested on the

@@ -10,6 +10,7 @@
 #define LATE      1000u /* 32 pages, and 64 for the cores of its 6 epochs should none of it merge */
 #define LATE_MAX  1800u
 #define LATE_FULL 1024u /* pages that are full */
+#define LATE_LONG 1700u
 
 /* The prompt is `seed`'s. */
 static struct sc_request_opts late(const struct server *s, uint32_t n, uint32_t seed)
@@ -132,25 +133,30 @@ static void others_come_in_when_the_prompt_has_been_compressed(void **state)
     server_close(&s);
 }
 
-/* The elder's prompt holds 57 pages when it has to wait for a pin's end, and 51 are counted once it
- * is compressed. That leaves 141: the younger's prompt is counted with 138. */
+/* The elder's prompt holds 57 pages when it has to wait for a pin's end, as 134 are pinned and one
+ * is left, and 51 are counted once it is compressed. That leaves 141: the younger's prompt is
+ * counted with 138. */
 static void others_come_in_when_what_was_put_off_has_been_compressed(void **state)
 {
     static struct answer elder, younger;
-    static int32_t doc[1280];
+    static int32_t doc[2000];
+    static const uint32_t lengths[] = {2000, 2000, 256};
+    struct sc_hash pinned[3];
     struct server s;
     (void)state;
     open_tight(&s, 192, NULL);
-    prompt_of(doc, 1280, s.rig.model->config.vocab, 1, 1280, 0);
-    /* With an end that does not come: without one nobody waits for it. */
-    struct sc_hash pinned = put_as(&s, doc, 1280, UINT64_MAX - 1, SC_KV_CHOICE_EXACT);
+    for (uint32_t i = 0; i < 3; i++) { /* with ends that do not come: without, nobody waits */
+        prompt_of(doc, 2000, s.rig.model->config.vocab, 1 + i, 2000, 0);
+        pinned[i] = put_as(&s, doc, lengths[i], UINT64_MAX - 1, SC_KV_CHOICE_EXACT);
+    }
     struct sc_request_opts o = late(&s, LATE_MAX, 0);
     o.max_tokens = 150;
     submit(&s, o, &elder);
     for (int i = 0; i < 5000 && stats_of(&s).preempted == 0; i++)
         usleep(2000);
     pthread_mutex_lock(&s.gate); /* the younger is there before the elder has an end */
-    assert_int_equal(order(&s, SC_PREFIX_UNPIN, &pinned).status, SC_OK);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(order(&s, SC_PREFIX_UNPIN, &pinned[i]).status, SC_OK);
     submit(&s, late(&s, 1400, 1), &younger);
     pthread_mutex_unlock(&s.gate);
     wait_done(&younger);
@@ -167,7 +173,7 @@ static void others_come_in_when_what_was_put_off_has_been_compressed(void **stat
 
 static struct sc_request_opts at_length(const struct server *s, uint32_t n, uint32_t max_tokens)
 {
-    static int32_t ids[LATE];
+    static int32_t ids[LATE_LONG];
     prompt_of(ids, n, s->rig.model->config.vocab, 1, n, 0);
     struct sc_request_opts o = ask(s, ids, n, SC_KV_CHOICE_COMPRESSED);
     o.max_tokens = max_tokens;
@@ -253,6 +259,35 @@ static void of_two_with_long_outputs_neither_pushes_the_other_out(void **state)
     server_close(&s);
 }
 
+/* ---- little merges ---- */
+
+/* 54 pages exact, 48 by its ratio. With fewer than 14 to spare at a cut its epochs are compressed
+ * piece by piece: the answer is the same. */
+static void a_prompt_that_fits_exact_is_read_though_little_of_it_merges(void **state)
+{
+    static const uint32_t pages[] = {0, 58};
+    static struct answer a[2];
+    (void)state;
+    for (uint32_t sharing = 0; sharing < 2; sharing++) {
+        for (uint32_t i = 0; i < 2; i++) {
+            struct server s;
+            struct sc_engine_info info;
+            server_open(&s, 1, sharing != 0, 0, NULL);
+            sc_engine_get_info(s.rig.engine, &info);
+            uint64_t bytes = info.page_bytes * s.rig.model->config.n_layers * pages[i];
+            server_close(&s);
+            server_open(&s, 1, sharing != 0, bytes, NULL);
+            struct sc_request_opts o = at_length(&s, LATE_LONG, N_OUTPUT);
+            o.recipe.similarity_threshold = 0.999f;
+            a[i] = run(&s, o);
+            assert_true((double)a[i].receipt.kv.cores >
+                        0.8 * (double)a[i].receipt.kv.compressed_tokens);
+            server_close(&s);
+        }
+        assert_same(&a[0], &a[1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +303,7 @@ int main(void)
         cmocka_unit_test(an_output_that_stays_exact_is_counted_so),
         cmocka_unit_test(a_limit_that_is_let_in_exact_is_let_in_compressed),
         cmocka_unit_test(of_two_with_long_outputs_neither_pushes_the_other_out),
+        cmocka_unit_test(a_prompt_that_fits_exact_is_read_though_little_of_it_merges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -95,7 +95,7 @@ static void a_closed_or_lost_sequence_has_no_entries(void **state)
         assert_int_equal(sc_engine_read_entry(rig.engine, 0, 0, 0, 0, k, v, &bias, &err),
                          SC_EINVAL);
         sc_err_clear(&err);
-        assert_int_equal(sc_engine_pages_needed(rig.engine, 0, 33), 2 * 2);
+        assert_int_equal(sc_engine_pages_needed(rig.engine, 0, 33, false), 2 * 2);
     }
     rig_close(&rig);
 }

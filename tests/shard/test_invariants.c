@@ -176,7 +176,8 @@ static void run(struct rig *rig, uint32_t slot, const struct sc_recipe *recipe, 
                                       .want = SC_LOGITS_ALL};
         const struct sc_plan plan = {.runs = &r, .n_runs = 1};
         struct sc_run_result result;
-        step_in_a_tight_pool(rig, &plan, &result, sc_engine_pages_needed(rig->engine, slot, take));
+        step_in_a_tight_pool(rig, &plan, &result,
+                             sc_engine_pages_needed(rig->engine, slot, take, false));
         memcpy(ret->logits + (size_t)pos * vocab, result.logits,
                (size_t)take * vocab * sizeof(float));
         pos += take;
@@ -273,7 +274,8 @@ static void pages_add_up_through_random_plans(void **state)
             uint32_t n = 1 + pick(50), cut = sc_recipe_next_cut(&recipes[s], prompt[s], pos[s]);
             n = n < CONTEXT - pos[s] ? n : CONTEXT - pos[s];
             n = n < cut - pos[s] ? n : cut - pos[s];
-            need += fresh ? pages_for(n) * n_layers : sc_engine_pages_needed(rig.engine, s, n);
+            need +=
+                fresh ? pages_for(n) * n_layers : sc_engine_pages_needed(rig.engine, s, n, false);
             runs[n_runs++] = (struct sc_plan_run){.slot = s,
                                                   .pos0 = pos[s],
                                                   .n_tokens = n,
