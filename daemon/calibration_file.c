@@ -1,13 +1,13 @@
 #include "daemon/calibration_file.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "shard/calibrate.h"
 
 #define PATH_BYTES   4096u
 #define SAMPLE_CHARS 16 /* of the sample's id, in the name */
+#define OF_ANOTHER   "thresholds that another daemon measured on a built-in text"
 
 enum sc_status sc_calibration_file_path(const struct sc_engine *engine,
                                         const struct sc_model *model, const char *dir, char *path,
@@ -62,7 +62,7 @@ static enum sc_status measure(struct sc_engine *engine, const struct sc_model *m
         sc_err_clear(&why);
         kept = sc_calibrate_from_file(engine, model, path, &why);
         if (kept == SC_OK)
-            uses = "thresholds that another daemon measured on a built-in text";
+            uses = OF_ANOTHER;
     }
     if (kept != SC_OK) {
         sc_warn("calibration not kept", "reason=\"%s\" does=\"measure at every start\"", why.text);
@@ -70,6 +70,18 @@ static enum sc_status measure(struct sc_engine *engine, const struct sc_model *m
     }
     log_measured(engine, uses, path);
     return SC_OK;
+}
+
+/* True: another daemon has written one there since, which stays. */
+static bool remove_damaged(const struct sc_model *model, const char *path)
+{
+    struct sc_err why = SC_ERR_INIT;
+    bool other = false;
+
+    if (sc_calibration_remove_damaged(path, &model->config, &model->fingerprint, &other, &why) !=
+        SC_OK)
+        sc_warn("calibration not removed", "reason=\"%s\"", why.text);
+    return other;
 }
 
 static enum sc_status use_kept(struct sc_engine *engine, const struct sc_model *model,
@@ -93,8 +105,13 @@ static enum sc_status use_kept(struct sc_engine *engine, const struct sc_model *
         sc_warn("calibration refused", "reason=\"%s\" does=\"measure anew\"", why.text);
     /* Now and not when there is a better one: what is in its place after measuring is another
      * daemon's. What cannot be read (SC_EIO) may be as good as any. */
-    if (st == SC_EFORMAT || st == SC_ERANGE)
-        (void)unlink(path);
+    if ((st == SC_EFORMAT || st == SC_ERANGE) && remove_damaged(model, path)) {
+        sc_err_clear(&why);
+        if (sc_calibrate_from_file(engine, model, path, &why) == SC_OK) {
+            log_measured(engine, OF_ANOTHER, path);
+            return SC_OK;
+        }
+    }
     return measure(engine, model, path, err);
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "model/json.h"
 #include "shard/calibration_write.h"
@@ -422,5 +423,33 @@ enum sc_status sc_calibration_load(const char *path, const struct sc_model_confi
         return sc_err_prefix(err, st, "%s", path);
     }
     *ret_c = c;
+    return SC_OK;
+}
+
+/* Between reading a file and removing what has its name another may have got that. So it is moved
+ * first, to a name that is nobody else's, and looked at there. */
+enum sc_status sc_calibration_remove_damaged(const char *path, const struct sc_model_config *config,
+                                             const struct sc_hash *model, bool *ret_other,
+                                             struct sc_err *err)
+{
+    char aside[SC_CALIBRATION_PATH_BYTES];
+    struct sc_calibration c = {0};
+    struct sc_err why = SC_ERR_INIT, damage = SC_ERR_INIT;
+    bool other = false;
+    enum sc_status st = sc_calibration_take_aside(path, aside, &why);
+
+    if (st == SC_OK) {
+        const enum sc_status read = sc_calibration_load(aside, config, model, &c, &damage);
+        sc_calibration_fini(&c);
+        other = read != SC_EFORMAT && read != SC_ERANGE;
+        if (other)
+            st = sc_calibration_put_back(aside, path, &why);
+        else
+            (void)unlink(aside);
+    }
+    /* Not there: who read it with us was quicker. */
+    if (st != SC_OK && st != SC_ENOENT && st != SC_EEXIST)
+        return sc_fail(err, st, "%s", why.text);
+    *ret_other = other;
     return SC_OK;
 }

@@ -78,6 +78,11 @@ enum sc_status sc_calibration_save(const struct sc_calibration *c, const char *p
  * SC_EEXIST and may read it. */
 enum sc_status sc_calibration_save_first(const struct sc_calibration *c, const char *path,
                                          struct sc_err *err) SC_MUST_CHECK;
+/* Removes what sc_calibration_load has refused as damaged, and nothing else: *ret_other tells that
+ * another has written there since, which stays. On failure either may be the case. */
+enum sc_status sc_calibration_remove_damaged(const char *path, const struct sc_model_config *config,
+                                             const struct sc_hash *model, bool *ret_other,
+                                             struct sc_err *err) SC_MUST_CHECK;
 #define SC_CALIBRATION_TMP_AGE_S 3600 /* a temporary file as old as that has no writer any more */
 /* Removes what crashes left beside the file at path: its temporary files, when they are old. */
 void sc_calibration_clean(const char *path);

@@ -83,23 +83,55 @@ static void sync_dir_of(const char *path)
     }
 }
 
+/* Several machines may write into one directory: the name is drawn. */
+static enum sc_status draw_name(const char *path, char tmp[SC_CALIBRATION_PATH_BYTES],
+                                struct sc_err *err)
+{
+    uint64_t random;
+
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return sc_fail(err, SC_EIO, "getrandom: %s", strerror(errno));
+    if ((size_t)snprintf(tmp, SC_CALIBRATION_PATH_BYTES, "%s.%016llx" TMP_SUFFIX, path,
+                         (unsigned long long)random) >= SC_CALIBRATION_PATH_BYTES)
+        return sc_fail(err, SC_EINVAL, "%s: path longer than %u bytes", path,
+                       SC_CALIBRATION_PATH_BYTES);
+    return SC_OK;
+}
+
 enum sc_status sc_calibration_write(const char *path, const char *text, bool replace,
                                     struct sc_err *err)
 {
-    char tmp[4096];
-    uint64_t random;
-    enum sc_status st;
+    char tmp[SC_CALIBRATION_PATH_BYTES];
+    enum sc_status st = draw_name(path, tmp, err);
 
-    /* Several machines may write into one directory: the name is drawn. */
-    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-        return sc_fail(err, SC_EIO, "getrandom: %s", strerror(errno));
-    if ((size_t)snprintf(tmp, sizeof(tmp), "%s.%016llx" TMP_SUFFIX, path,
-                         (unsigned long long)random) >= sizeof(tmp))
-        return sc_fail(err, SC_EINVAL, "%s: path longer than %zu bytes", path, sizeof(tmp));
+    if (st != SC_OK)
+        return st;
     st = write_synced(tmp, text, err);
     if (st == SC_OK)
         st = give_name(tmp, path, replace, err);
     (void)unlink(tmp); /* which it has no more where it was renamed */
+    if (st == SC_OK)
+        sync_dir_of(path);
+    return st;
+}
+
+enum sc_status sc_calibration_take_aside(const char *path, char aside[SC_CALIBRATION_PATH_BYTES],
+                                         struct sc_err *err)
+{
+    enum sc_status st = draw_name(path, aside, err);
+
+    if (st == SC_OK && rename(path, aside) != 0)
+        st = sc_fail(err, errno == ENOENT ? SC_ENOENT : SC_EIO, "%s: cannot rename to %s: %s", path,
+                     aside, strerror(errno));
+    return st;
+}
+
+enum sc_status sc_calibration_put_back(const char *aside, const char *path, struct sc_err *err)
+{
+    enum sc_status st = give_name(aside, path, false, err);
+
+    if (st == SC_OK || st == SC_EEXIST)
+        (void)unlink(aside); /* else it has no other name */
     if (st == SC_OK)
         sync_dir_of(path);
     return st;

@@ -13,4 +13,12 @@
 enum sc_status sc_calibration_write(const char *path, const char *text, bool replace,
                                     struct sc_err *err) SC_MUST_CHECK;
 
+#define SC_CALIBRATION_PATH_BYTES 4096u
+/* What is at path gets a temporary file's name, which is nobody else's. SC_ENOENT: nothing is. */
+enum sc_status sc_calibration_take_aside(const char *path, char aside[SC_CALIBRATION_PATH_BYTES],
+                                         struct sc_err *err) SC_MUST_CHECK;
+/* It gets its place again. SC_EEXIST: another has that now, and keeps it. */
+enum sc_status sc_calibration_put_back(const char *aside, const char *path,
+                                       struct sc_err *err) SC_MUST_CHECK;
+
 #endif

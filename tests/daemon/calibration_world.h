@@ -107,7 +107,8 @@ static inline uint32_t lines(const char *log)
 }
 
 /* Replaces a kept calibration by one that is as good, and that nobody here would measure. */
-static inline struct sc_hash change(const struct world *w, const char *path, const char *model)
+static inline struct sc_hash change(const struct world *w, const char *path, const char *model,
+                                    float weight)
 {
     struct sc_err err = SC_ERR_INIT;
     struct sc_calibration c;
@@ -115,7 +116,7 @@ static inline struct sc_hash change(const struct world *w, const char *path, con
     rig_open(&rig, model, POSITIONS, 1, NULL);
     must(sc_calibration_load(w->kept, &rig.model->config, &rig.model->fingerprint, &c, &err), &err);
     c.key_var[0] = nextafterf(c.key_var[0], INFINITY);
-    c.layer_weights[0] = 2.0f;
+    c.layer_weights[0] = weight;
     must(sc_calibration_save(&c, path, &err), &err);
     struct sc_hash hash = sc_calibration_hash(&c);
     sc_calibration_fini(&c);

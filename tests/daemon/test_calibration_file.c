@@ -32,7 +32,7 @@ static void a_measured_calibration_is_kept_and_read_with_any_number_of_ranks(voi
     assert_int_equal(lines(again.log), 1);
     assert_memory_equal(&again.hash, &first.hash, sizeof(first.hash));
     /* On this backend all ranks might measure the same: not this one. */
-    struct sc_hash changed = change(w, w->kept, GOLDEN);
+    struct sc_hash changed = change(w, w->kept, GOLDEN, 2.0f);
     assert_memory_not_equal(&changed, &first.hash, sizeof(changed));
     for (uint32_t n_ranks = 1; n_ranks <= 4; n_ranks *= 2) {
         struct start r = golden(w, n_ranks);
@@ -56,7 +56,7 @@ static void types_share_a_calibration_and_shorter_samples_do_not(void **state)
 {
     struct world *w = world_of(state);
     (void)golden(w, 1);
-    struct sc_hash changed = change(w, w->kept, GOLDEN);
+    struct sc_hash changed = change(w, w->kept, GOLDEN, 2.0f);
     struct start r = start(w, GOLDEN, 1, w->dir, int8_pages);
     must(r.status, &r.err);
     assert_memory_equal(&r.hash, &changed, sizeof(changed));
@@ -191,7 +191,7 @@ static void the_models_own_file_wins_and_a_bad_one_is_an_error(void **state)
     (void)snprintf(own, sizeof(own), "%s/" SC_CALIBRATION_FILE, model);
     struct start first = start(w, model, 1, w->dir, NULL);
     must(first.status, &first.err);
-    struct sc_hash changed = change(w, own, model);
+    struct sc_hash changed = change(w, own, model, 2.0f);
     struct start r = start(w, model, 2, w->dir, NULL);
     must(r.status, &r.err);
     assert_false(r.builtin);

@@ -12,11 +12,13 @@
 static const char *rival_writes, *rival_place;
 static bool rival_is_late;
 
+int __real_rename(const char *from, const char *to);
+
 static void let_rival_write(bool late)
 {
     if (rival_writes == NULL || rival_is_late != late)
         return;
-    assert_int_equal(rename(rival_writes, rival_place), 0);
+    assert_int_equal(__real_rename(rival_writes, rival_place), 0);
     rival_writes = NULL;
 }
 
@@ -53,6 +55,35 @@ int __wrap_fsync(int fd)
     return __real_fsync(fd);
 }
 
+/* The same after a damaged file was read, and after it (or what is there then) got another name. */
+static const char *after_read, *after_rename;
+
+enum sc_status __real_sc_calibrate_from_file(struct sc_engine *engine, const struct sc_model *model,
+                                             const char *path, struct sc_err *err);
+enum sc_status __wrap_sc_calibrate_from_file(struct sc_engine *engine, const struct sc_model *model,
+                                             const char *path, struct sc_err *err);
+enum sc_status __wrap_sc_calibrate_from_file(struct sc_engine *engine, const struct sc_model *model,
+                                             const char *path, struct sc_err *err)
+{
+    const enum sc_status st = __real_sc_calibrate_from_file(engine, model, path, err);
+    if (st == SC_EFORMAT && after_read != NULL) {
+        assert_int_equal(__real_rename(after_read, path), 0);
+        after_read = NULL;
+    }
+    return st;
+}
+
+int __wrap_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to)
+{
+    const int rc = __real_rename(from, to);
+    if (rc == 0 && after_rename != NULL) {
+        assert_int_equal(__real_rename(after_rename, from), 0);
+        after_rename = NULL;
+    }
+    return rc;
+}
+
 static int link_errno; /* what link fails with; 0: it does not */
 
 int __real_link(const char *from, const char *to);
@@ -72,7 +103,7 @@ static void of_two_that_measure_at_once_both_use_what_was_written_first(void **s
     path_in(w, "rival", rival);
     for (int late = 0; late < 2; late++) {
         (void)golden(w, 1);
-        struct sc_hash changed = change(w, rival, GOLDEN);
+        struct sc_hash changed = change(w, rival, GOLDEN, 2.0f);
         assert_int_equal(unlink(w->kept), 0);
         rival_place = w->kept;
         rival_is_late = late != 0;
@@ -84,6 +115,35 @@ static void of_two_that_measure_at_once_both_use_what_was_written_first(void **s
         nothing_else_is_in(w);
         r = golden(w, 1);
         assert_memory_equal(&r.hash, &changed, sizeof(changed));
+        assert_int_equal(unlink(w->kept), 0);
+    }
+}
+
+/* A daemon reads a damaged file and stops; when it goes on a rival has written a good one. Or two
+ * have, one before and one after the daemon took what it believes is damaged: the last one stays.
+ */
+static void a_damaged_file_is_removed_and_not_what_a_rival_wrote_since(void **state)
+{
+    struct world *w = world_of(state);
+    char rival[2][128];
+    path_in(w, "rival", rival[0]);
+    path_in(w, "other", rival[1]);
+    for (int when = 1; when < 4; when++) { /* bits: after it was read, after it was renamed */
+        struct sc_hash changed[2];
+        (void)golden(w, 1);
+        changed[0] = change(w, rival[0], GOLDEN, 2.0f);
+        changed[1] = change(w, rival[1], GOLDEN, 4.0f);
+        edit(w->kept, NULL, NULL);
+        after_read = (when & 1) != 0 ? rival[0] : NULL;
+        after_rename = (when & 2) != 0 ? rival[1] : NULL;
+        struct start r = golden(w, 1);
+        assert_true(after_read == NULL && after_rename == NULL);
+        assert_text_has(r.log, "calibration refused");
+        assert_text_has(r.log, "thresholds that another daemon measured");
+        assert_memory_equal(&r.hash, &changed[when / 2], sizeof(r.hash));
+        nothing_else_is_in(w);
+        r = golden(w, 1);
+        assert_memory_equal(&r.hash, &changed[when / 2], sizeof(r.hash));
         assert_int_equal(unlink(w->kept), 0);
     }
 }
@@ -166,6 +226,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(of_two_that_measure_at_once_both_use_what_was_written_first),
+        TEST(a_damaged_file_is_removed_and_not_what_a_rival_wrote_since),
         TEST(two_daemons_that_start_together_use_one_calibration),
         TEST(where_files_have_one_name_only_it_is_kept_all_the_same),
     };
