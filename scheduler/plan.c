@@ -401,14 +401,24 @@ bool sc_plan_has_chores(const struct sc_sched *s)
     return s->n_closes > 0 || s->n_keeps > 0 || s->n_drops > 0;
 }
 
+/* Nobody else can go. The engine's own answer counts, but not before documents on their way to the
+ * store or from it have come there: until then they hold pages. */
+static void fit_lone_run(struct sc_sched *s)
+{
+    if (s->n_runs > 0 && sc_tier_has_work(s) && pages_of_run(s, 0, false) > pages_available(s))
+        s->n_runs = 0;
+}
+
 /* Leaves out the runs that find no pages. False: too many, or for too long; somebody has to go. */
 static bool fit_runs(struct sc_sched *s)
 {
     uint64_t available = pages_available(s);
     uint32_t n = 0;
     bool patient = true;
-    if (s->n_running == 1) /* the engine's own answer counts */
+    if (s->n_running == 1) {
+        fit_lone_run(s);
         return true;
+    }
     for (uint32_t i = 0; i < s->n_runs; i++) {
         struct sc_request *r = s->run_requests[i];
         uint32_t need = pages_of_run(s, i, false);

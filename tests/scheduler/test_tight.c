@@ -17,6 +17,13 @@ struct scene {
     struct answer elder, question;
 };
 
+static void wait_stored(struct sc_store *store, const struct sc_hash *key)
+{
+    for (int i = 0; i < 5000 && !sc_store_has(store, key); i++)
+        usleep(2000);
+    assert_true(sc_store_has(store, key));
+}
+
 static void open_scene(struct scene *c, uint32_t pages)
 {
     const struct sc_store_opts opts = {.memory_bytes = (uint64_t)1 << 30};
@@ -29,9 +36,7 @@ static void open_scene(struct scene *c, uint32_t pages)
     prompt_of(c->other, 480, vocab, 4, 480, 0);
     prompt_of(c->idle, 600, vocab, 5, 600, 0);
     struct sc_hash key = put_as(&c->s, c->doc, DOC, 0, SC_KV_CHOICE_EXACT);
-    for (int i = 0; i < 5000 && !sc_store_has(c->store, &key); i++)
-        usleep(2000);
-    assert_true(sc_store_has(c->store, &key));
+    wait_stored(c->store, &key);
     server_close(&c->s);
     open_tight(&c->s, pages, c->store);
 }
@@ -91,6 +96,46 @@ static void a_load_finds_room_beside_a_pin_that_is_in_use(void **state)
     assert_int_equal(stats_of(&c.s).store_hits, 1);
     assert_true(stats_of(&c.s).prefix_evictions > 0);
     close_scene(&c, &pinned);
+}
+
+/* Twelve documents of three pages wait to be written out, which takes two steps each, and a prompt
+ * of 28 pages would need theirs after a few. It waits for the store. */
+static void a_lone_request_waits_for_documents_that_are_being_written_out(void **state)
+{
+    enum { DOCS = 12, DOC_TOKENS = 96 };
+    static struct answer puts[DOCS], question;
+    const struct sc_store_opts opts = {.memory_bytes = (uint64_t)1 << 30};
+    static int32_t docs[DOCS][DOC_TOKENS], ids[890];
+    struct sc_err err = SC_ERR_INIT;
+    struct sc_store *store;
+    struct server s;
+    (void)state;
+    must(sc_store_open(&opts, &store, &err), &err);
+    open_tight(&s, 40, store);
+    const uint32_t vocab = s.rig.model->config.vocab;
+    prompt_of(ids, 890, vocab, 90, 890, 0);
+    pthread_mutex_lock(&s.gate);
+    for (uint32_t i = 0; i < DOCS; i++) {
+        prompt_of(docs[i], DOC_TOKENS, vocab, 10 + i, DOC_TOKENS, 0);
+        struct sc_request_opts o = ask(&s, docs[i], DOC_TOKENS, SC_KV_CHOICE_EXACT);
+        o.prefill_only = o.retain = true;
+        o.max_tokens = 0;
+        o.breakpoint = DOC_TOKENS;
+        submit(&s, o, &puts[i]);
+    }
+    struct sc_request_opts o = ask(&s, ids, 880, SC_KV_CHOICE_EXACT);
+    o.priority = -1; /* behind them */
+    submit(&s, o, &question);
+    pthread_mutex_unlock(&s.gate);
+    wait_done(&question);
+    assert_int_equal(question.status, SC_OK);
+    for (uint32_t i = 0; i < DOCS; i++) {
+        wait_done(&puts[i]);
+        assert_int_equal(puts[i].status, SC_OK);
+        wait_stored(store, &puts[i].key);
+    }
+    server_close(&s);
+    sc_store_close(store);
 }
 
 /* ---- beside a pin in use ---- */
@@ -297,6 +342,7 @@ int main(void)
         cmocka_unit_test(what_is_cached_is_told_without_what_pins_hold_once),
         cmocka_unit_test(a_load_that_pins_leave_no_room_for_is_not_begun),
         cmocka_unit_test(a_load_finds_room_beside_a_pin_that_is_in_use),
+        cmocka_unit_test(a_lone_request_waits_for_documents_that_are_being_written_out),
         cmocka_unit_test(what_is_idle_beside_a_pin_in_use_lets_others_in),
         cmocka_unit_test(who_waits_comes_in_when_a_pin_has_come_into_use),
         cmocka_unit_test(who_waits_comes_in_when_a_prefix_becomes_idle_beside_a_pin_in_use),
