@@ -145,22 +145,30 @@ static void append(struct sc_engine *e, uint32_t slot, uint32_t *table, uint32_t
         table[i] = take(e, slot);
 }
 
+/* A chunk at a time, whose exact pages come back before the next: it finds pages where the real
+ * engine does. */
+static void compress(struct sc_engine *e, uint32_t slot, struct seq *q, uint32_t limit)
+{
+    struct shape *a = &q->at;
+    while (a->epoch_done < limit) {
+        uint32_t to = limit - a->epoch_done < SC_CHUNK_MAX ? limit : a->epoch_done + SC_CHUNK_MAX;
+        uint32_t n_cores = cores_of(&a->recipe, to);
+        append(e, slot, q->cores, a->n_cores, n_cores);
+        for (uint32_t i = exact_page0(a); i < to / SC_PAGE_ENTRIES; i++)
+            give(e, slot, q->exact[i]);
+        a->n_cores = n_cores;
+        a->epoch_done = to;
+    }
+}
+
 static void run_seq(struct sc_engine *e, const struct sc_plan_run *run,
                     struct sc_run_result *result)
 {
     struct seq *q = &e->seqs[run->slot];
     struct shape *a = &q->at;
     uint32_t limit = sc_recipe_compressed_limit(&a->recipe, a->prompt_len, a->n_logical);
-    uint32_t page0 = exact_page0(a);
+    compress(e, run->slot, q, limit);
     append(e, run->slot, q->exact, a->n_logical, a->n_logical + run->n_tokens);
-    if (limit > a->epoch_done) {
-        uint32_t n_cores = cores_of(&a->recipe, limit);
-        append(e, run->slot, q->cores, a->n_cores, n_cores);
-        for (uint32_t i = page0; i < limit / SC_PAGE_ENTRIES; i++)
-            give(e, run->slot, q->exact[i]);
-        a->n_cores = n_cores;
-        a->epoch_done = limit;
-    }
     bool decodes = run->pos0 >= a->prompt_len;
     a->n_logical += run->n_tokens;
     q->peak = physical(a) > q->peak ? physical(a) : q->peak;
@@ -310,9 +318,18 @@ const struct sc_calibration *sc_engine_calibration(const struct sc_engine *e)
 uint32_t sc_engine_pages_needed(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens,
                                 bool kept)
 {
-    (void)kept;
     SC_ASSERT(slot < e->opts.max_seqs && e->seqs[slot].open);
-    return pages_to_run(&e->seqs[slot].at, n_tokens);
+    const struct seq *q = &e->seqs[slot];
+    const struct shape *a = &q->at;
+    uint32_t limit = sc_recipe_compressed_limit(&a->recipe, a->prompt_len, a->n_logical);
+    uint32_t most = pages_to_run(a, n_tokens);
+    uint32_t need = pages_for(a->n_logical + n_tokens) - pages_for(a->n_logical);
+    if (limit <= a->epoch_done)
+        return need;
+    need += 1 + pages_for(SC_CHUNK_MAX);
+    for (uint32_t i = exact_page0(a); i < limit / SC_PAGE_ENTRIES; i++)
+        need += kept || !sc_pages_is_private(&e->pages, q->exact[i]);
+    return need < most ? need : most;
 }
 
 uint32_t sc_engine_pages_wanted(const struct sc_engine *e, uint32_t slot, uint32_t n_tokens)
@@ -330,19 +347,20 @@ uint32_t sc_engine_pages_to_open(const struct sc_engine *e, const struct sc_plan
     return pages;
 }
 
-/* As the real one; what is compressed at the end of its prompt is not simulated. */
+/* As the real one. */
 uint32_t sc_engine_pages_estimate(const struct sc_engine *e, const struct sc_recipe *r, uint32_t n)
 {
-    uint32_t first = pages_for(n);
+    uint32_t limit = sc_recipe_compressed_limit(r, 0, n);
     (void)e;
     if (r->mode == SC_KV_EXACT)
-        return first;
+        return pages_for(n);
+    if (r->exact_then_compress)
+        return pages_for(n + 1) + (limit > 0 ? cores_until(0, limit) : 0);
     uint32_t cores =
         (uint32_t)(n * (double)r->target_ratio * 1.1) + r->window + 3 * r->epoch + 2 * SC_CHUNK_MAX;
     uint32_t streamed = pages_for(cores) + 8;
-    if (sc_recipe_compressed_limit(r, 0, n) > 0)
-        first += cores_at_once(r);
-    return streamed > first || r->exact_then_compress ? first : streamed;
+    uint32_t unmerged = pages_for(n) + (limit > 0 ? 2 + pages_for(SC_CHUNK_MAX) : 0);
+    return streamed > unmerged ? unmerged : streamed;
 }
 
 void sc_engine_seq_stats(const struct sc_engine *e, uint32_t slot, struct sc_seq_stats *ret_stats)

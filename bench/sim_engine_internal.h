@@ -79,18 +79,18 @@ static inline uint32_t physical(const struct shape *a)
 }
 
 /* The real engine cannot know how many cores come: it asks for the worst case. */
-static inline uint32_t cores_at_once(const struct sc_recipe *r)
+static inline uint32_t cores_until(uint32_t epoch_done, uint32_t limit)
 {
-    return pages_for(r->epoch + SC_CHUNK_MAX) + 2;
+    return pages_for(limit - epoch_done + SC_CHUNK_MAX) + 2;
 }
 
-/* What a run takes before it gives the compressed pages back. */
+/* What a run takes at most, if nothing that is compressed comes back. */
 static inline uint32_t pages_to_run(const struct shape *a, uint32_t n_tokens)
 {
     uint32_t limit = sc_recipe_compressed_limit(&a->recipe, a->prompt_len, a->n_logical);
     uint32_t need = pages_for(a->n_logical + n_tokens) - pages_for(a->n_logical);
     if (limit > a->epoch_done)
-        need += cores_at_once(&a->recipe);
+        need += cores_until(a->epoch_done, limit);
     return need;
 }
 

@@ -97,7 +97,9 @@ static bool check_run(struct sc_engine *e, const struct sc_plan *plan,
                            run->slot))
         return false;
     *seen |= RUNS;
-    *needed += pages_to_run(&at, run->n_tokens);
+    *needed += (*seen & OPENS) != 0
+                   ? pages_to_run(&at, run->n_tokens)
+                   : sc_engine_pages_needed(e, run->slot, run->n_tokens, (*seen & KEPT) != 0);
     uint32_t end = run->pos0 + run->n_tokens;
     return sim_rules_require(e, run->n_tokens >= 1 && run->pos0 == at.n_logical,
                              "runs from elsewhere", run->pos0) &&

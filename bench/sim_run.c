@@ -40,6 +40,7 @@ static enum sc_status open_model(struct sim *s, struct sc_err *err)
                                                .max_positions = s->opts->pages * SC_PAGE_ENTRIES,
                                                .bos_id = -1};
     sc_recipe_default(&s->model.config, SC_KV_COMPRESSED, &s->recipe);
+    s->recipe.exact_then_compress = s->opts->exact_then_compress;
     return sc_tokenizer_open_memory(json, (size_t)n, NULL, 0, &s->model.tok, err);
 }
 

@@ -29,6 +29,7 @@ struct sim_opts {
     uint32_t cancel_percent;   /* one half is cancelled, the other has a deadline */
     uint32_t retain_percent;   /* only read a document, which is retained; some are pinned */
     enum sc_kv_choice kv;
+    bool exact_then_compress; /* of the recipe; then nothing can be retained */
     bool sharing;
     enum sim_router router;
     struct sim_costs costs;

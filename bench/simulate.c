@@ -44,7 +44,7 @@ static void usage(const struct option_def *defs, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const struct option_def *d = &defs[i];
-        printf("  --%-18s %s", d->name, d->help);
+        printf("  --%-20s %s", d->name, d->help);
         if (d->u32 != NULL)
             printf(" (%u)", *d->u32);
         else if (d->real != NULL)
@@ -107,6 +107,7 @@ static int read_options(int argc, char **argv, struct sim_opts *o, struct polici
         {"cancel-percent", "cancelled, or with a deadline", .u32 = &o->cancel_percent},
         {"retain-percent", "that only read a document", .u32 = &o->retain_percent},
         {"kv", "of exact,compressed", .text = &p->kv},
+        {"exact-then-compress", "prompts when they are whole", .flag = &o->exact_then_compress},
         {"sharing", "of on,off", .text = &p->sharing},
         {"router", "of random,prefix,bounded", .text = &p->router},
         {"seed", "", .u64 = &o->seed},
@@ -147,6 +148,10 @@ static bool check_options(const struct sim_opts *o, bool compressed)
               o->namespaces > 0 && o->namespaces <= SIM_NAMESPACES_MAX && o->pages <= 1u << 22;
     if (compressed)
         longest += 1024;
+    if (o->exact_then_compress && o->retain_percent > 0) {
+        fprintf(stderr, "bench-simulate: what compresses at the prompt's end is not retained\n");
+        return false;
+    }
     if (!ok)
         fprintf(stderr, "bench-simulate: an option is out of its range\n");
     else if (longest > most)

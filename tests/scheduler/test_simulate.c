@@ -115,6 +115,25 @@ static void tight_pages_and_compression_break_no_rule(void **state)
         (void)must_run(&o);
 }
 
+/* Cores of all epochs come at once, and nobody shares but who has a prompt of that length. */
+static void tight_pages_and_compression_at_the_prompt_s_end_break_no_rule(void **state)
+{
+    (void)state;
+    struct sim_opts o = tight();
+    uint64_t served = 0, evictions = 0;
+    o.kv = SC_KV_CHOICE_COMPRESSED;
+    o.exact_then_compress = true;
+    o.rate = 20.0;
+    o.doc_len = 1000;
+    o.pages = 140;
+    for (o.seed = 1; o.seed <= 20; o.seed++) {
+        struct sim_result r = must_run(&o);
+        served += r.served;
+        evictions += r.evictions;
+    }
+    assert_true(served > 0 && evictions > 0);
+}
+
 /* Above the limit a document is not pinned. */
 static void pins_of_requests_leave_pages_for_others(void **state)
 {
@@ -182,6 +201,7 @@ int main(void)
         cmocka_unit_test(the_same_seed_gives_the_same_result),
         cmocka_unit_test(tight_pages_break_no_rule),
         cmocka_unit_test(tight_pages_and_compression_break_no_rule),
+        cmocka_unit_test(tight_pages_and_compression_at_the_prompt_s_end_break_no_rule),
         cmocka_unit_test(pins_of_requests_leave_pages_for_others),
         cmocka_unit_test(a_lone_request_lets_go_of_a_snapshot_that_leaves_it_no_pages),
         cmocka_unit_test(two_namespaces_that_want_more_than_there_is_get_the_same),
