@@ -22,7 +22,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SC_BACKEND_ABI  13u
+#define SC_BACKEND_ABI  14u
 #define SC_PAGE_ENTRIES 32u      /* entries of one layer in one page, all KV heads of the rank */
 #define SC_CHUNK_MAX    128u     /* tokens of one chunk */
 #define SC_DIST_ONE     65536.0f /* fixed point: a distance of 1.0 */
@@ -88,6 +88,18 @@ struct sc_norm_args {
     float *y;
     uint32_t n_rows, dim;
     float eps;
+    const struct sc_matrix *next;
+};
+
+/* x [n, n_in] W^T, dense, is added to resid [n, n_out] or put in delta [n, n_out]. norm, next: w
+ * and next of the norm of resid that follows before any other call, so that a backend may begin it;
+ * or NULL. */
+struct sc_matmul_add_args {
+    const struct sc_matrix *w;
+    const float *x;
+    float *delta, *resid;
+    uint32_t n;
+    const float *norm;
     const struct sc_matrix *next;
 };
 
@@ -357,12 +369,10 @@ struct sc_backend_ops {
     enum sc_status (*matmul_swiglu)(struct sc_backend *be, const struct sc_matrix *w,
                                     const float *x, float *gate_up, float *y, uint32_t n,
                                     uint32_t ffn, const struct sc_matrix *next, struct sc_err *err);
-    /* x [n, n_in] W^T, dense: added to resid [n, n_out] (*ret_added), or in delta [n, n_out], which
-     * the caller adds, whatever is less work for this device. The sums have the same bits. NULL:
-     * the caller uses matmul. */
-    enum sc_status (*matmul_add)(struct sc_backend *be, const struct sc_matrix *w, const float *x,
-                                 float *delta, float *resid, uint32_t n, bool *ret_added,
-                                 struct sc_err *err);
+    /* *ret_added: to resid; else the caller adds delta. Whatever is less work for this device; the
+     * sums have the same bits. NULL: the caller uses matmul. */
+    enum sc_status (*matmul_add)(struct sc_backend *be, const struct sc_matmul_add_args *args,
+                                 bool *ret_added, struct sc_err *err);
     /* dst row i = src row rows[i] (host); dense [.., dim]. */
     enum sc_status (*gather_rows)(struct sc_backend *be, const float *src, const uint32_t *rows,
                                   uint32_t n, uint32_t dim, float *dst, struct sc_err *err);

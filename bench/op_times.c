@@ -112,13 +112,11 @@ static enum sc_status timed_matmul_swiglu(struct sc_backend *be, const struct sc
                 state.inner.matmul_swiglu(be, w, x, gate_up, y, n, ffn, next, err), err);
 }
 
-static enum sc_status timed_matmul_add(struct sc_backend *be, const struct sc_matrix *w,
-                                       const float *x, float *delta, float *resid, uint32_t n,
+static enum sc_status timed_matmul_add(struct sc_backend *be, const struct sc_matmul_add_args *args,
                                        bool *ret_added, struct sc_err *err)
 {
     double t = now_s();
-    return done(be, SC_OP_MATMUL, t,
-                state.inner.matmul_add(be, w, x, delta, resid, n, ret_added, err), err);
+    return done(be, SC_OP_MATMUL, t, state.inner.matmul_add(be, args, ret_added, err), err);
 }
 
 static enum sc_status timed_gather_rows(struct sc_backend *be, const float *src,

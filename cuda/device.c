@@ -12,7 +12,7 @@
 
 /* Of the kernels' arithmetic: one more whenever the bits of an entry change, so that entries which
  * a store keeps from before are not taken for today's. */
-#define REVISION 3u
+#define REVISION 4u
 
 enum sc_status sc_cuda_check(cudaError_t rc, const char *what, struct sc_err *err)
 {
@@ -365,6 +365,8 @@ static enum sc_status take_memory(struct sc_cuda_device *dev, struct sc_err *err
         {&dev->workspace, SC_CUDA_WORKSPACE},
         {(void **)&dev->parts, SC_CUDA_PARTS_BYTES},
         {&dev->best_scratch, SC_CUDA_BEST_BYTES},
+        {(void **)&dev->squares,
+         (size_t)SC_CUDA_FEW_TO_I8 * SC_CUDA_SQUARES_MAX * sizeof(*dev->squares)},
         {(void **)&dev->n_put, SC_CUDA_ATTN_UNITS * sizeof(*dev->n_put)},
         {(void **)&dev->inv_freq, SC_CUDA_HEAD_DIM_MAX / 2 * sizeof(float)},
     };

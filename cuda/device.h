@@ -25,9 +25,10 @@
 #define SC_CUDA_STEP_BYTES  ((size_t)16 << 20) /* host arrays and page tables of one step */
 #define SC_CUDA_WORKSPACE   ((size_t)32 << 20) /* cuBLASLt; also the bound of split-K partials */
 #define SC_CUDA_PARTS_BYTES                                                                        \
-    ((size_t)64 << 20)           /* attention: what several blocks of one row found                \
-                                  */
-#define SC_CUDA_ROUND_ROWS 2048u /* rows that are rounded to bf16 at a time */
+    ((size_t)64 << 20)            /* attention: what several blocks of one row found               \
+                                   */
+#define SC_CUDA_ROUND_ROWS  2048u /* rows that are rounded to bf16 at a time */
+#define SC_CUDA_SQUARES_MAX 1024u /* sums of squares of a row: of 16384 columns */
 
 /* Two halves in turn: one is filled and copied while the device may still read the other. */
 struct sc_cuda_stage {
@@ -58,14 +59,25 @@ struct sc_cuda_rounded {
     uint32_t n_rows, dim;
 };
 
-/* A norm that the product of a few rows, which must follow, makes itself. Forgotten as an image is.
- */
+/* A norm that the product of a few rows, which must follow, makes itself (squares NULL) or ends:
+ * its y's image lacks each row's factor then. Forgotten as an image is. */
 struct sc_cuda_normed {
     const float *of; /* its y; NULL: none */
     const float *resid, *w;
     uint32_t n_rows;
     float eps;
     const struct sc_matrix *next;
+    const float *squares; /* dev->squares, or NULL */
+};
+
+/* What the product of a few rows that added to resid left for the norm of it: the bf16 of resid *
+ * w, and squares in dev->squares. Forgotten as an image is. */
+struct sc_cuda_begun {
+    const float *of; /* resid; NULL: none */
+    const float *w;
+    const struct sc_matrix *next;
+    const uint16_t *at; /* in dev->rounded */
+    uint32_t n_rows;
 };
 
 struct sc_cuda_device {
@@ -92,6 +104,8 @@ struct sc_cuda_device {
     size_t rounded_bytes;
     struct sc_cuda_rounded image;
     struct sc_cuda_normed normed;
+    struct sc_cuda_begun begun;
+    float *squares; /* [SC_CUDA_FEW_TO_I8, SC_CUDA_SQUARES_MAX], rows as dense as they are */
     uint32_t n_page_writes; /* since the last product, at most 2: see sc_cuda_pages_settled */
     const float *unwritten; /* rows that only the product that follows can make or read, or NULL */
     void *best_scratch;     /* SC_CUDA_BEST_BYTES, see kernels_best.h */
@@ -156,6 +170,7 @@ static inline void sc_cuda_forget(struct sc_cuda_device *dev)
 {
     dev->image.of = NULL;
     dev->normed.of = NULL;
+    dev->begun.of = NULL;
 }
 static inline void sc_cuda_is_written(struct sc_cuda_device *dev, const void *rows)
 {
@@ -224,9 +239,8 @@ enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matr
                                      const float *x, float *gate_up, float *y, uint32_t n,
                                      uint32_t ffn, const struct sc_matrix *next,
                                      struct sc_err *err);
-enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matrix *w, const float *x,
-                                  float *delta, float *resid, uint32_t n, bool *ret_added,
-                                  struct sc_err *err);
+enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matmul_add_args *args,
+                                  bool *ret_added, struct sc_err *err);
 
 /* kv.c */
 size_t sc_cuda_kv_page_bytes(struct sc_backend *be, const struct sc_kv_spec *spec);

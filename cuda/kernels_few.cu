@@ -29,6 +29,10 @@
  * A multiprocessor has one block (see overlap.cuh): with room for two, decoding took longer than by
  * cuBLASLt.
  *
+ * RMSNorm between two such products is theirs: as x / rms * gain, times W, is x * gain, times W, /
+ * rms, the one that adds to x leaves the bf16 of x * gain and sums of its squares, and the one that
+ * reads multiplies its sums at the end.
+ *
  * A row's bits depend on the shape of W alone: a column of a tensor core's tile knows nothing of
  * the others, M only says which tiles go together, STAGES when they come. */
 #include "cuda/kernels_few.cuh"
@@ -37,6 +41,7 @@
 #include "cuda/overlap.cuh"
 #include "cuda/rows.cuh"
 
+#define FACTORS    16u         /* rows of x in a launch, at most */
 #define LAST_BYTES (16u << 10) /* of a warp's weights when the next kernel is let in: some 4 us */
 
 /* Which sum i of a lane is, i in 4 M X: row of W, row of x. */
@@ -69,28 +74,88 @@ static __device__ inline float finish(const sc_cuda_few &a, uint32_t row, float 
     return a.bias != NULL ? sum + a.bias[row] : sum;
 }
 
+/* What rows are multiplied with: 1 / rms of what they came from. A warp finds that of every eighth.
+ */
+static __device__ inline void find_factors(const sc_cuda_few &a, float *factors)
+{
+    const uint32_t n_sums = (a.x_dim + SC_CUDA_FEW_SQUARED - 1) / SC_CUDA_FEW_SQUARED;
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t r = threadIdx.x / 32; r < a.n; r += WARPS) {
+        float sum = 0.0f;
+#pragma unroll 8
+        for (uint32_t i = lane; i < n_sums; i += 32)
+            sum += a.x_squares[(size_t)r * n_sums + i];
+        sum = sc_warp_sum(sum);
+        if (lane == 0)
+            factors[r] = 1.0f / sqrtf(sum / (float)a.x_dim + a.eps);
+    }
+}
+
+/* Those of this lane's rows of W: 2 m + i is of tile m, row lane / 4 or eight below. */
+template <int M>
+static __device__ inline void load_gains(const sc_cuda_few &a, uint32_t group,
+                                         float (&gains)[2 * M])
+{
+#pragma unroll
+    for (uint32_t i = 0; i < 2 * M; i++) {
+        const uint32_t row = (group * M + i / 2) * 16 + i % 2 * 8 + threadIdx.x % 32 / 4;
+        gains[i] = row < a.n_out ? a.gain[row] : 0.0f;
+    }
+}
+
+/* squares[t][i]: of tile t / X of W and row t % X * 8 + lane % 4 * 2 + i of x, this lane's two. */
+template <int M, int X>
+static __device__ inline void write_squares(const sc_cuda_few &a, uint32_t group,
+                                            float (&squares)[M * X][2])
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t n_sums = (a.n_out + SC_CUDA_FEW_SQUARED - 1) / SC_CUDA_FEW_SQUARED;
+#pragma unroll
+    for (uint32_t i = 0; i < 2 * M * X; i++) {
+        const uint32_t t = i / 2, r = t % X * 8 + lane % 4 * 2 + i % 2, tile = group * M + t / X;
+        float sum = squares[t][i % 2];
+#pragma unroll
+        for (int step = 4; step < 32; step *= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        if (lane < 4 && r < a.n && tile < n_sums)
+            a.squares[(size_t)r * n_sums + tile] = sum;
+    }
+}
+
+/* factors: of rows of x, or NULL. */
 template <class W, int M, int X, bool FUSED>
 static __device__ inline void write_group(const sc_cuda_few &a, uint32_t group,
+                                          const float *factors, const float (&gains)[2 * M],
                                           const sums<M * X> &old, const sums<M * X> &sum)
 {
     const uint32_t lane = threadIdx.x % 32, half = a.n_out / 2;
+    float squares[M * X][2] = {};
 #pragma unroll
     for (uint32_t i = 0; i < (FUSED ? 2 : 4) * M * X; i++) {
         const uint32_t t = i % (M * X), j = i / (M * X), r = t % X * 8 + lane % 4 * 2 + j % 2;
         const uint32_t row = (group * M + t / X) * TILE_ROWS<FUSED> + j / 2 * 8 + lane / 4;
         if (r >= a.n || row >= (FUSED ? half : a.n_out))
             continue;
-        float v = finish<W>(a, row, sum[t][j]);
+        const float factor = factors != NULL ? factors[r] : 1.0f;
+        float v = finish<W>(a, row, __fmul_rn(factor, sum[t][j]));
         if (!FUSED) {
-            a.y[(size_t)r * a.y_stride + row] = a.add ? old[t][j] + v : v;
+            v = a.add ? old[t][j] + v : v;
+            a.y[(size_t)r * a.y_stride + row] = v;
+            if (a.gain == NULL)
+                continue;
+            a.image[(size_t)r * a.n_out + row] =
+                (uint16_t)sc_pack_bf16(v * gains[t / X * 2 + j / 2], 0.0f);
+            squares[t][j % 2] += v * v;
             continue;
         }
-        v = sc_silu(v) * finish<W>(a, half + row, sum[t][j + 2]);
+        v = sc_silu(v) * finish<W>(a, half + row, __fmul_rn(factor, sum[t][j + 2]));
         if (a.y != NULL)
             a.y[(size_t)r * a.y_stride + row] = v;
         if (a.image != NULL)
             a.image[(size_t)r * half + row] = (uint16_t)sc_pack_bf16(v, 0.0f);
     }
+    if (!FUSED && a.gain != NULL)
+        write_squares<M, X>(a, group, squares);
 }
 
 /* Adds up what all warps found of a group. */
@@ -122,7 +187,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     const uint4 *w_ring = rings + warp * W_RING<W> + lane;
     const uint4 *xs = rings + WARPS * W_RING<W> + warp * x_pieces;
     const uint4 *mine = xs + W::place(a.n);
-    float4 *found = (float4 *)(rings + WARPS * (W_RING<W> + x_pieces));    /* [2] in turns */
+    float *factors = (float *)(rings + WARPS * (W_RING<W> + x_pieces));    /* of rows of x */
+    float4 *found = (float4 *)(factors + FACTORS);                         /* [2] in turns */
     float *olds = (float *)(found + 2 * FOUND + warp * M * X * 32) + lane; /* if a.add */
     const uint32_t w_at = shared_address(w_ring), x_at = shared_address(xs + lane);
     const uint32_t first = cut(n_groups, blockIdx.x, gridDim.x);
@@ -155,9 +221,16 @@ static __global__ void __launch_bounds__(THREADS, 1)
     }
     if (left <= LAST)
         sc_next_may_start();
+    if (a.x_squares != NULL) /* while x is on its way; read behind a barrier */
+        find_factors(a, factors);
+    else
+        factors = NULL;
 #pragma unroll 1
     for (uint32_t group = first; group < end; group++) {
         sums<M *X> sum = {};
+        float gains[2 * M] = {};
+        if (!FUSED && a.gain != NULL && group % WARPS == warp)
+            load_gains<M>(a, group, gains);
         if (a.add && group > first && group % WARPS == warp)
             ask_old<M, X>(a, group, olds);
 #pragma unroll 1
@@ -210,14 +283,15 @@ static __global__ void __launch_bounds__(THREADS, 1)
             for (int i = 0; i < 4 * M * X; i++)
                 old[i / 4][i % 4] = olds[i * 32];
         }
-        write_group<W, M, X, FUSED>(a, group, old, sum);
+        write_group<W, M, X, FUSED>(a, group, factors, gains, old, sum);
     }
 }
 
 template <class W> static size_t shared_bytes(uint32_t m, uint32_t n, bool add)
 {
     const uint32_t tiles = m * ((n + 7) / 8);
-    return 16 * (size_t)WARPS * (W_RING<W> + x_ring<W>(m, n) + (add ? 3 : 2) * tiles * 32);
+    return 16 * (size_t)WARPS * (W_RING<W> + x_ring<W>(m, n) + (add ? 3 : 2) * tiles * 32) +
+           FACTORS * sizeof(float);
 }
 
 template <class W> static bool fits(uint32_t n, size_t most)
@@ -325,7 +399,8 @@ extern "C" cudaError_t sc_cuda_launch_few(const struct sc_cuda_few *a, uint32_t 
     if ((a->store != SC_DTYPE_BF16 && a->store != SC_DTYPE_I8) || a->n == 0 || at_once == 0 ||
         a->n > sc_cuda_few_most(a->store) || a->ld % aligned != 0 || a->x_ld % 8 != 0 ||
         a->x_ld > a->ld || (a->store == SC_DTYPE_BF16 && a->x_ld != a->ld) || a->n_out == 0 ||
-        (a->fused && a->n_out % 2 != 0))
+        (a->fused && a->n_out % 2 != 0) ||
+        (a->gain != NULL && (!a->add || a->image == NULL || a->squares == NULL)))
         return cudaErrorInvalidValue;
     const uint32_t n_parts = (a->n + at_once - 1) / at_once;
     const uint32_t part = (a->n + n_parts - 1) / n_parts;
@@ -336,7 +411,11 @@ extern "C" cudaError_t sc_cuda_launch_few(const struct sc_cuda_few *a, uint32_t 
         if (a->y != NULL)
             some.y += (size_t)row * a->y_stride;
         if (a->image != NULL)
-            some.image += (size_t)row * (a->n_out / 2);
+            some.image += (size_t)row * (a->fused ? a->n_out / 2 : a->n_out);
+        if (a->gain != NULL)
+            some.squares += (size_t)row * ((a->n_out - 1) / SC_CUDA_FEW_SQUARED + 1);
+        if (a->x_squares != NULL)
+            some.x_squares += (size_t)row * ((a->x_dim - 1) / SC_CUDA_FEW_SQUARED + 1);
         rc = launch_once(&some, most, n_sms, stream);
     }
     return rc;

@@ -122,8 +122,8 @@ static __host__ __device__ constexpr uint32_t x_stages(uint32_t stages, uint32_t
     return (stages + m - 1) / m;
 }
 
-/* Shared memory, in 16-byte pieces: rings of W, rings of x, what warps found of groups that a warp
- * before them began, and what is added to groups that warps share. */
+/* Shared memory, in 16-byte pieces: rings of W, rings of x, factors of its rows, what warps found
+ * of groups that a warp before them began, and what is added to groups that warps share. */
 template <class W> constexpr uint32_t W_RING = W::STAGES *TILE_PIECES;
 template <class W> constexpr uint32_t X_STEP = W::X_PIECES *STEP_PIECES; /* of a row */
 template <class W> static __host__ __device__ constexpr uint32_t x_ring(uint32_t m, uint32_t n)
@@ -133,6 +133,7 @@ template <class W> static __host__ __device__ constexpr uint32_t x_ring(uint32_t
 
 /* Rows of W of a tile: one of each group of eight, or gate and up of the same. */
 template <bool FUSED> constexpr uint32_t TILE_ROWS = FUSED ? 8 : 16;
+static_assert(TILE_ROWS<false> == SC_CUDA_FEW_SQUARED, "a sum of squares is of a tile");
 
 /* What a warp asks for next: the tile of a step. */
 struct source {

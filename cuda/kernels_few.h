@@ -23,11 +23,19 @@
 extern "C" {
 #endif
 
+/* Squares of so many columns of y, a tile's, are one sum. */
+#define SC_CUDA_FEW_SQUARED 16u
+
 /* y [n, n_out] = x W^T * scale + bias, in f32. Rows of w are ld elements, a multiple of 16 bytes,
  * rows of x are x_ld: ld beside bf16 weights, else a multiple of 8, at most ld. Where w ends before
  * ld it is zero, x is where it ends before x_ld; w and x 16-byte aligned. fused: y [n, n_out / 2] =
  * silu(row i) * row i + n_out / 2, and image, dense, is its bf16; both or either. add: what y holds
- * is added; not with fused. image may not overlap x. */
+ * is added; not with fused. image may not overlap x.
+ *
+ * A norm of y that the next product's rows are is begun and ended by the products. gain, with add:
+ * image [n, n_out] is the bf16 of y * gain, and squares [n, n_out / SC_CUDA_FEW_SQUARED, rounded
+ * up] sums of squares of y. x_squares: such sums of the x_dim columns that x came from, which it
+ * lacks the factor of: each row's product is that of x / sqrt(mean square + eps). */
 struct sc_cuda_few {
     const void *w;
     const uint16_t *x;
@@ -39,6 +47,11 @@ struct sc_cuda_few {
     enum sc_dtype store; /* BF16, I8 */
     uint32_t x_ld;
     const float *scale; /* [n_out], I8 only */
+    const float *gain;  /* [n_out] or NULL */
+    float *squares;
+    const float *x_squares; /* or NULL */
+    uint32_t x_dim;
+    float eps;
 };
 /* Rows that the shared memory of a block of this device allows: 16, 8 or 0, by int8 weights
  * SC_CUDA_FEW_LAUNCHES_I8 times as many. */

@@ -18,6 +18,10 @@ struct rows {
     uint32_t x_stride, y_stride, n;
     const uint16_t *image; /* of x, if there is one already */
     bool add;              /* to what y holds */
+    const float *squares;  /* of what x is the norm of, if image lacks its factors */
+    float eps;
+    const float *norm; /* of y, the norm that follows: its weights, and who reads its rows */
+    const struct sc_matrix *next;
 };
 
 /* The image of x, if it was left: of those rows, or of more that begin with them. */
@@ -48,13 +52,23 @@ static bool by_few(const struct sc_cuda_device *dev, const struct sc_matrix *w, 
     return dev->bf16 && !dev->strict && n >= SC_CUDA_FEW_FROM && n <= most;
 }
 
-/* Is the norm of these rows left to this product? */
+/* Is the norm of these rows, or its end, left to this product? */
 static bool makes_norm(const struct sc_cuda_device *dev, const struct sc_matrix *w,
                        const struct rows *r)
 {
     const struct sc_cuda_normed *norm = &dev->normed;
     return norm->of != NULL && norm->of == r->x && norm->next == w && norm->n_rows == r->n &&
-           (r->n == 1 || r->x_stride == w->n_in) && sc_cuda_by_gemv(dev, w, r->n);
+           (r->n == 1 || r->x_stride == w->n_in);
+}
+
+/* What was left of x by those before. */
+static void find_left(const struct sc_cuda_device *dev, const struct sc_matrix *w, struct rows *r)
+{
+    r->image = image_of(dev, w, r->x, r->x_stride, r->n);
+    if (makes_norm(dev, w, r)) {
+        r->squares = dev->normed.squares;
+        r->eps = dev->normed.eps;
+    }
 }
 
 /* The parts of x, smallest first: sums grow towards the large ones. */
@@ -203,7 +217,8 @@ static enum sc_status make_image(struct sc_cuda_device *dev, const struct sc_mat
                          "matmul", err);
 }
 
-/* image: NULL, or where that of y goes; then y may be NULL. */
+/* image: NULL, or where that of y goes, or with a norm to begin that of y times its weights; of
+ * fused y may then be NULL. */
 static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_matrix *w,
                                    const struct rows *r, bool fused, uint16_t *image,
                                    struct sc_err *err)
@@ -223,6 +238,11 @@ static enum sc_status multiply_few(struct sc_cuda_device *dev, const struct sc_m
         .store = w->store,
         .x_ld = sc_cuda_gemm_k(w),
         .scale = w->scale,
+        .gain = !fused && image != NULL ? r->norm : NULL,
+        .squares = dev->squares,
+        .x_squares = r->squares,
+        .x_dim = w->n_in,
+        .eps = r->eps,
     };
     return sc_cuda_check(sc_cuda_launch_few(&few, (uint32_t)dev->n_sms, dev->stream), "matmul",
                          err);
@@ -243,12 +263,34 @@ static enum sc_status swiglu_few(struct sc_cuda_device *dev, const struct sc_mat
     return st;
 }
 
-/* Rows that were made for one product, as an image or not at all, are good for no other. */
+/* Adds to y, and begins the norm of it that follows if the same kernel ends it. */
+static enum sc_status add_few(struct sc_cuda_device *dev, const struct sc_matrix *w, struct rows *r,
+                              struct sc_err *err)
+{
+    const struct sc_matrix *next = r->next;
+    enum sc_status st = make_image(dev, w, r, err);
+    uint16_t *image = NULL;
+
+    if (st == SC_OK && r->add && r->norm != NULL && next != NULL && next->n_in == w->n_out &&
+        by_few(dev, next, r->n) && w->n_out <= SC_CUDA_SQUARES_MAX * SC_CUDA_FEW_SQUARED) {
+        image = sc_cuda_image_take(dev, r->y, r->n, w->n_out, r->image);
+        sc_cuda_forget(dev); /* it is not that of y */
+    }
+    if (st == SC_OK)
+        st = multiply_few(dev, w, r, false, image, err);
+    if (st == SC_OK && image != NULL)
+        dev->begun = (struct sc_cuda_begun){r->y, r->norm, next, image, r->n};
+    return st;
+}
+
+/* Rows that were made for one product, as an image, half done or not at all, are good for no other.
+ */
 static enum sc_status check_written(const struct sc_cuda_device *dev, const struct sc_matrix *w,
                                     const struct rows *r, struct sc_err *err)
 {
     if (r->x == NULL || r->x != dev->unwritten || makes_norm(dev, w, r) ||
-        (r->image != NULL && w->store != SC_DTYPE_F32 && !sc_cuda_by_gemv(dev, w, r->n)))
+        (r->image != NULL && dev->normed.of != r->x && w->store != SC_DTYPE_F32 &&
+         !sc_cuda_by_gemv(dev, w, r->n)))
         return SC_OK;
     return sc_fail(err, SC_EINVAL, "matmul [%u, %u]: %u rows that were made for another product",
                    w->n_out, w->n_in, r->n);
@@ -266,9 +308,7 @@ static enum sc_status multiply_all(struct sc_cuda_device *dev, const struct sc_m
     } else if (by_few(dev, w, r->n)) {
         struct rows rounded = *r;
         sc_cuda_forget(dev);
-        st = make_image(dev, w, &rounded, err);
-        if (st == SC_OK)
-            st = multiply_few(dev, w, &rounded, false, NULL, err);
+        st = add_few(dev, w, &rounded, err);
     } else {
         sc_cuda_forget(dev);
         st = multiply(dev, w, r, err);
@@ -289,41 +329,44 @@ enum sc_status sc_cuda_matmul(struct sc_backend *be, const struct sc_matrix *w, 
                        w->n_out, w->n_in, n, x_stride, y_stride);
     if (n == 0)
         return SC_OK;
-    const struct rows rows = {
+    struct rows rows = {
         .x = x,
         .y = y,
         .out = CUDA_R_32F,
         .x_stride = x_stride,
         .y_stride = y_stride,
         .n = n,
-        .image = image_of(dev, w, x, x_stride, n),
     };
+    find_left(dev, w, &rows);
     return multiply_all(dev, w, &rows, err);
 }
 
 /* Added by the product itself where it is one pass over the weights: less to write, and to read
  * again for the norm that follows. */
-enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matrix *w, const float *x,
-                                  float *delta, float *resid, uint32_t n, bool *ret_added,
-                                  struct sc_err *err)
+enum sc_status sc_cuda_matmul_add(struct sc_backend *be, const struct sc_matmul_add_args *args,
+                                  bool *ret_added, struct sc_err *err)
 {
     struct sc_cuda_device *dev = sc_cuda_device(be);
+    const struct sc_matrix *w = args->w;
+    const uint32_t n = args->n;
     const bool one_pass = dev->bf16 && w->store == SC_DTYPE_BF16 && w->bias == NULL;
 
     *ret_added = n > 0 && n <= SC_CUDA_ROWS_MAX &&
                  (one_pass || sc_cuda_by_gemv(dev, w, n) || by_few(dev, w, n));
     if (!*ret_added)
-        return sc_cuda_matmul(be, w, x, w->n_in, delta, w->n_out, n, err);
-    const struct rows rows = {
-        .x = x,
-        .y = resid,
+        return sc_cuda_matmul(be, w, args->x, w->n_in, args->delta, w->n_out, n, err);
+    struct rows rows = {
+        .x = args->x,
+        .y = args->resid,
         .out = CUDA_R_32F,
         .x_stride = w->n_in,
         .y_stride = w->n_out,
         .n = n,
-        .image = image_of(dev, w, x, w->n_in, n),
         .add = true,
+        .norm = args->norm,
+        .next = args->next,
     };
+    find_left(dev, w, &rows);
     return multiply_all(dev, w, &rows, err);
 }
 
@@ -366,8 +409,8 @@ enum sc_status sc_cuda_matmul_swiglu(struct sc_backend *be, const struct sc_matr
         .x_stride = w->n_in,
         .y_stride = ffn,
         .n = n,
-        .image = image_of(dev, w, x, w->n_in, n),
     };
+    find_left(dev, w, &rows);
     st = check_written(dev, w, &rows, err);
     if (st != SC_OK)
         return st;

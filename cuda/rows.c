@@ -92,17 +92,32 @@ enum sc_status sc_cuda_embed(struct sc_backend *be, const struct sc_embedding *e
                          "embed", err);
 }
 
-/* A few rows are normed by the product that reads them: a kernel less. */
+/* A few rows are normed by the product that reads them, or by the one before and that: a kernel
+ * less. */
 static bool leave_to_product(struct sc_cuda_device *dev, const struct sc_norm_args *a)
 {
     const struct sc_matrix *next = a->next;
+    const struct sc_cuda_begun begun = dev->begun;
 
-    if (next == NULL || a->y == NULL || a->delta != NULL || next->n_in != a->dim ||
-        !sc_cuda_by_gemv(dev, next, a->n_rows) ||
-        !sc_cuda_gemv_takes_norm(next->store, next->ld, a->n_rows))
+    if (next == NULL || a->y == NULL || a->delta != NULL || next->n_in != a->dim)
+        return false;
+    const bool ends =
+        begun.of == a->resid && begun.w == a->w && begun.next == next && begun.n_rows == a->n_rows;
+    if (!ends && (!sc_cuda_by_gemv(dev, next, a->n_rows) ||
+                  !sc_cuda_gemv_takes_norm(next->store, next->ld, a->n_rows)))
         return false;
     sc_cuda_forget(dev);
-    dev->normed = (struct sc_cuda_normed){a->y, a->resid, a->w, a->n_rows, a->eps, next};
+    if (ends)
+        dev->image = (struct sc_cuda_rounded){a->y, begun.at, a->n_rows, a->dim};
+    dev->normed = (struct sc_cuda_normed){
+        .of = a->y,
+        .resid = a->resid,
+        .w = a->w,
+        .n_rows = a->n_rows,
+        .eps = a->eps,
+        .next = next,
+        .squares = ends ? dev->squares : NULL,
+    };
     dev->unwritten = a->y;
     return true;
 }

@@ -50,20 +50,36 @@ static void gather_layers(struct sc_rank *rank, const struct sc_plan *plan)
     }
 }
 
+/* A norm: its weights, and the matrix that its rows are multiplied with. */
+struct following {
+    const float *norm;
+    const struct sc_matrix *next;
+};
+
 /* The end of either half of a layer: the sum over ranks of x W^T is added to resid, here or by the
- * norm that follows. */
+ * norm that follows (then; all NULL: none does). */
 static enum sc_status project(struct sc_rank *rank, const struct sc_matrix *w, const float *x,
-                              uint32_t n_in, struct sc_err *err)
+                              uint32_t n_in, struct following then, struct sc_err *err)
 {
     const struct sc_backend_ops *ops = rank->be->ops;
     const uint32_t n = rank->rows.n, width = rank->config->hidden;
     bool added = false;
     enum sc_status st;
 
-    if (rank->n_ranks == 1 && ops->matmul_add != NULL)
-        st = ops->matmul_add(rank->be, w, x, rank->delta, rank->resid, n, &added, err);
-    else
+    if (rank->n_ranks == 1 && ops->matmul_add != NULL) {
+        const struct sc_matmul_add_args args = {
+            .w = w,
+            .x = x,
+            .delta = rank->delta,
+            .resid = rank->resid,
+            .n = n,
+            .norm = then.norm,
+            .next = then.next,
+        };
+        st = ops->matmul_add(rank->be, &args, &added, err);
+    } else {
         st = ops->matmul(rank->be, w, x, n_in, rank->delta, width, n, err);
+    }
     if (st == SC_OK && !added)
         st = rank->comm->ops->sum_f32(rank->comm, rank->delta, (size_t)n * width, err);
     rank->rows.delta = !added;
@@ -114,7 +130,10 @@ static enum sc_status layer_attention(struct sc_rank *rank, const struct sc_plan
         .next = w->o,
     };
     st = ops->attention(rank->be, &attn, err);
-    return st == SC_OK ? project(rank, w->o, rank->attn, s->n_heads * c->head_dim, err) : st;
+    if (st != SC_OK)
+        return st;
+    return project(rank, w->o, rank->attn, s->n_heads * c->head_dim,
+                   (struct following){w->post_norm, w->gate_up}, err);
 }
 
 static enum sc_status layer_mlp(struct sc_rank *rank, uint32_t l, struct sc_err *err)
@@ -133,7 +152,12 @@ static enum sc_status layer_mlp(struct sc_rank *rank, uint32_t l, struct sc_err 
         if (st == SC_OK)
             st = ops->swiglu(rank->be, rank->gate_up, rank->act, n, ffn, err);
     }
-    return st == SC_OK ? project(rank, w->down, rank->act, ffn, err) : st;
+    if (st != SC_OK)
+        return st;
+    struct following then = {NULL, NULL};
+    if (l + 1 < c->n_layers)
+        then = (struct following){w[1].in_norm, w[1].qkv};
+    return project(rank, w->down, rank->act, ffn, then, err);
 }
 
 /* resid += what project left to add, then x = norm(resid) * w (if any), for the product with next.

@@ -60,6 +60,29 @@ static inline float *multiply(struct sc_backend *be, const struct problem *p, st
     return dense;
 }
 
+/* Up to how many rows go to kernels_few.h here, by weights of that store: 0, or eight and more, as
+ * shared memory allows. Of more than four rows nothing else adds where there is a bias. */
+static inline uint32_t most_few(struct sc_backend *be, enum sc_dtype store)
+{
+    enum { DIM = 8, ROWS = 40 };
+    float zeros[ROWS * DIM] = {0};
+    uint8_t raw[DIM * DIM * 2] = {0};
+    const struct problem p = {DIM, DIM, DIM, SC_DTYPE_BF16, store, zeros, NULL, raw, NULL, NULL};
+    struct sc_matrix *m = open_matrix(&p, be);
+    float *x = on_device(be, zeros, sizeof(zeros)), *resid = on_device(be, zeros, sizeof(zeros));
+    float *delta = on_device(be, zeros, sizeof(zeros));
+    uint32_t most = 0;
+    for (bool added = true; added && most < ROWS; most += added) {
+        const struct sc_matmul_add_args args = {m, x, delta, resid, most + 1, NULL, NULL};
+        assert_ok(be->ops->matmul_add(be, &args, &added, err));
+    }
+    be->ops->matrix_close(be, m);
+    be->ops->free(be, x);
+    be->ops->free(be, resid);
+    be->ops->free(be, delta);
+    return most > 4 ? most : 0;
+}
+
 struct backends {
     struct sc_backend *be[2][2]; /* by math bf16, strict */
 };

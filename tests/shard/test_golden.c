@@ -17,6 +17,10 @@
 /* An element of an int8 row is off by up to 0.4 % of the largest, and these models are small and
  * random: bf16 pages are off by up to 0.014, int8 ones by 0.047. */
 #define TOLERANCE_INT8 6e-2f
+/* bf16 activations and pages; with weights rounded to bf16, too; with int8 weights. */
+#define TOLERANCE_BF16         4e-2f
+#define TOLERANCE_ROUNDED      1e-1f
+#define TOLERANCE_WEIGHTS_INT8 0.15f
 
 static float *read_floats(const char *path, size_t *ret_n)
 {
@@ -69,7 +73,9 @@ static float worst_error(const float *got, const float *want, uint32_t rows, uin
     return worst;
 }
 
-static void check_model(const char *name, uint32_t n_ranks, rig_tweak *tweak, float tolerance)
+/* step: rows of a step, at most. */
+static void check_model(const char *name, uint32_t n_ranks, rig_tweak *tweak, uint32_t step,
+                        float tolerance)
 {
     struct rig rig;
     int32_t ids[512];
@@ -93,7 +99,7 @@ static void check_model(const char *name, uint32_t n_ranks, rig_tweak *tweak, fl
         size_t row = (size_t)json_integer_value(json_object_get(prompt, "first_row"));
         assert_true((row + n) * vocab <= n_want);
         seq_open(&rig, 3, &recipe, n);
-        seq_run(&rig, 3, &recipe, n, ids, 0, n, 29, got);
+        seq_run(&rig, 3, &recipe, n, ids, 0, n, step, got);
         seq_close(&rig, 3);
         worst = fmaxf(worst, worst_error(got, want + row * vocab, n, vocab));
         n_rows += n;
@@ -110,9 +116,9 @@ static void check_model(const char *name, uint32_t n_ranks, rig_tweak *tweak, fl
 
 static void check_ranks(const char *name)
 {
-    check_model(name, 1, NULL, TOLERANCE);
-    check_model(name, 2, NULL, TOLERANCE);
-    check_model(name, 4, NULL, TOLERANCE);
+    check_model(name, 1, NULL, 29, TOLERANCE);
+    check_model(name, 2, NULL, 29, TOLERANCE);
+    check_model(name, 4, NULL, 29, TOLERANCE);
 }
 
 /* Of the CPU, whatever else the tests run on: not every backend has them. */
@@ -127,9 +133,35 @@ static void int8_pages_stay_near_the_reference(void **state)
 {
     (void)state;
     for (uint32_t n_ranks = 1; n_ranks <= 2; n_ranks++) {
-        check_model("llama31", n_ranks, int8_pages, TOLERANCE_INT8);
-        check_model("mistral", n_ranks, int8_pages, TOLERANCE_INT8);
-        check_model("qwen3", n_ranks, int8_pages, TOLERANCE_INT8);
+        check_model("llama31", n_ranks, int8_pages, 29, TOLERANCE_INT8);
+        check_model("mistral", n_ranks, int8_pages, 29, TOLERANCE_INT8);
+        check_model("qwen3", n_ranks, int8_pages, 29, TOLERANCE_INT8);
+    }
+}
+
+static void rounded(struct sc_engine_opts *opts)
+{
+    opts->math = SC_MATH_BF16;
+    opts->weight_dtype = SC_DTYPE_BF16;
+    opts->kv_dtype = SC_DTYPE_BF16;
+}
+
+static void rounded_int8(struct sc_engine_opts *opts)
+{
+    rounded(opts);
+    opts->weight_dtype = SC_DTYPE_I8;
+}
+
+/* As users run it on a device, which has kernels of its own for one row, and for a few. */
+static void steps_of_few_rows_stay_near_the_reference(void **state)
+{
+    static const uint32_t steps[] = {1, 7, 29};
+    (void)state;
+    for (size_t s = 0; s < SC_ARRAY_LEN(steps); s++) {
+        check_model("llama31-bf16", 1, rounded, steps[s], TOLERANCE_BF16);
+        check_model("qwen3", 1, rounded, steps[s], TOLERANCE_ROUNDED);
+        check_model("qwen2", 1, rounded, steps[s], TOLERANCE_ROUNDED);
+        check_model("llama31-bf16", 1, rounded_int8, steps[s], TOLERANCE_WEIGHTS_INT8);
     }
 }
 
@@ -160,6 +192,7 @@ int main(void)
         cmocka_unit_test(llama31_from_bf16_logits_equal_the_reference),
         cmocka_unit_test(qwen2_from_f16_logits_equal_the_reference),
         cmocka_unit_test(int8_pages_stay_near_the_reference),
+        cmocka_unit_test(steps_of_few_rows_stay_near_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
