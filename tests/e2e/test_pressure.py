@@ -14,17 +14,7 @@ from harness import Code, ask, compressed, control, exact, health, inference, pr
 GENERATE = "/semanticache.v1.Inference/Generate"
 
 
-class LittleMemory(h.DaemonCase):
-    """About 200 pages: a handful of requests at a time."""
-
-    POSITIONS = 32768
-    ARGS = ("--kv-memory", "1MiB")
-
-    def request(self, i):
-        kv = exact() if i % 2 else compressed()
-        sampling = {"max_tokens": 120 + i, "temperature": 1.0, "seed": i}
-        return ask(ids=prompt_ids(i, 100 + 9 * i), kv=kv, sampling=sampling)
-
+class Crowd:
     def crowd_answers_as_alone(self, requests):
         alone = [self.client.generate(r) for r in requests]
         with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
@@ -36,20 +26,20 @@ class LittleMemory(h.DaemonCase):
         self.assertGreater(needed, 2 * self.client.info().pages_total, "there was no pressure")
         return sum(told.final[0].receipt.preemptions for told in crowd)
 
+
+class LittleMemory(Crowd, h.DaemonCase):
+    """About 200 pages: a handful of requests at a time."""
+
+    POSITIONS = 32768
+    ARGS = ("--kv-memory", "1MiB")
+
+    def request(self, i):
+        kv = exact() if i % 2 else compressed()
+        sampling = {"max_tokens": 120 + i, "temperature": 1.0, "seed": i}
+        return ask(ids=prompt_ids(i, 100 + 9 * i), kv=kv, sampling=sampling)
+
     def test_more_requests_than_fit_answer_as_alone(self):
         self.crowd_answers_as_alone([self.request(i) for i in range(40)])
-
-    def test_requests_that_compress_worse_than_expected_are_put_off_and_answer_as_alone(self):
-        """Special tokens are never merged: these prompts keep what their ratio promised to drop."""
-        requests = []
-        for i in range(16):
-            kv = compressed(target_ratio=0.05)
-            ids = prompt_ids(i, 700, vocab=3, first=0)
-            requests.append(ask(ids=ids, kv=kv, sampling={"max_tokens": 100}))
-        preempted = self.crowd_answers_as_alone(requests)
-        self.assertGreater(preempted, 0)
-        loads = self.client.control.GetLoads(control.GetLoadsRequest())
-        self.assertGreaterEqual(loads.preempted, preempted)
 
     def test_what_can_never_fit_is_refused_and_what_fits_compressed_is_not(self):
         ids = prompt_ids(1, 20000)
@@ -66,6 +56,25 @@ class LittleMemory(h.DaemonCase):
         fits = ask(ids=ids[:4000], kv=compressed(target_ratio=0.1), sampling=small)
         receipt = self.client.generate(fits).receipt
         self.assertLess(receipt.peak_entries, receipt.exact_entries / 2)
+
+
+class HardlyMerged(Crowd, h.DaemonCase):
+    """Special tokens are never merged: these prompts keep what their ratio promised to drop. So long that
+    the ratio is what lets them in, and more of them than fit."""
+
+    POSITIONS = 32768
+    ARGS = ("--kv-memory", "4MiB")
+
+    def test_requests_that_compress_worse_than_expected_are_put_off_and_answer_as_alone(self):
+        requests = []
+        for i in range(8):
+            kv = compressed(target_ratio=0.05)
+            ids = prompt_ids(i, 3500, vocab=3, first=0)
+            requests.append(ask(ids=ids, kv=kv, sampling={"max_tokens": 100}))
+        preempted = self.crowd_answers_as_alone(requests)
+        self.assertGreater(preempted, 0)
+        loads = self.client.control.GetLoads(control.GetLoadsRequest())
+        self.assertGreaterEqual(loads.preempted, preempted)
 
 
 class FewStreams(h.DaemonCase):
