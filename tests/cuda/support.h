@@ -43,6 +43,16 @@ static inline bool small_run(void)
     return getenv("SC_TEST_SMALL") != NULL;
 }
 
+/* The stand-in of tests/cuda/simt: slow, the same twice, and its cuBLASLt is no device's. */
+static inline bool stand_in(void)
+{
+#ifdef SC_TEST_STAND_IN
+    return true;
+#else
+    return false;
+#endif
+}
+
 static inline void skip_without_device(void)
 {
     struct sc_err err = SC_ERR_INIT;

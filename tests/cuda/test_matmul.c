@@ -76,7 +76,7 @@ static double error_of(const float *got, const float *want, size_t n, double usu
 static void check_problem(const struct backends *all, struct problem *p, bool bf16, bool strict,
                           double *worst)
 {
-    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 12, 17, 32, 64, N_MAX};
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 8, 12, 17, 33, 64, N_MAX};
     struct sc_backend *be = all->be[bf16][strict];
     struct sc_matrix *m = open_matrix(p, be);
 
@@ -85,16 +85,19 @@ static void check_problem(const struct backends *all, struct problem *p, bool bf
         const uint32_t n = rows[s], y_stride = p->n_out + (s % 2 == 0 ? 0 : 3);
         if (small_run() && (n == 4 || n == 8 || n > 17))
             continue; /* as 3, 5 and 17 rows are multiplied */
+        if (stand_in() && n > 33)
+            continue; /* those are its own */
         const double most = limit(p, bf16, strict, n);
         float *got = multiply(be, p, m, 0, n, y_stride);
-        float *again = multiply(be, p, m, 0, n, y_stride);
+        float *again = stand_in() ? NULL : multiply(be, p, m, 0, n, y_stride);
         double e = error_of(got, p->want, (size_t)n * p->n_out, sqrt(p->n_in));
         if (!(e <= most))
             fail_msg("[%u, %u] x %u, %s as %s, %s%s%s: relative error %g, limit %g", p->n_out,
                      p->n_in, n, sc_dtype_name(p->source), sc_dtype_name(p->store),
                      bf16 ? "bf16" : "f32", strict ? ", strict" : "", p->b != NULL ? ", bias" : "",
                      e, most);
-        assert_memory_equal(got, again, (size_t)n * p->n_out * 4);
+        if (again != NULL)
+            assert_memory_equal(got, again, (size_t)n * p->n_out * 4);
         size_t kind = most == DIRECT_LIMIT || most == LONG_LIMIT ? 0
                       : most == ROUNDED_LIMIT                    ? 2
                                                                  : 1;
@@ -127,6 +130,8 @@ static void products_are_those_of_the_cpu_on_odd_shapes(void **state)
         for (size_t t = 0; t < SC_ARRAY_LEN(types); t++) {
             if (small_run() && t % 3 != s && (s != 2 || t != 0))
                 continue; /* each pair of types with one of them */
+            if (stand_in() && s > 5 && (s + t) % 2 != 0)
+                continue; /* long ones with every other */
             struct problem p = {.n_in = shape[0],
                                 .n_out = shape[1],
                                 .x_stride = shape[0] + (uint32_t)(s + t) % 3 * 2,

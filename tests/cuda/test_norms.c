@@ -185,10 +185,10 @@ static void check_store(enum sc_dtype store)
     struct rng r = {20};
     struct sc_backend *be = open_cuda(SC_MATH_BF16, false),
                       *cpu = open_backend(SC_CPU_ISA_PLAIN, 2);
-    for (size_t s = 0; s < 2 * SC_ARRAY_LEN(shapes); s++) {
-        if (small_run() && s != 5)
+    for (size_t s = 0; s < SC_ARRAY_LEN(shapes); s++) {
+        if (small_run() && s != 2)
             continue;
-        struct half h = make_half(&r, &shapes[s / 2], store, s % 2);
+        struct half h = make_half(&r, &shapes[s], store, s % 2);
         struct matrices m = open_matrices(&h, be), twin = open_matrices(&h, cpu);
         float *want = half_on_the_cpu(&h, &twin, ROWS_MAX);
         float *bits = malloc((size_t)ROWS_MAX * h.n_out * 4);
