@@ -72,10 +72,9 @@ function(sc_program name)
 endfunction()
 
 # tests-tsan, tests-cuda: what tests of that label need, where nothing else is tested.
+add_custom_target(tests-tsan)
+add_custom_target(tests-cuda)
 function(sc_needed_by label)
-    if(NOT TARGET tests-${label})
-        add_custom_target(tests-${label})
-    endif()
     add_dependencies(tests-${label} ${ARGN})
 endfunction()
 

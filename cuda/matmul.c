@@ -263,7 +263,8 @@ static enum sc_status swiglu_few(struct sc_cuda_device *dev, const struct sc_mat
     return st;
 }
 
-/* Adds to y, and begins the norm of it that follows if the same kernel ends it. */
+/* Adds to y, and begins the norm of it that follows if the same kernel ends it; not where this one
+ * ends another: there is one place for squares. */
 static enum sc_status add_few(struct sc_cuda_device *dev, const struct sc_matrix *w, struct rows *r,
                               struct sc_err *err)
 {
@@ -271,8 +272,9 @@ static enum sc_status add_few(struct sc_cuda_device *dev, const struct sc_matrix
     enum sc_status st = make_image(dev, w, r, err);
     uint16_t *image = NULL;
 
-    if (st == SC_OK && r->add && r->norm != NULL && next != NULL && next->n_in == w->n_out &&
-        by_few(dev, next, r->n) && w->n_out <= SC_CUDA_SQUARES_MAX * SC_CUDA_FEW_SQUARED) {
+    if (st == SC_OK && r->add && r->norm != NULL && r->squares == NULL && next != NULL &&
+        next->n_in == w->n_out && by_few(dev, next, r->n) &&
+        w->n_out <= SC_CUDA_SQUARES_MAX * SC_CUDA_FEW_SQUARED) {
         image = sc_cuda_image_take(dev, r->y, r->n, w->n_out, r->image);
         sc_cuda_forget(dev); /* it is not that of y */
     }

@@ -123,6 +123,8 @@ enum sc_status sc_calibration_take_aside(const char *path, char aside[SC_CALIBRA
     if (st == SC_OK && rename(path, aside) != 0)
         st = sc_fail(err, errno == ENOENT ? SC_ENOENT : SC_EIO, "%s: cannot rename to %s: %s", path,
                      aside, strerror(errno));
+    if (st == SC_OK) /* sc_calibration_clean takes it for left behind if it is old */
+        (void)utimensat(AT_FDCWD, aside, NULL, 0);
     return st;
 }
 

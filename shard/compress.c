@@ -270,7 +270,11 @@ static enum sc_status flush_jobs(struct sc_rank *rank, struct sc_seq *seq, struc
 }
 
 /* A batch is as large as its buffers, and as its cores find pages should none of it merge: when it
- * is done its exact pages come back, for the next one. What comes out is the same. */
+ * is done its exact pages come back, for the next one. What comes out is the same.
+ *
+ * Batches shape a collective, so n_free has to be the same on all ranks: it is compared before a
+ * plan's first (the digest), and changes from there on by what all agree on before pages are taken.
+ */
 static bool batch_is_full(const struct sc_rank *rank, const struct sc_seq *seq, uint32_t m)
 {
     uint32_t n_layers = rank->config->n_layers, n_planes = planes_of(rank, seq);

@@ -306,6 +306,48 @@ static void a_norm_begun_in_vain_is_made(void **state)
     drop_half(&h);
 }
 
+/* Its sums of squares would be where those are that it reads. */
+static void a_product_that_ends_a_norm_begins_none(void **state)
+{
+    enum { N = 5, OUT = 40 };
+    struct rng r = {23};
+    struct sc_backend *be = open_cuda(SC_MATH_BF16, false);
+    struct half h = make_half(&r, &shapes[0], SC_DTYPE_BF16, false);
+    struct matrices m = open_matrices(&h, be);
+    struct problem p = weights(&r, h.n_out, OUT, SC_DTYPE_BF16, false);
+    struct sc_matrix *behind = open_matrix(&p, be);
+    const size_t size = (size_t)N * h.dim * 4, wide = (size_t)N * h.n_out * 4;
+    float *got[2];
+    (void)state;
+    for (int told = 0; told < 2; told++) {
+        float *x = on_device(be, h.x, (size_t)N * h.n_in * 4),
+              *resid = on_device(be, h.resid, size);
+        float *g[2] = {on_device(be, h.gain[0], h.dim * 4), on_device(be, h.gain[1], h.n_out * 4)};
+        float *y = on_device(be, NULL, size), *scratch = on_device(be, NULL, size);
+        float *other = on_device(be, h.x, wide), *out = on_device(be, NULL, (size_t)N * OUT * 4);
+        struct sc_norm_args norm = {resid, NULL, g[0], y, N, h.dim, EPS, m.last};
+        add(&m, m.o, x, scratch, resid, N, h.dim, told ? g[0] : NULL, told ? m.last : NULL);
+        assert_ok(be->ops->norm(be, &norm, err));
+        add(&m, m.last, y, scratch, other, N, h.n_out, told ? g[1] : NULL, told ? behind : NULL);
+        norm = (struct sc_norm_args){other, NULL, g[1], y, N, h.n_out, EPS, behind};
+        assert_ok(be->ops->norm(be, &norm, err));
+        assert_ok(be->ops->matmul(be, behind, y, h.n_out, out, OUT, N, err));
+        got[told] = from_device(be, out, (size_t)N * OUT * 4);
+        void *mems[N_MEMS] = {x, resid, g[0], g[1], y, scratch, other, out};
+        for (size_t i = 0; i < N_MEMS; i++)
+            be->ops->free(be, mems[i]);
+    }
+    if (!(relative_error(got[1], got[0], N * OUT) <= ROUNDED))
+        fail_msg("relative error %g", relative_error(got[1], got[0], N * OUT));
+    be->ops->matrix_close(be, behind);
+    free(p.raw - 1);
+    free(got[0]);
+    free(got[1]);
+    close_matrices(&m);
+    be->ops->close(be);
+    drop_half(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -313,6 +355,7 @@ int main(void)
         cmocka_unit_test(norms_between_products_of_int8_are_theirs),
         cmocka_unit_test(other_settings_leave_norms_alone),
         cmocka_unit_test(a_norm_begun_in_vain_is_made),
+        cmocka_unit_test(a_product_that_ends_a_norm_begins_none),
     };
     skip_without_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
