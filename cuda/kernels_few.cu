@@ -221,10 +221,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     }
     if (left <= LAST)
         sc_next_may_start();
-    if (a.x_squares != NULL) /* while x is on its way; read behind a barrier */
-        find_factors(a, factors);
-    else
-        factors = NULL;
+    bool to_find = a.x_squares != NULL; /* in its second step, when all of the ring is on its way */
 #pragma unroll 1
     for (uint32_t group = first; group < end; group++) {
         sums<M *X> sum = {};
@@ -238,6 +235,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
             typename W::columns x[X] = {}; /* zeros: of rows that there are not */
             if (left == LAST)
                 sc_next_may_start();
+            if (to_find && i == 1) {
+                find_factors(a, factors);
+                to_find = false;
+            }
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 constexpr uint32_t AHEAD = STAGES - 1;
@@ -264,6 +265,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
             }
             x_slot = x_slot + 1 < X_STAGES ? x_slot + 1 : 0;
         }
+        if (to_find) {
+            find_factors(a, factors);
+            to_find = false;
+        }
         float4 *here = found + (group - first) % 2 * FOUND;
 #pragma unroll
         for (int t = 0; t < M * X; t++)
@@ -283,7 +288,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
             for (int i = 0; i < 4 * M * X; i++)
                 old[i / 4][i % 4] = olds[i * 32];
         }
-        write_group<W, M, X, FUSED>(a, group, factors, gains, old, sum);
+        write_group<W, M, X, FUSED>(a, group, a.x_squares != NULL ? factors : NULL, gains, old,
+                                    sum);
     }
 }
 
