@@ -78,7 +78,7 @@ static __device__ inline float finish(const sc_cuda_few &a, uint32_t row, float 
  */
 static __device__ inline void find_factors(const sc_cuda_few &a, float *factors)
 {
-    const uint32_t n_sums = (a.x_dim + SC_CUDA_FEW_SQUARED - 1) / SC_CUDA_FEW_SQUARED;
+    const uint32_t n_sums = sums_of(a.x_dim);
     const uint32_t lane = threadIdx.x % 32;
     for (uint32_t r = threadIdx.x / 32; r < a.n; r += WARPS) {
         float sum = 0.0f;
@@ -109,7 +109,7 @@ static __device__ inline void write_squares(const sc_cuda_few &a, uint32_t group
                                             float (&squares)[M * X][2])
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t n_sums = (a.n_out + SC_CUDA_FEW_SQUARED - 1) / SC_CUDA_FEW_SQUARED;
+    const uint32_t n_sums = sums_of(a.n_out);
 #pragma unroll
     for (uint32_t i = 0; i < 2 * M * X; i++) {
         const uint32_t t = i / 2, r = t % X * 8 + lane % 4 * 2 + i % 2, tile = group * M + t / X;
@@ -419,9 +419,9 @@ extern "C" cudaError_t sc_cuda_launch_few(const struct sc_cuda_few *a, uint32_t 
         if (a->image != NULL)
             some.image += (size_t)row * (a->fused ? a->n_out / 2 : a->n_out);
         if (a->gain != NULL)
-            some.squares += (size_t)row * ((a->n_out - 1) / SC_CUDA_FEW_SQUARED + 1);
+            some.squares += (size_t)row * sums_of(a->n_out);
         if (a->x_squares != NULL)
-            some.x_squares += (size_t)row * ((a->x_dim - 1) / SC_CUDA_FEW_SQUARED + 1);
+            some.x_squares += (size_t)row * sums_of(a->x_dim);
         rc = launch_once(&some, most, n_sms, stream);
     }
     return rc;

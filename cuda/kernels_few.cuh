@@ -134,6 +134,11 @@ template <class W> static __host__ __device__ constexpr uint32_t x_ring(uint32_t
 /* Rows of W of a tile: one of each group of eight, or gate and up of the same. */
 template <bool FUSED> constexpr uint32_t TILE_ROWS = FUSED ? 8 : 16;
 static_assert(TILE_ROWS<false> == SC_CUDA_FEW_SQUARED, "a sum of squares is of a tile");
+/* Sums of squares of a row of so many columns. */
+static __host__ __device__ constexpr uint32_t sums_of(uint32_t columns)
+{
+    return (columns + SC_CUDA_FEW_SQUARED - 1) / SC_CUDA_FEW_SQUARED;
+}
 
 /* What a warp asks for next: the tile of a step. */
 struct source {
